@@ -1,0 +1,137 @@
+// Package matrix holds the pure types of lxcmatrix: cells, plans, results and
+// verdicts, and Judge, the one function that turns evidence into a verdict.
+// It imports nothing of this project and touches neither files nor network.
+package matrix
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// CellID is a cell's stable, readable name, made of declared names only:
+// distro-minor/os/topology/host[/variant...], as in
+// "kubeadm-1.34/debian-13/1/embedded".
+type CellID string
+
+// FileName is the ID as one file or folder name.
+func (id CellID) FileName() string { return strings.ReplaceAll(string(id), "/", "_") }
+
+// Cell is one combination of the axes.
+type Cell struct {
+	ID       CellID   `json:"id"`
+	Host     HostRef  `json:"host"`
+	Distro   Distro   `json:"distro"`
+	OS       OS       `json:"os"`
+	Topology Topology `json:"topology"`
+	// Variants name further axes' values, in the order the ID shows them.
+	Variants []string `json:"variants,omitempty"`
+	// Optional: blocked is still counted, but does not fail the run.
+	Optional bool `json:"optional,omitempty"`
+	// Expect, if set, is the failure that the matrix expects of this cell.
+	Expect *Expectation `json:"expect,omitempty"`
+	// Without lists fixes that are left out on purpose, by ID.
+	Without []string `json:"without,omitempty"`
+	// Gate, if set, rules the cell out.
+	Gate *GateFinding `json:"gate,omitempty"`
+	// Unavailable, if set, says why the cell's inputs could not be resolved
+	// (an image or a release that cannot be had): the cell is blocked.
+	Unavailable string `json:"unavailable,omitempty"`
+}
+
+// HostRef is a host as the matrix declares it.
+type HostRef struct {
+	Name string `json:"name"`
+	// Driver is embedded or local.
+	Driver string `json:"driver"`
+	// Cgroup is the declared cgroup mode, v1 or v2; empty means whatever the
+	// host has.
+	Cgroup string `json:"cgroup,omitempty"`
+	// HostWrites is allow where host sysctls of a host that the harness did
+	// not make may be changed.
+	HostWrites string `json:"hostWrites,omitempty"`
+}
+
+// Distro is a Kubernetes distribution at a version.
+type Distro struct {
+	// Name is kubeadm, k3s or rke2.
+	Name string `json:"name"`
+	// Version is what the plan resolved, exact and without a leading v:
+	// "1.34.4". Empty until resolved.
+	Version string `json:"version"`
+	// Minor is "1.34".
+	Minor string `json:"minor"`
+}
+
+// String is the distro as the cell's ID shows it.
+func (d Distro) String() string { return d.Name + "-" + d.Minor }
+
+// OS is a node's operating system, named as Incus images are: "debian/13".
+type OS struct {
+	Name string `json:"name"`
+}
+
+// String is the OS as the cell's ID shows it.
+func (o OS) String() string { return strings.ReplaceAll(o.Name, "/", "-") }
+
+// Family is the part before the slash: "debian".
+func (o OS) Family() string { f, _, _ := strings.Cut(o.Name, "/"); return f }
+
+// Release is the part after the slash: "13".
+func (o OS) Release() string { _, r, _ := strings.Cut(o.Name, "/"); return r }
+
+// Topology counts a cluster's nodes by role.
+type Topology struct {
+	Servers int `json:"servers"`
+	Agents  int `json:"agents"`
+}
+
+// ParseTopology reads "1", "3" or "1+2": servers, then agents.
+func ParseTopology(s string) (Topology, error) {
+	servers, agents, plus := strings.Cut(s, "+")
+	var t Topology
+	var err error
+	if t.Servers, err = strconv.Atoi(servers); err != nil || t.Servers < 1 || t.Servers > 9 {
+		return Topology{}, fmt.Errorf("topology %q: want SERVERS or SERVERS+AGENTS, with 1 to 9 servers", s)
+	}
+	if plus {
+		if t.Agents, err = strconv.Atoi(agents); err != nil || t.Agents < 1 || t.Agents > 50 {
+			return Topology{}, fmt.Errorf("topology %q: want SERVERS or SERVERS+AGENTS, with 1 to 50 agents", s)
+		}
+	}
+	return t, nil
+}
+
+// String is the topology as written in a matrix: "1", "1+2".
+func (t Topology) String() string {
+	if t.Agents == 0 {
+		return strconv.Itoa(t.Servers)
+	}
+	return fmt.Sprintf("%d+%d", t.Servers, t.Agents)
+}
+
+// Nodes is the number of nodes.
+func (t Topology) Nodes() int { return t.Servers + t.Agents }
+
+// NewID makes the ID from the cell's declared names.
+func (c Cell) NewID() CellID {
+	parts := append([]string{c.Distro.String(), c.OS.String(), c.Topology.String(), c.Host.Name}, c.Variants...)
+	return CellID(strings.Join(parts, "/"))
+}
+
+// Expectation is a failure that the matrix expects, so that anything else
+// still reads as fail.
+type Expectation struct {
+	Phase Phase `json:"phase"`
+	// Signature is the ID of the signature that must be among the diagnoses.
+	Signature string `json:"signature"`
+	// Issue is a link to where the failure is tracked.
+	Issue string `json:"issue"`
+}
+
+// GateFinding says which gate rules a cell out.
+type GateFinding struct {
+	Gate   string `json:"gate"`
+	Reason string `json:"reason"`
+	Source string `json:"source"`
+}

@@ -1,0 +1,244 @@
+package matrix
+
+import "time"
+
+// Phase is one step of a cell's way.
+type Phase string
+
+// The phases, in order.
+const (
+	PhaseCreate        Phase = "create"
+	PhaseFix           Phase = "fix"
+	PhaseInstall       Phase = "install"
+	PhaseBaseline      Phase = "baseline"
+	PhaseRestart       Phase = "restart"
+	PhaseRecover       Phase = "recover"
+	PhaseForcedRestart Phase = "forced-restart"
+	PhaseForcedRecover Phase = "forced-recover"
+	PhaseCollect       Phase = "collect"
+	PhaseDestroy       Phase = "destroy"
+)
+
+// Phases lists every phase in order.
+func Phases() []Phase {
+	return []Phase{PhaseCreate, PhaseFix, PhaseInstall, PhaseBaseline, PhaseRestart, PhaseRecover,
+		PhaseForcedRestart, PhaseForcedRecover, PhaseCollect, PhaseDestroy}
+}
+
+// ProvingPhases are those that a pass needs evidence from. Collect and destroy
+// belong to the harness and prove nothing about a cell.
+func ProvingPhases() []Phase { return Phases()[:8] }
+
+// Outcome is what one check or step came to. Its zero value is Undecided: a
+// check that could not look is never healthy.
+type Outcome int
+
+// The outcomes.
+const (
+	Undecided Outcome = iota
+	Healthy
+	Unhealthy
+)
+
+var outcomeNames = [...]string{"undecided", "healthy", "unhealthy"}
+
+// String is the outcome's word.
+func (o Outcome) String() string {
+	if o < 0 || int(o) >= len(outcomeNames) {
+		return "undecided"
+	}
+	return outcomeNames[o]
+}
+
+// MarshalText writes the outcome's word.
+func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+
+// UnmarshalText reads an outcome's word; anything unknown is Undecided.
+func (o *Outcome) UnmarshalText(text []byte) error {
+	*o = Undecided
+	for i, name := range outcomeNames {
+		if name == string(text) {
+			*o = Outcome(i)
+		}
+	}
+	return nil
+}
+
+// Evidence is what one check saw.
+type Evidence struct {
+	// Check is the check's ID, "fix:ID" for the verification of a fix.
+	Check string `json:"check"`
+	// Node is the node it looked at; empty means the cluster.
+	Node    string  `json:"node,omitempty"`
+	Outcome Outcome `json:"outcome"`
+	// Saw is what was last seen, in words; never empty.
+	Saw string `json:"saw"`
+	// Want is what would have been healthy, where Saw does not tell.
+	Want string   `json:"want,omitempty"`
+	Took Duration `json:"took"`
+}
+
+// Blame says whose doing it was that a phase ended early.
+type Blame string
+
+// The blames.
+const (
+	// BlameNone: the phase ran to its end.
+	BlameNone Blame = ""
+	// BlameNode: the node, its configuration or Kubernetes did it.
+	BlameNode Blame = "node"
+	// BlameWorld: the harness, its host or its sources did it.
+	BlameWorld Blame = "world"
+	// BlameInterrupt: somebody ended the run.
+	BlameInterrupt Blame = "interrupt"
+)
+
+// PhaseResult is one phase of one attempt.
+type PhaseResult struct {
+	Phase    Phase     `json:"phase"`
+	Started  time.Time `json:"started"`
+	Duration Duration  `json:"duration"`
+	// Waited is the part of Duration spent in stability windows on purpose.
+	Waited Duration `json:"waited,omitempty"`
+	// Blame and Error are set where the phase did not run to its end.
+	Blame    Blame      `json:"blame,omitempty"`
+	Error    string     `json:"error,omitempty"`
+	Evidence []Evidence `json:"evidence,omitempty"`
+}
+
+// HostFacts is what was observed on a host.
+type HostFacts struct {
+	// Kernel is `uname -r`.
+	Kernel string `json:"kernel"`
+	// Cgroup is v1 or v2, from the filesystem at /sys/fs/cgroup.
+	Cgroup string `json:"cgroup"`
+	// CgroupCPUSplit: cpu and cpuacct are hierarchies of their own (v1).
+	CgroupCPUSplit bool `json:"cgroupCPUSplit"`
+	// Controllers lists the cgroup controllers that are enabled.
+	Controllers []string `json:"controllers,omitempty"`
+	// Capabilities is the bounding set, as CAP_ names; nil means not observed.
+	Capabilities []string `json:"capabilities,omitempty"`
+	AppArmor     bool     `json:"apparmor"`
+	SELinux      bool     `json:"selinux"`
+	// Incus, LXC and Storage as the Incus server reports them.
+	Incus   string `json:"incus"`
+	LXC     string `json:"lxc"`
+	Storage string `json:"storage"`
+	CPUs    int    `json:"cpus"`
+	// MemoryBytes is the machine's memory.
+	MemoryBytes int64 `json:"memoryBytes"`
+	// Sysctls holds the values that fixes care about.
+	Sysctls map[string]string `json:"sysctls,omitempty"`
+}
+
+// NodeFacts is what was observed in a node.
+type NodeFacts struct {
+	Node string `json:"node"`
+	// Kernel is `uname -r` inside the node.
+	Kernel string `json:"kernel"`
+	// Cgroup is v1 or v2 as seen inside the node.
+	Cgroup string `json:"cgroup"`
+	// OSID and OSVersion are ID and VERSION_ID of /etc/os-release.
+	OSID      string `json:"osID"`
+	OSVersion string `json:"osVersion"`
+	Systemd   string `json:"systemd"`
+	// Containerd, Runc and Kubernetes are versions without a leading v.
+	Containerd string `json:"containerd"`
+	Runc       string `json:"runc"`
+	Kubernetes string `json:"kubernetes"`
+	// BootIDs of every start seen, oldest first.
+	BootIDs []string `json:"bootIDs"`
+}
+
+// Diagnosis is a signature found in a cell's logs.
+type Diagnosis struct {
+	Signature string `json:"signature"`
+	Title     string `json:"title"`
+	// Cure is the ID of the fix that cures it.
+	Cure string `json:"cure,omitempty"`
+	// Log and Line are where it was found, and the line itself, redacted.
+	Log  string `json:"log"`
+	Line string `json:"line"`
+	// Issue is a link to what is known upstream.
+	Issue string `json:"issue,omitempty"`
+}
+
+// AppliedFix is a fix and what the plan decided about it.
+type AppliedFix struct {
+	ID string `json:"id"`
+	// State is applied, left-out, satisfied, not-applicable.
+	State string `json:"state"`
+	// Why is the condition that decided it.
+	Why string `json:"why,omitempty"`
+}
+
+// Attempt is one try at a cell. Every attempt is kept.
+type Attempt struct {
+	Started time.Time `json:"started"`
+	Ended   time.Time `json:"ended,omitzero"`
+	Host    HostFacts `json:"host,omitzero"`
+	// Nodes holds what was observed in each node, by the order of creation.
+	Nodes  []NodeFacts   `json:"nodes,omitempty"`
+	Fixes  []AppliedFix  `json:"fixes,omitempty"`
+	Phases []PhaseResult `json:"phases"`
+	// Repairs lists what a watcher mended: a cell that needed one fails.
+	Repairs   []string    `json:"repairs,omitempty"`
+	Diagnoses []Diagnosis `json:"diagnoses,omitempty"`
+	// Kept says how to enter a cell that was not destroyed.
+	Kept string `json:"kept,omitempty"`
+	// Provenance is release or built.
+	Provenance string `json:"provenance,omitempty"`
+}
+
+// Phase finds a phase's result.
+func (a Attempt) Phase(p Phase) (PhaseResult, bool) {
+	for _, r := range a.Phases {
+		if r.Phase == p {
+			return r, true
+		}
+	}
+	return PhaseResult{}, false
+}
+
+// Judgement is a verdict with its reason.
+type Judgement struct {
+	Verdict Verdict `json:"verdict"`
+	// Phase is where it was decided; empty for pass.
+	Phase  Phase  `json:"phase,omitempty"`
+	Reason string `json:"reason"`
+}
+
+// Result is everything that is known of one cell in one run.
+type Result struct {
+	APIVersion string    `json:"apiVersion"`
+	Cell       Cell      `json:"cell"`
+	Judgement  Judgement `json:"judgement"`
+	Attempts   []Attempt `json:"attempts"`
+}
+
+// ResultAPIVersion is the version of result.json that this program reads and
+// writes.
+const ResultAPIVersion = "lxcmatrix.dev/result/v1"
+
+// Last is the attempt that decides; ok is false where there was none.
+func (r Result) Last() (a Attempt, ok bool) {
+	if len(r.Attempts) == 0 {
+		return Attempt{}, false
+	}
+	return r.Attempts[len(r.Attempts)-1], true
+}
+
+// Run is a plan and its results, one for each cell of the plan in its order.
+type Run struct {
+	ID      string    `json:"id"`
+	Version string    `json:"version"`
+	Plan    Plan      `json:"plan"`
+	Results []Result  `json:"results"`
+	Started time.Time `json:"started"`
+	Ended   time.Time `json:"ended,omitzero"`
+	// Interrupted names the signal that ended the run early, SIGINT or SIGTERM.
+	Interrupted string `json:"interrupted,omitempty"`
+	// HarnessErrors are failures of the harness itself that no cell's verdict
+	// shows, such as a node that could not be removed.
+	HarnessErrors []string `json:"harnessErrors,omitempty"`
+}

@@ -1,0 +1,232 @@
+// Package provisioner holds the contracts between the engine and what makes
+// clusters real: hosts, nodes, distributions and checks. It implements
+// nothing; its subpackages do, and they know each other only through here.
+package provisioner
+
+import (
+	"context"
+	"io"
+	"net"
+	"time"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+)
+
+// Host is an Incus server that nodes are created on.
+type Host interface {
+	// Facts observes the host. The result is cached by the caller, not here.
+	Facts(ctx context.Context) (matrix.HostFacts, error)
+	// CreateNode creates and starts an instance. Its owner keys are written
+	// with the creation itself, so that a crash leaves nothing unowned. An
+	// error that the node's own configuration causes is a *NodeError.
+	CreateNode(ctx context.Context, spec NodeSpec) (Node, error)
+	// Dial reaches a TCP port of a node.
+	Dial(ctx context.Context, node string, port int) (net.Conn, error)
+	// Network says what nodes need to know of the host's network.
+	Network() Network
+	// Close releases the host: a host that the harness started is stopped.
+	Close(ctx context.Context) error
+}
+
+// HostExec is what a host offers that lets the harness change the host
+// itself. Hosts that do not offer it make cells that need it blocked.
+type HostExec interface {
+	// SetSysctl writes one sysctl and returns the value that was there before.
+	SetSysctl(ctx context.Context, key, value string) (before string, err error)
+}
+
+// Network is a host's bridge as its nodes see it.
+type Network struct {
+	// Gateway is the bridge's own IPv4 address, which also answers DNS.
+	Gateway string
+	// Subnet is the bridge's IPv4 subnet in CIDR form.
+	Subnet string
+}
+
+// NodeSpec says what a node is created from.
+type NodeSpec struct {
+	// Name is the instance's and the node's name, unique on the host.
+	Name string
+	// Image is the fingerprint or alias of an image on the host.
+	Image string
+	// Address is the node's pinned IPv4 address on the bridge; empty lets the
+	// host choose one that stays.
+	Address string
+	// Owner keys are stored as user.lxcmatrix.KEY from the first moment.
+	Owner map[string]string
+	// Limits every node has.
+	Limits matrix.NodeLimits
+	// Incus holds configuration and devices from the fixes.
+	Incus IncusConfig
+}
+
+// Node is an Incus instance that is, or is to be, a Kubernetes node.
+type Node interface {
+	// Name is the instance's name.
+	Name() string
+	// Address is the node's IPv4 address on the bridge; it stays over
+	// restarts.
+	Address() string
+	// Exec runs a command to its end with complete output. A command that ran
+	// and failed is a *CommandError; anything else is the world's fault.
+	Exec(ctx context.Context, cmd Command) (Output, error)
+	// Push writes a file, with its folders.
+	Push(ctx context.Context, file File) error
+	// Pull reads a file; fs.ErrNotExist if it is not there.
+	Pull(ctx context.Context, path string) ([]byte, error)
+	// Lifecycle starts and ends the node.
+	Lifecycle
+}
+
+// Lifecycle is how a node is restarted and removed.
+type Lifecycle interface {
+	// Restart asks the node's init to restart, and does not force it: a node
+	// that does not end in time is a *NodeError.
+	Restart(ctx context.Context) error
+	// ForceRestart kills the node and starts it again.
+	ForceRestart(ctx context.Context) error
+	// Console is what the node printed while it booted, and Incus' own log.
+	Console(ctx context.Context) (string, error)
+	// Delete removes the node, running or not. Deleting twice is no error.
+	Delete(ctx context.Context) error
+}
+
+// Command is a command to run in a node.
+type Command struct {
+	Args  []string
+	Env   map[string]string
+	Stdin io.Reader
+}
+
+// Output is what a command left.
+type Output struct {
+	Stdout, Stderr string
+	ExitCode       int
+}
+
+// File is a file in a node.
+type File struct {
+	Path    string `json:"path"`
+	Content string `json:"content"`
+	// Mode is the permission bits; 0 means 0644.
+	Mode uint32 `json:"mode,omitempty"`
+}
+
+// Desired is the state that the fixes of a cell want of one node, merged; a
+// distribution translates its Kubelet, KubeProxy, Containerd and Distro parts
+// into its own formats.
+type Desired struct {
+	Incus IncusConfig
+	Host  HostState
+	Node  NodeState
+	// Kubelet holds fields of KubeletConfiguration v1beta1.
+	Kubelet map[string]any
+	// KubeProxy holds fields of KubeProxyConfiguration v1alpha1.
+	KubeProxy map[string]any
+	// Containerd settings; see ContainerdSettings.
+	Containerd ContainerdSettings
+	// NodeIP, if set, is what kubelet is told to be its address.
+	NodeIP string
+	// IgnorePreflightErrors lists kubeadm's preflight checks to ignore.
+	IgnorePreflightErrors []string
+	// Verify lists how each applied fix is verified.
+	Verify []Verification
+}
+
+// IncusConfig is an instance's configuration.
+type IncusConfig struct {
+	Config map[string]string
+	// RawLXC lines, in order, become raw.lxc.
+	RawLXC  []string
+	Devices map[string]map[string]string
+}
+
+// HostState is what fixes want of the host itself.
+type HostState struct {
+	Sysctls map[string]string
+}
+
+// NodeState is what fixes want inside a node.
+type NodeState struct {
+	Files []File
+	Units []Unit
+	// Sysctls are network-namespaced ones, written to /etc/sysctl.d.
+	Sysctls map[string]string
+}
+
+// Unit is a systemd unit of the harness's in a node.
+type Unit struct {
+	Name    string `json:"name"`
+	Content string `json:"content"`
+	// Enable makes it start at every boot, and starts it at once.
+	Enable bool `json:"enable,omitempty"`
+}
+
+// ContainerdSettings are the settings that fixes may ask of containerd,
+// whatever version of its configuration file is in use.
+type ContainerdSettings struct {
+	// CRI holds keys of the CRI runtime plugin, as restrict_oom_score_adj.
+	CRI map[string]any
+	// Runc holds keys of the runc runtime's options, as SystemdCgroup.
+	Runc map[string]any
+}
+
+// Verification is how one fix is shown to be in effect.
+type Verification struct {
+	Fix string
+	// On is node or host.
+	On string
+	// Command is a shell command; its standard output, trimmed, must match
+	// Want, an anchored regular expression.
+	Command string
+	Want    string
+	// After is the earliest phase at which it can hold: fix, install.
+	After matrix.Phase
+}
+
+// Cluster is what a check looks at.
+type Cluster struct {
+	Cell  matrix.Cell
+	Host  Host
+	Nodes []Node
+	// Kubeconfig is the administrator's, with the API server's address as the
+	// node knows it. It is a secret: never written to a run's folder.
+	Kubeconfig []byte
+}
+
+// Distro installs a Kubernetes distribution on prepared nodes.
+type Distro interface {
+	// Configure writes the distribution's configuration from what the fixes
+	// want; nothing is started.
+	Configure(ctx context.Context, node Node, want Desired) error
+	// Init starts the first server and returns the administrator's kubeconfig.
+	Init(ctx context.Context, node Node, want Desired) (kubeconfig []byte, err error)
+	// Join adds a node to the first server's cluster.
+	Join(ctx context.Context, first, node Node, want Desired) error
+	// LogCommands names the logs to collect from a node: file name to shell
+	// command.
+	LogCommands() map[string]string
+}
+
+// Check is one health assertion. Run polls until it is healthy or ctx ends
+// and always returns what it last saw: Unhealthy when ctx ended while the
+// cluster was wrong, Undecided when it could not look at all.
+type Check interface {
+	Name() string
+	Run(ctx context.Context, cluster *Cluster) []matrix.Evidence
+}
+
+// Progress tells the user what happens during anything over two seconds.
+type Progress interface {
+	// Step announces work; the returned function ends it.
+	Step(format string, args ...any) (done func(error))
+	// Note prints one line.
+	Note(format string, args ...any)
+}
+
+// Clock is the time that waits are measured against.
+type Clock interface {
+	Now() time.Time
+	// Sleep waits for d or until ctx ends, whichever is first.
+	Sleep(ctx context.Context, d time.Duration) error
+}

@@ -1,0 +1,62 @@
+package provisioner
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// CommandError is a command that ran in a node and failed.
+type CommandError struct {
+	Node    string
+	Command []string
+	Output  Output
+}
+
+// Error names the node, the command and the end of what it printed.
+func (e *CommandError) Error() string {
+	tail := strings.TrimSpace(e.Output.Stderr)
+	if tail == "" {
+		tail = strings.TrimSpace(e.Output.Stdout)
+	}
+	const most = 2000
+	if len(tail) > most {
+		tail = "..." + tail[len(tail)-most:]
+	}
+	return fmt.Sprintf("run %q on node %s: exit code %d: %s", strings.Join(e.Command, " "), e.Node, e.Output.ExitCode, tail)
+}
+
+// NodeError is a failure that a node's own state or configuration causes, as
+// a configuration that Incus refuses to start. Anything else that goes wrong
+// around a node is the world's doing.
+type NodeError struct {
+	Node   string
+	Action string
+	Err    error
+}
+
+// Error says what was attempted on which node.
+func (e *NodeError) Error() string { return fmt.Sprintf("%s node %s: %v", e.Action, e.Node, e.Err) }
+
+// Unwrap is the cause.
+func (e *NodeError) Unwrap() error { return e.Err }
+
+// IsNodes says whether err is the node's doing and not the world's.
+func IsNodes(err error) bool {
+	var ce *CommandError
+	var ne *NodeError
+	return errors.As(err, &ce) || errors.As(err, &ne)
+}
+
+// UnavailableError is an input (an image, an artifact, a release) that cannot
+// be had. Cells that need it are blocked.
+type UnavailableError struct {
+	What string
+	// Tried lists each source and its answer.
+	Tried []string
+}
+
+// Error names the input and every source's answer.
+func (e *UnavailableError) Error() string {
+	return fmt.Sprintf("%s cannot be had: %s", e.What, strings.Join(e.Tried, "; "))
+}
