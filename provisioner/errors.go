@@ -60,3 +60,14 @@ type UnavailableError struct {
 func (e *UnavailableError) Error() string {
 	return fmt.Sprintf("%s cannot be had: %s", e.What, strings.Join(e.Tried, "; "))
 }
+
+// HostWriteError is a change of the host that the matrix does not allow. Cells
+// that need it are blocked.
+type HostWriteError struct {
+	What string
+}
+
+// Error names the change and how to allow it.
+func (e *HostWriteError) Error() string {
+	return fmt.Sprintf("change the host's %s: not allowed; set it yourself, or write hostWrites: allow for this host in the matrix", e.What)
+}

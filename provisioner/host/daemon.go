@@ -1,0 +1,211 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
+)
+
+// daemon is an incusd of the harness's own.
+type daemon struct {
+	// Dir is its INCUS_DIR.
+	Dir string
+	Log string
+	// PIDFile holds the process ID and its start time, so that a recycled ID
+	// is never taken for the daemon.
+	PIDFile string
+}
+
+// incusdPaths are where Debian's packages keep the daemon.
+var incusdPaths = [...]string{"/usr/libexec/incus/incusd", "/usr/lib/incus/incusd", "/opt/incus/bin/incusd", "/usr/bin/incusd"}
+
+func (d daemon) socket() string { return filepath.Join(d.Dir, "unix.socket") }
+
+// start starts the daemon, or takes over one that a crashed run left, and
+// waits until it answers.
+func (d daemon) start(ctx context.Context) (*incus.Server, error) {
+	if pid, alive := d.running(); alive {
+		server, err := d.await(ctx, nil)
+		if err != nil {
+			return nil, fmt.Errorf("take over the Incus daemon with process ID %d: %w", pid, err)
+		}
+		return server, nil
+	}
+	path := ""
+	for _, p := range incusdPaths {
+		if _, err := os.Stat(p); err == nil {
+			path = p
+			break
+		}
+	}
+	if path == "" {
+		return nil, fmt.Errorf("start an Incus daemon: incusd is not installed; lxcmatrix doctor --fix installs it")
+	}
+	if err := os.MkdirAll(d.Dir, 0o711); err != nil { //nolint:gosec // as Debian's package has it
+		return nil, fmt.Errorf("start an Incus daemon: %w", err)
+	}
+	log, err := os.OpenFile(d.Log, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("start an Incus daemon: %w", err)
+	}
+	defer func() { _ = log.Close() }()
+	// Not bound to ctx: Ctrl-C must leave time to remove the instances. A
+	// session of its own keeps the terminal's signals away from it.
+	cmd := exec.Command(path, "--logfile", d.Log+".daemon") //nolint:gosec,noctx // one of the paths above
+	cmd.Env = append(os.Environ(), "INCUS_DIR="+d.Dir)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start an Incus daemon: %w", err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	started, err := startTime(cmd.Process.Pid)
+	if err == nil {
+		err = os.WriteFile(d.PIDFile, []byte(fmt.Sprintf("%d %s\n", cmd.Process.Pid, started)), 0o600)
+	}
+	if err != nil {
+		_ = cmd.Process.Kill()
+		return nil, fmt.Errorf("start an Incus daemon: record its process ID: %w", err)
+	}
+	return d.await(ctx, exited)
+}
+
+// await waits until the daemon answers, up to a minute, or until it ended.
+func (d daemon) await(ctx context.Context, exited <-chan error) (*incus.Server, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case err := <-exited:
+			cancel(fmt.Errorf("it ended: %w", errOr(err, "exit code 0")))
+		case <-ctx.Done():
+		}
+	}()
+	server, err := backoff.Retry(ctx, func() (*incus.Server, error) {
+		try, stop := context.WithTimeout(ctx, 10*time.Second)
+		defer stop()
+		return incus.Connect(try, d.socket())
+	}, backoff.WithBackOff(backoff.NewConstantBackOff(100*time.Millisecond)), backoff.WithMaxElapsedTime(time.Minute))
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return nil, fmt.Errorf("wait for the Incus daemon: %w; its log ends: %s", err, d.logTail())
+	}
+	return server, nil
+}
+
+func (d daemon) logTail() string {
+	data, err := os.ReadFile(d.Log)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	if len(lines) > 5 {
+		lines = lines[len(lines)-5:]
+	}
+	return strings.Join(lines, " | ")
+}
+
+// stop ends the daemon with its instances and its bridge, and waits until it
+// is gone. A daemon that does not answer is killed.
+func (d daemon) stop(ctx context.Context) error {
+	pid, alive := d.running()
+	if !alive {
+		return d.forget()
+	}
+	polite, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	if server, err := incus.Connect(polite, d.socket()); err == nil {
+		// The answer's end is the daemon's own, so an error here says nothing;
+		// what counts is that the process is gone.
+		_ = server.Shutdown(polite)
+		server.Disconnect()
+	}
+	if d.gone(polite) {
+		return d.forget()
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("kill the Incus daemon with process ID %d: %w", pid, err)
+	}
+	killed, cancelKilled := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancelKilled()
+	if !d.gone(killed) {
+		return fmt.Errorf("stop the Incus daemon: process %d is still there", pid)
+	}
+	return d.forget()
+}
+
+func (d daemon) forget() error {
+	if err := os.Remove(d.PIDFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget the Incus daemon: %w", err)
+	}
+	return nil
+}
+
+// gone waits until the daemon's process is no more.
+func (d daemon) gone(ctx context.Context) bool {
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		if _, alive := d.running(); alive {
+			return struct{}{}, fmt.Errorf("still running")
+		}
+		return struct{}{}, nil
+	}, backoff.WithBackOff(backoff.NewConstantBackOff(50*time.Millisecond)))
+	return err == nil
+}
+
+// running finds the daemon by its recorded process ID and start time.
+func (d daemon) running() (pid int, alive bool) {
+	data, err := os.ReadFile(d.PIDFile)
+	if err != nil {
+		return 0, false
+	}
+	id, started, ok := strings.Cut(strings.TrimSpace(string(data)), " ")
+	if !ok {
+		return 0, false
+	}
+	if pid, err = strconv.Atoi(id); err != nil {
+		return 0, false
+	}
+	now, err := startTime(pid)
+	return pid, err == nil && now == started
+}
+
+// startTime is field 22 of /proc/PID/stat: when the process started, in clock
+// ticks since boot. A zombie counts as gone.
+func startTime(pid int) (string, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", err
+	}
+	// The command's name, field 2, may hold spaces and parentheses itself.
+	_, rest, ok := strings.Cut(string(data[strings.LastIndexByte(string(data), ')'):]), " ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 20 {
+		return "", fmt.Errorf("read the start time of process %d: %q", pid, data)
+	}
+	if fields[0] == "Z" {
+		return "", fs.ErrNotExist
+	}
+	return fields[19], nil
+}
+
+func errOr(err error, otherwise string) error {
+	if err != nil {
+		return err
+	}
+	return errors.New(otherwise)
+}

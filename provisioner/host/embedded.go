@@ -1,0 +1,178 @@
+package host
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
+)
+
+// DefaultStateDir is where the embedded host keeps its daemon's state, pool
+// and images, unless LXCMATRIX_STATE names another folder. It is short: the
+// paths of Unix sockets below it must fit into 107 bytes.
+const DefaultStateDir = "/var/lib/lxcmatrix"
+
+// StateDir is the folder of the embedded host's state.
+func StateDir() string {
+	if dir := os.Getenv("LXCMATRIX_STATE"); dir != "" {
+		return dir
+	}
+	return DefaultStateDir
+}
+
+// EmbeddedOptions says how an embedded host is opened.
+type EmbeddedOptions struct {
+	// StateDir keeps the daemon's state between runs.
+	StateDir string
+	// PoolBytes is the size of the pool's loop file, when it is made.
+	PoolBytes int64
+	// DenyHostWrites leaves the machine's sysctls alone.
+	DenyHostWrites bool
+	Progress       provisioner.Progress
+}
+
+// InUseError is an embedded host that another live run has open.
+type InUseError struct {
+	StateDir string
+}
+
+// Error names the state folder and the remedy.
+func (e *InUseError) Error() string {
+	return fmt.Sprintf("open the embedded host in %s: another run has it open; wait for its end, or give this run a state folder of its own with LXCMATRIX_STATE", e.StateDir)
+}
+
+// OpenEmbedded starts an Incus daemon of the harness's own: private state, own
+// bridge and subnet, no listener but its Unix socket, instances on an ext4
+// loop file so that a node cannot fill the machine. A daemon that a crashed
+// run left is taken over. Close stops it.
+func OpenEmbedded(ctx context.Context, opts EmbeddedOptions) (_ *Host, err error) {
+	if os.Geteuid() != 0 {
+		return nil, fmt.Errorf("open the embedded host: starting an Incus daemon needs root")
+	}
+	if err := os.MkdirAll(opts.StateDir, 0o711); err != nil { //nolint:gosec // instances' root needs to pass through
+		return nil, fmt.Errorf("open the embedded host: %w", err)
+	}
+	lock := flock.New(filepath.Join(opts.StateDir, "lock"))
+	locked, err := lock.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("open the embedded host: lock %s: %w", lock.Path(), err)
+	}
+	if !locked {
+		return nil, &InUseError{StateDir: opts.StateDir}
+	}
+	undo := []func(context.Context) error{func(context.Context) error { return lock.Unlock() }}
+	closeAll := func(ctx context.Context) error {
+		var errs []error
+		for i := len(undo) - 1; i >= 0; i-- {
+			errs = append(errs, undo[i](ctx))
+		}
+		return errors.Join(errs...)
+	}
+	defer func() {
+		if err != nil {
+			cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+			defer cancel()
+			err = errors.Join(err, closeAll(cleanup))
+		}
+	}()
+
+	pool := loopPool{File: filepath.Join(opts.StateDir, "pool.img"), Mount: filepath.Join(opts.StateDir, "pool"), Bytes: opts.PoolBytes}
+	undo = append(undo, pool.unmount)
+	if err := pool.mount(ctx); err != nil {
+		return nil, fmt.Errorf("open the embedded host: %w", err)
+	}
+	d := daemon{Dir: filepath.Join(opts.StateDir, "incus"), Log: filepath.Join(opts.StateDir, "incusd.log"), PIDFile: filepath.Join(opts.StateDir, "incusd.pid")}
+	undo = append(undo, d.stop)
+	server, err := d.start(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open the embedded host: %w", err)
+	}
+	bridge := bridgeName(opts.StateDir)
+	subnet, err := freeSubnet(bridge)
+	if err != nil {
+		return nil, fmt.Errorf("open the embedded host: %w", err)
+	}
+	err = server.Prepare(ctx, incus.Storage{Pool: "nodes", Driver: "dir", Source: filepath.Join(pool.Mount, "nodes")},
+		incus.Bridge{Name: bridge, Address: subnet})
+	if err != nil {
+		return nil, fmt.Errorf("open the embedded host: %w", err)
+	}
+	return newHost(ctx, server, !opts.DenyHostWrites, closeAll)
+}
+
+// bridgeName is the embedded bridge's name: an interface's name is 15 bytes at
+// most, and every state folder has its own.
+func bridgeName(stateDir string) string {
+	sum := sha256.Sum256([]byte(filepath.Clean(stateDir)))
+	return "lxcm" + hex.EncodeToString(sum[:4])
+}
+
+// freeSubnet chooses a /24 that no interface of this machine uses. A bridge
+// that is there already keeps the one it has.
+func freeSubnet(bridge string) (string, error) {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return "", fmt.Errorf("list this machine's interfaces: %w", err)
+	}
+	var used []netip.Prefix
+	for _, i := range interfaces {
+		if i.Name == bridge {
+			continue
+		}
+		addresses, err := i.Addrs()
+		if err != nil {
+			return "", fmt.Errorf("list the addresses of %s: %w", i.Name, err)
+		}
+		for _, a := range addresses {
+			if p, err := netip.ParsePrefix(a.String()); err == nil {
+				used = append(used, p.Masked())
+			}
+		}
+	}
+	for third := byte(60); third < 250; third++ {
+		candidate := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 187, third, 1}), 24)
+		free := true
+		for _, u := range used {
+			free = free && !u.Overlaps(candidate.Masked())
+		}
+		if free {
+			return candidate.String(), nil
+		}
+	}
+	return "", fmt.Errorf("choose a subnet: this machine uses all of 10.187.60.0/24 to 10.187.249.0/24")
+}
+
+// RemoveEmbedded deletes the state of an embedded host that is closed: its
+// instances, images and pool.
+func RemoveEmbedded(stateDir string) error {
+	lock := flock.New(filepath.Join(stateDir, "lock"))
+	locked, err := lock.TryLock()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove the embedded host in %s: %w", stateDir, err)
+	}
+	if !locked {
+		return &InUseError{StateDir: stateDir}
+	}
+	defer func() { _ = lock.Unlock() }()
+	for _, name := range []string{"incus", "pool", "pool.img", "incusd.log"} {
+		if err := os.RemoveAll(filepath.Join(stateDir, name)); err != nil {
+			return fmt.Errorf("remove the embedded host in %s: %w", stateDir, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,238 @@
+// Package incus speaks to an Incus server for the rest of the project and is
+// the only one, with the image package, that knows its client.
+//
+// Every call takes a context. Instances are created with their owner's
+// user.lxcmatrix.* keys, in a project of the harness's own, so that a crash at
+// any point leaves something that garbage collection can find.
+package incus
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	client "github.com/lxc/incus/v6/client"
+	"github.com/lxc/incus/v6/shared/api"
+)
+
+// ProjectName is the Incus project that everything of the harness lives in.
+const ProjectName = "lxcmatrix"
+
+// OwnerPrefix begins the configuration keys that say who owns an instance.
+const OwnerPrefix = "user.lxcmatrix."
+
+// Server is a connection to one Incus server, in the harness's project. It is
+// safe for concurrent use.
+type Server struct {
+	conn    *client.ProtocolIncus
+	pool    string
+	network string
+}
+
+// Connect connects to the Incus server behind a Unix socket. The connection
+// outlives ctx; ctx bounds the handshake only.
+func Connect(ctx context.Context, socket string) (*Server, error) {
+	type answer struct {
+		server client.InstanceServer
+		err    error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		// Operations are waited for by their own request and not by the event
+		// stream: one connection less per call, and a lost event loses nothing.
+		s, err := client.ConnectIncusUnixWithContext(context.WithoutCancel(ctx), socket,
+			&client.ConnectionArgs{UserAgent: "lxcmatrix", SkipGetEvents: true})
+		done <- answer{s, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, fmt.Errorf("connect to Incus at %s: %w", socket, ctx.Err())
+	case a := <-done:
+		if a.err != nil {
+			return nil, fmt.Errorf("connect to Incus at %s: %w", socket, a.err)
+		}
+		conn, ok := a.server.(*client.ProtocolIncus)
+		if !ok {
+			return nil, fmt.Errorf("connect to Incus at %s: the server is a %T", socket, a.server)
+		}
+		return &Server{conn: conn}, nil
+	}
+}
+
+// with is the client in the harness's project, bound to ctx. WithContext
+// changes its receiver, so it is only ever called on the copy that UseProject
+// makes.
+func (s *Server) with(ctx context.Context) client.InstanceServer {
+	return s.global(ctx).UseProject(ProjectName)
+}
+
+func (s *Server) global(ctx context.Context) client.InstanceServer {
+	return s.conn.UseProject(api.ProjectDefaultName).(*client.ProtocolIncus).WithContext(ctx)
+}
+
+// Storage is where a server keeps instances, and Bridge how they are
+// connected.
+type Storage struct {
+	// Pool is the storage pool's name.
+	Pool string
+	// Driver is the pool's driver; used only where the pool is created.
+	Driver string
+	// Source is the pool's folder or device; used only where it is created.
+	Source string
+}
+
+// Bridge is a managed bridge of the server's.
+type Bridge struct {
+	// Name is the network's and the interface's name, 15 bytes at most.
+	Name string
+	// Address is the bridge's IPv4 address in CIDR form; used only where the
+	// bridge is created.
+	Address string
+}
+
+// Prepare makes sure that the harness's project, the pool and the bridge are
+// there, and uses them from then on. What is there already is left as it is.
+func (s *Server) Prepare(ctx context.Context, storage Storage, bridge Bridge) error {
+	c := s.global(ctx)
+	if _, _, err := c.GetStoragePool(storage.Pool); err != nil {
+		if !isNotFound(err) {
+			return fmt.Errorf("look up storage pool %s: %w", storage.Pool, err)
+		}
+		config := api.ConfigMap{}
+		if storage.Source != "" {
+			config["source"] = storage.Source
+		}
+		err := c.CreateStoragePool(api.StoragePoolsPost{Name: storage.Pool, Driver: storage.Driver,
+			StoragePoolPut: api.StoragePoolPut{Config: config, Description: "lxcmatrix"}})
+		if err != nil {
+			return fmt.Errorf("create storage pool %s: %w", storage.Pool, err)
+		}
+	}
+	if _, _, err := c.GetNetwork(bridge.Name); err != nil {
+		if !isNotFound(err) {
+			return fmt.Errorf("look up network %s: %w", bridge.Name, err)
+		}
+		// No IPv6: an RA's link-local DNS server would end in the nodes'
+		// resolv.conf, where kubelet and k3s reject it.
+		err := c.CreateNetwork(api.NetworksPost{Name: bridge.Name, Type: "bridge",
+			NetworkPut: api.NetworkPut{Description: "lxcmatrix", Config: api.ConfigMap{
+				"ipv4.address": bridge.Address, "ipv4.nat": "true", "ipv6.address": "none",
+			}}})
+		if err != nil {
+			return fmt.Errorf("create network %s with address %s: %w", bridge.Name, bridge.Address, err)
+		}
+	}
+	if _, _, err := c.GetProject(ProjectName); err != nil {
+		if !isNotFound(err) {
+			return fmt.Errorf("look up project %s: %w", ProjectName, err)
+		}
+		err := c.CreateProject(api.ProjectsPost{Name: ProjectName, ProjectPut: api.ProjectPut{
+			Description: "owned by lxcmatrix",
+			Config: api.ConfigMap{
+				"features.images": "true", "features.profiles": "true",
+				"features.storage.volumes": "true", "features.networks": "false",
+			}}})
+		if err != nil {
+			return fmt.Errorf("create project %s: %w", ProjectName, err)
+		}
+	}
+	s.pool, s.network = storage.Pool, bridge.Name
+	return nil
+}
+
+// Use names a pool and a bridge that are there already, and makes sure that
+// the harness's project is. Empty names choose the server's only or first
+// usable ones.
+func (s *Server) Use(ctx context.Context, pool, bridge string) error {
+	c := s.global(ctx)
+	if pool == "" {
+		pools, err := c.GetStoragePoolNames()
+		if err != nil {
+			return fmt.Errorf("list storage pools: %w", err)
+		}
+		if len(pools) == 0 {
+			return fmt.Errorf("the Incus server has no storage pool; create one with: incus storage create default dir")
+		}
+		pool = pools[0]
+		if slices.Contains(pools, "default") {
+			pool = "default"
+		}
+	}
+	if bridge == "" {
+		networks, err := c.GetNetworks()
+		if err != nil {
+			return fmt.Errorf("list networks: %w", err)
+		}
+		for _, n := range networks {
+			if n.Managed && n.Type == "bridge" {
+				bridge = n.Name
+				break
+			}
+		}
+		if bridge == "" {
+			return fmt.Errorf("the Incus server has no managed bridge; create one with: incus network create incusbr0")
+		}
+	}
+	return s.Prepare(ctx, Storage{Pool: pool}, Bridge{Name: bridge})
+}
+
+// NetworkAddress is the bridge's IPv4 address in CIDR form.
+func (s *Server) NetworkAddress(ctx context.Context) (string, error) {
+	n, _, err := s.global(ctx).GetNetwork(s.network)
+	if err != nil {
+		return "", fmt.Errorf("look up network %s: %w", s.network, err)
+	}
+	return n.Config["ipv4.address"], nil
+}
+
+// Versions are what the server says of itself.
+type Versions struct {
+	Incus string
+	LXC   string
+	// Storage is the driver of the pool in use.
+	Storage string
+	// Driver is the pool's driver.
+	Kernel string
+}
+
+// Versions asks the server for its versions.
+func (s *Server) Versions(ctx context.Context) (Versions, error) {
+	info, _, err := s.global(ctx).GetServer()
+	if err != nil {
+		return Versions{}, fmt.Errorf("ask the Incus server for its versions: %w", err)
+	}
+	v := Versions{Incus: info.Environment.ServerVersion, Kernel: info.Environment.KernelVersion}
+	// The drivers and their versions are joined by " | " in the same order.
+	drivers := strings.Split(info.Environment.Driver, " | ")
+	versions := strings.Split(info.Environment.DriverVersion, " | ")
+	for i, d := range drivers {
+		if d == "lxc" && i < len(versions) {
+			v.LXC = versions[i]
+		}
+	}
+	if s.pool != "" {
+		pool, _, err := s.global(ctx).GetStoragePool(s.pool)
+		if err != nil {
+			return Versions{}, fmt.Errorf("look up storage pool %s: %w", s.pool, err)
+		}
+		v.Storage = pool.Driver
+	}
+	return v, nil
+}
+
+// Shutdown stops every instance and the daemon, and returns when it has
+// ended its work.
+func (s *Server) Shutdown(ctx context.Context) error {
+	_, _, err := s.global(ctx).RawQuery(http.MethodPut, "/internal/shutdown?force=true", nil, "")
+	if err != nil {
+		return fmt.Errorf("shut the Incus daemon down: %w", err)
+	}
+	return nil
+}
+
+// Disconnect closes the connection's idle sockets.
+func (s *Server) Disconnect() { s.conn.Disconnect() }
+
+func isNotFound(err error) bool { return api.StatusErrorCheck(err, http.StatusNotFound) }
