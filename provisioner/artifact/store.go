@@ -1,0 +1,422 @@
+// Package artifact gets the files of Kubernetes releases: from its cache, a
+// mirror, upstream, or a build from Go modules. Every file has a SHA-256 that
+// is checked before every use.
+package artifact
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lxcmatrix/lxcmatrix/fixtures"
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+)
+
+// The sources, as a plan's sources.artifacts names them.
+const (
+	SourceCache    = "cache"
+	SourceMirror   = "mirror"
+	SourceUpstream = "upstream"
+	SourceBuild    = "build"
+)
+
+// The provenances.
+const (
+	// ProvenanceRelease files are upstream's own.
+	ProvenanceRelease = "release"
+	// ProvenanceBuilt files were compiled here.
+	ProvenanceBuilt = "built"
+)
+
+// The kinds of files.
+const (
+	// KindBinary is an executable.
+	KindBinary = "binary"
+	// KindImages is a docker-archive of container images, as
+	// `ctr -n k8s.io images import` reads it.
+	KindImages = "images"
+)
+
+// ImagesName is the name of the one file that holds a release's images.
+const ImagesName = "images.tar"
+
+// Options of a Store.
+type Options struct {
+	// Sources in the order in which they are tried; empty means cache, mirror,
+	// upstream, build.
+	Sources []string
+	// Mirror is a file:// or https:// URL under which upstream's files lie as
+	// HOST/PATH, a registry's as HOST/v2/PATH; empty leaves the mirror out.
+	Mirror string
+	// Progress may be nil.
+	Progress provisioner.Progress
+}
+
+// Release is a release's verified files.
+type Release struct {
+	// Distro is the distribution: kubeadm.
+	Distro string `json:"distro"`
+	// Version is exact, without a leading v.
+	Version string `json:"version"`
+	// Arch is the GOARCH that the files are for.
+	Arch string `json:"arch"`
+	// Provenance is release or built. The probe image, which is always ours,
+	// does not count.
+	Provenance string `json:"provenance"`
+	// Source is where the files were first had from: mirror, upstream, build.
+	Source string `json:"source"`
+	Files  []File `json:"files"`
+}
+
+// File finds a file by name.
+func (r Release) File(name string) (File, bool) {
+	for _, f := range r.Files {
+		if f.Name == name {
+			return f, true
+		}
+	}
+	return File{}, false
+}
+
+// File is a file of a release, in the cache.
+type File struct {
+	// Name is what the file is called on a node: kubelet, images.tar.
+	Name string `json:"name"`
+	// Kind is KindBinary or KindImages.
+	Kind string `json:"kind"`
+	// Path is where it lies in the cache, under its digest. It is read only.
+	Path string `json:"path,omitempty"`
+	// SHA256 is in hex, Size in bytes.
+	SHA256 string `json:"sha256"`
+	Size   int64  `json:"size"`
+	// Source is where it was first had from.
+	Source string `json:"source"`
+	// Images are the images in a KindImages file, by name, sorted.
+	Images []Image `json:"images,omitempty"`
+}
+
+func (f File) blob() blob { return blob{f.SHA256, f.Size} }
+
+// Image is a container image in an archive.
+type Image struct {
+	// Name with its tag: registry.k8s.io/pause:3.10.1.
+	Name string `json:"name"`
+	// Digest is that of the image's manifest as upstream's registry has it, or
+	// as it was assembled.
+	Digest string `json:"digest"`
+}
+
+// Store gets releases and keeps them. It is safe for concurrent use, by
+// several processes too.
+type Store struct {
+	cache    cache
+	sources  []string
+	progress provisioner.Progress
+	arch     string
+	modules  fs.FS
+	aptDir   string
+	recipes  []recipe
+	remotes  map[string]*remote
+}
+
+// DefaultCacheDir is $LXCMATRIX_CACHE, or lxcmatrix in the user's cache folder.
+func DefaultCacheDir() (string, error) {
+	if dir := os.Getenv("LXCMATRIX_CACHE"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("find the cache folder (set LXCMATRIX_CACHE): %w", err)
+	}
+	return filepath.Join(dir, "lxcmatrix"), nil
+}
+
+// New opens a store in cacheDir, which is made when it is needed. Its files
+// lie under cacheDir/artifacts.
+func New(cacheDir string, opts Options) (*Store, error) {
+	return newStore(cacheDir, opts, fixtures.Modules())
+}
+
+func newStore(cacheDir string, opts Options, modules fs.FS) (*Store, error) {
+	if cacheDir == "" {
+		return nil, errors.New("open the artifact store: no cache folder given")
+	}
+	root, err := filepath.Abs(cacheDir)
+	if err != nil {
+		return nil, fmt.Errorf("open the artifact store: %w", err)
+	}
+	recipes, err := loadRecipes(modules)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		cache:    cache{filepath.Join(root, "artifacts")},
+		sources:  opts.Sources,
+		progress: opts.Progress,
+		arch:     runtime.GOARCH,
+		modules:  modules,
+		aptDir:   "/etc/apt",
+		recipes:  recipes,
+	}
+	if len(s.sources) == 0 {
+		s.sources = []string{SourceCache, SourceMirror, SourceUpstream, SourceBuild}
+	}
+	for _, source := range s.sources {
+		if !slices.Contains([]string{SourceCache, SourceMirror, SourceUpstream, SourceBuild}, source) {
+			return nil, fmt.Errorf("open the artifact store: unknown source %q", source)
+		}
+	}
+	if s.progress == nil {
+		s.progress = silent{}
+	}
+	if s.remotes, err = newRemotes(opts.Mirror, newNetwork()); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// silent shows no progress.
+type silent struct{}
+
+func (silent) Step(string, ...any) func(error) { return func(error) {} }
+func (silent) Note(string, ...any)             {}
+
+// Ensure has the release's files in the cache, verified, from the first
+// source that can give all of them. Where none can, the error is a
+// *provisioner.UnavailableError; a file in the cache that is not what it
+// should be is a *ChecksumError, and no other source is tried.
+func (s *Store) Ensure(ctx context.Context, distro, version string) (Release, error) {
+	return s.ensure(ctx, distro, version, s.sources, false)
+}
+
+// Pull is Ensure from mirror and upstream alone. With force, what the cache
+// has is replaced.
+func (s *Store) Pull(ctx context.Context, distro, version string, force bool) (Release, error) {
+	return s.ensure(ctx, distro, version, []string{SourceCache, SourceMirror, SourceUpstream}, force)
+}
+
+// Build is Ensure by a build alone. With force, what the cache has is
+// replaced, base layers included.
+func (s *Store) Build(ctx context.Context, distro, version string, force bool) (Release, error) {
+	return s.ensure(ctx, distro, version, []string{SourceCache, SourceBuild}, force)
+}
+
+func (s *Store) ensure(ctx context.Context, distro, version string, sources []string, force bool) (Release, error) {
+	version = strings.TrimPrefix(version, "v")
+	if !force {
+		if release, err := s.cached(ctx, distro, version, sources); err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return release, err
+		}
+	}
+	key := s.releaseKey(distro, version)
+	unlock, err := s.cache.lock(ctx, key)
+	if err != nil {
+		return Release{}, err
+	}
+	defer unlock()
+	unavailable := &provisioner.UnavailableError{What: distro + " " + version}
+	for _, source := range sources {
+		release, err := s.from(ctx, source, distro, version, sources, force)
+		if err == nil {
+			return release, nil
+		}
+		var checksum *ChecksumError
+		if source == SourceCache && errors.As(err, &checksum) {
+			return Release{}, err
+		}
+		if ctx.Err() != nil {
+			return Release{}, fmt.Errorf("get %s %s: %w", distro, version, context.Cause(ctx))
+		}
+		unavailable.Tried = append(unavailable.Tried, source+": "+err.Error())
+	}
+	return Release{}, unavailable
+}
+
+// errNotCached is what the cache answers for what it does not have.
+var errNotCached = fmt.Errorf("not in the cache: %w", fs.ErrNotExist)
+
+// from gets a release from one source; its lock must be held.
+func (s *Store) from(ctx context.Context, source, distro, version string, sources []string, force bool) (Release, error) {
+	if source == SourceCache {
+		if force {
+			return Release{}, errors.New("passed over")
+		}
+		// Another process may have made it while this one waited for the lock.
+		return s.cached(ctx, distro, version, sources)
+	}
+	key := s.releaseKey(distro, version)
+	work, remove, err := s.cache.workDir(key)
+	if err != nil {
+		return Release{}, err
+	}
+	defer remove()
+	var e entry
+	if source == SourceBuild {
+		e, err = s.build(ctx, distro, version, work, force)
+	} else {
+		e, err = s.pull(ctx, source, distro, version, work)
+	}
+	if err != nil {
+		return Release{}, err
+	}
+	if err := s.cache.store(key+"/"+source, e); err != nil {
+		return Release{}, err
+	}
+	return s.located(e.Release), nil
+}
+
+// entry is a release in the cache's index.
+type entry struct {
+	Release
+	// Fingerprint is of everything that was built; Go is the toolchain's
+	// version that did.
+	Fingerprint string `json:"fingerprint"`
+	Go          string `json:"go"`
+}
+
+func (s *Store) releaseKey(distro, version string) string {
+	return fmt.Sprintf("releases/%s/%s/linux-%s", distro, version, s.arch)
+}
+
+// cached finds a release in the cache and verifies all its files. Only what
+// came from one of sources counts, and what was built only as long as a build
+// would make the same.
+func (s *Store) cached(ctx context.Context, distro, version string, sources []string) (Release, error) {
+	if !slices.Contains(sources, SourceCache) {
+		return Release{}, errNotCached
+	}
+	for _, source := range sources {
+		var e entry
+		err := s.cache.load(s.releaseKey(distro, version)+"/"+source, &e)
+		if source == SourceCache || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return Release{}, err
+		}
+		if !s.current(ctx, e) {
+			continue
+		}
+		err = s.verify(ctx, e.Release)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return Release{}, err
+		}
+		return s.located(e.Release), nil
+	}
+	return Release{}, errNotCached
+}
+
+// current says whether what was built of an entry is what a build would make
+// now. Without a Go toolchain, the one that made it will do.
+func (s *Store) current(ctx context.Context, e entry) bool {
+	version := e.Go
+	if g, err := findGo(ctx); err == nil {
+		version = g.version
+	}
+	want, err := s.builtPart(e.Distro, e.Version, e.Source).fingerprint(s.modules, version, s.arch)
+	return err == nil && want == e.Fingerprint
+}
+
+// builtPart is what of a release is built when the rest comes from source.
+func (s *Store) builtPart(distro, version, source string) recipe {
+	r, _ := s.recipe(distro, version)
+	if source == SourceBuild {
+		return r
+	}
+	return r.only(true)
+}
+
+// recipe finds the recipe for a version: that of its minor, else the newest of
+// the distribution, whose own images fit any version.
+func (s *Store) recipe(distro, version string) (r recipe, found bool) {
+	for _, candidate := range s.recipes {
+		if candidate.Distro != distro {
+			continue
+		}
+		r = candidate
+		if version == r.Minor || strings.HasPrefix(version, r.Minor+".") {
+			return r, true
+		}
+	}
+	return r, false
+}
+
+// located fills in where the files lie, which the index leaves out so that a
+// cache may be moved.
+func (s *Store) located(r Release) Release {
+	r.Files = slices.Clone(r.Files)
+	for i := range r.Files {
+		r.Files[i].Path = s.cache.path(r.Files[i].blob())
+	}
+	return r
+}
+
+// verify hashes every file of a release, as many at a time as there are CPUs.
+func (s *Store) verify(ctx context.Context, r Release) error {
+	verb := "pull"
+	if r.Source == SourceBuild {
+		verb = "build"
+	}
+	remedy := fmt.Sprintf("make it anew with \"lxcmatrix artifacts %s --force %s-%s\"", verb, r.Distro, r.Version)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.NumCPU())
+	for _, f := range r.Files {
+		group.Go(func() error {
+			return s.cache.verify(ctx, fmt.Sprintf("%s of %s %s", f.Name, r.Distro, r.Version), f.blob(), remedy)
+		})
+	}
+	return group.Wait()
+}
+
+// List names the releases in the cache, without checking their files.
+func (s *Store) List() ([]Release, error) {
+	keys, err := s.cache.keys("releases")
+	if err != nil {
+		return nil, err
+	}
+	var releases []Release
+	for _, key := range keys {
+		var e entry
+		if err := s.cache.load(key, &e); err != nil {
+			return nil, err
+		}
+		releases = append(releases, s.located(e.Release))
+	}
+	return releases, nil
+}
+
+// Verify checks every file of every release in the cache. It names all that
+// are wrong: each is a *ChecksumError, or fs.ErrNotExist.
+func (s *Store) Verify(ctx context.Context) error {
+	releases, err := s.List()
+	if err != nil {
+		return err
+	}
+	var problems []error
+	for _, r := range releases {
+		done := s.progress.Step("verify %s %s from %s", r.Distro, r.Version, r.Source)
+		var wrong []error
+		for _, f := range r.Files {
+			alone := r
+			alone.Files = []File{f}
+			if err := s.verify(ctx, alone); err != nil {
+				wrong = append(wrong, err)
+			}
+		}
+		err := errors.Join(wrong...)
+		done(err)
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
+}
