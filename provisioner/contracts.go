@@ -152,6 +152,9 @@ type NodeState struct {
 	Units []Unit
 	// Sysctls are network-namespaced ones, written to /etc/sysctl.d.
 	Sysctls map[string]string
+	// Restart names units that read Files only when they start; those that run
+	// are restarted once the files are written.
+	Restart []string
 }
 
 // Unit is a systemd unit of the harness's in a node.
