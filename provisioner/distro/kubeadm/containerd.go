@@ -1,0 +1,75 @@
+package kubeadm
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"maps"
+
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+)
+
+var containerdVersion = regexp.MustCompile(`\s[vV]?(\d+)\.(\d+)\.\d+`)
+
+// containerdConfig renders containerd's configuration in version 2 for
+// containerd 1.x and in version 3 for 2.x, where the CRI plugin was split and
+// renamed. said is what `containerd --version` printed.
+func containerdConfig(said string, s provisioner.ContainerdSettings) (string, error) {
+	m := containerdVersion.FindStringSubmatch(said)
+	if m == nil {
+		return "", fmt.Errorf("read containerd's version from %q", strings.TrimSpace(said))
+	}
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	settings := func(values map[string]any) error {
+		for _, key := range slices.Sorted(maps.Keys(values)) {
+			text, err := tomlValue(values[key])
+			if err != nil {
+				return fmt.Errorf("containerd setting %s: %w", key, err)
+			}
+			line("  %s = %s", key, text)
+		}
+		return nil
+	}
+	runtime, cni, pinned := `plugins."io.containerd.grpc.v1.cri"`, `plugins."io.containerd.grpc.v1.cri".cni`, ""
+	version := 2
+	if major, _ := strconv.Atoi(m[1]); major >= 2 {
+		version = 3
+		runtime, cni, pinned = `plugins."io.containerd.cri.v1.runtime"`, `plugins."io.containerd.cri.v1.runtime".cni`, `plugins."io.containerd.cri.v1.images".pinned_images`
+	}
+	line("# Written by lxcmatrix.\nversion = %d\n", version)
+	line("[%s]", runtime)
+	if version == 2 {
+		line("  sandbox_image = %q", PauseImage)
+	}
+	if err := settings(s.CRI); err != nil {
+		return "", err
+	}
+	if version == 3 {
+		line("\n[%s]\n  sandbox = %q", pinned, PauseImage)
+	}
+	line("\n[%s]\n  bin_dir = %q\n  conf_dir = %q", cni, "/usr/lib/cni", "/etc/cni/net.d")
+	line("\n[%s.containerd.runtimes.runc]\n  runtime_type = %q", runtime, "io.containerd.runc.v2")
+	line("\n[%s.containerd.runtimes.runc.options]", runtime)
+	if err := settings(s.Runc); err != nil {
+		return "", err
+	}
+	return b.String(), nil
+}
+
+func tomlValue(v any) (string, error) {
+	switch v := v.(type) {
+	case bool:
+		return strconv.FormatBool(v), nil
+	case string:
+		return strconv.Quote(v), nil
+	case int:
+		return strconv.Itoa(v), nil
+	case float64:
+		return strconv.FormatFloat(v, 'g', -1, 64), nil
+	}
+	return "", fmt.Errorf("a %T cannot be written", v)
+}

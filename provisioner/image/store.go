@@ -1,0 +1,426 @@
+// Package image makes the images that nodes are created from. A base image is
+// an OS as its maker has it; a prepared image is a base with the packages, the
+// runtime, the Kubernetes binaries and the container images that every cell of
+// a distribution needs, made once and named by the hash of all that went in.
+// No fix is ever part of one: a fix in an image could not be left out.
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+	client "github.com/lxc/incus/v6/client"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/debian"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
+)
+
+// The sources, as a plan's sources.images names them.
+const (
+	SourceServer     = "server"
+	SourceMmdebstrap = "mmdebstrap"
+)
+
+// imageServer is Incus' own image server, which its client calls images:.
+const imageServer = "https://images.linuxcontainers.org"
+
+// recipeVersion is part of every prepared image's hash: a change of how it is
+// made makes a new one.
+const recipeVersion = "1"
+
+// Store makes images on one Incus server.
+type Store struct {
+	// Server is where images are kept.
+	Server *incus.Server
+	// CacheDir holds locks and temporary files.
+	CacheDir string
+	// Sources are tried in this order.
+	Sources  []string
+	OSes     []OS
+	Progress provisioner.Progress
+}
+
+// Prepared is an image that is ready for nodes.
+type Prepared struct {
+	// Fingerprint is what nodes are created from.
+	Fingerprint string
+	// Base and Source are the base image's fingerprint and where it came from.
+	Base, Source string
+	// Versions of what is inside, by the names that the OS gives.
+	Versions map[string]string
+}
+
+// Content is what a distribution wants inside a prepared image.
+type Content struct {
+	// Name and Version of the distribution, for the image's description.
+	Name, Version string
+	// Binaries are put into /usr/local/bin under their names.
+	Binaries []Blob
+	// Archives of container images are imported into containerd.
+	Archives []Blob
+	// Files and enabled Units.
+	Files []provisioner.File
+	Units []provisioner.Unit
+}
+
+// Blob is a verified file of this machine.
+type Blob struct {
+	Name, Path, SHA256 string
+}
+
+// OS finds a node OS by name.
+func (s *Store) OS(name string) (OS, error) {
+	var names []string
+	for _, o := range s.OSes {
+		if o.Name == name {
+			return o, nil
+		}
+		names = append(names, o.Name)
+	}
+	return OS{}, &provisioner.UnavailableError{What: "image " + name,
+		Tried: []string{"no such node OS is known; known are " + strings.Join(names, ", ")}}
+}
+
+// Base makes sure that an OS' base image is on the server.
+func (s *Store) Base(ctx context.Context, o OS) (incus.Image, error) {
+	recipe, err := json.Marshal(o.Mmdebstrap)
+	if err != nil {
+		return incus.Image{}, fmt.Errorf("name the base image of %s: %w", o.Name, err)
+	}
+	alias := "base/" + o.Name + "/" + hash(recipe)[:12]
+	unlock, err := s.lock(ctx, alias)
+	if err != nil {
+		return incus.Image{}, err
+	}
+	defer unlock()
+	if image, found, err := s.Server.Image(ctx, alias); err != nil || found {
+		return image, err
+	}
+	unavailable := &provisioner.UnavailableError{What: "image " + o.Name}
+	for _, source := range s.Sources {
+		var image incus.Image
+		var err error
+		switch {
+		case source == SourceServer && o.Server != "":
+			image, err = s.fromServer(ctx, o, alias)
+		case source == SourceMmdebstrap && o.Mmdebstrap != nil:
+			image, err = s.fromMmdebstrap(ctx, o, alias)
+		default:
+			continue
+		}
+		if err == nil {
+			return image, nil
+		}
+		if ctx.Err() != nil {
+			return incus.Image{}, fmt.Errorf("get image %s: %w", o.Name, context.Cause(ctx))
+		}
+		unavailable.Tried = append(unavailable.Tried, source+": "+err.Error())
+	}
+	if len(unavailable.Tried) == 0 {
+		unavailable.Tried = []string{"none of the sources " + strings.Join(s.Sources, ", ") + " can make it"}
+	}
+	return incus.Image{}, unavailable
+}
+
+// serverPatience is how long the image server may take to answer at all; a
+// machine without a way there should not wait long.
+const serverPatience = 5 * time.Second
+
+func (s *Store) fromServer(ctx context.Context, o OS, alias string) (incus.Image, error) {
+	type answer struct {
+		server client.ImageServer
+		target string
+		err    error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		server, err := client.ConnectSimpleStreams(imageServer, &client.ConnectionArgs{UserAgent: "lxcmatrix"})
+		if err != nil {
+			done <- answer{err: err}
+			return
+		}
+		entry, _, err := server.GetImageAlias(o.Server)
+		if err != nil {
+			done <- answer{err: err}
+			return
+		}
+		done <- answer{server, entry.Target, nil}
+	}()
+	var a answer
+	select {
+	case a = <-done:
+	case <-time.After(serverPatience):
+		return incus.Image{}, fmt.Errorf("%s did not answer within %s", imageServer, serverPatience)
+	case <-ctx.Done():
+		return incus.Image{}, ctx.Err()
+	}
+	if a.err != nil {
+		return incus.Image{}, fmt.Errorf("ask %s for %s: %w", imageServer, o.Server, a.err)
+	}
+	img, _, err := a.server.GetImage(a.target)
+	if err != nil {
+		return incus.Image{}, fmt.Errorf("ask %s for %s: %w", imageServer, o.Server, err)
+	}
+	end := s.step("copying image %s from %s", o.Server, imageServer)
+	image, err := s.Server.CopyImage(ctx, a.server, *img, alias)
+	end(err)
+	return image, err
+}
+
+func (s *Store) fromMmdebstrap(ctx context.Context, o OS, alias string) (_ incus.Image, err error) {
+	end := s.step("making image %s with mmdebstrap", o.Name)
+	defer func() { end(err) }()
+	work, err := os.MkdirTemp("", "lxcmatrix-image-")
+	if err != nil {
+		return incus.Image{}, fmt.Errorf("make image %s: %w", o.Name, err)
+	}
+	defer func() { _ = os.RemoveAll(work) }()
+	rootfs := filepath.Join(work, "rootfs.tar")
+	err = debian.Bootstrap(ctx, debian.Root{Suite: o.Mmdebstrap.Suite, Variant: o.Mmdebstrap.Variant,
+		Packages: o.Mmdebstrap.Packages, Customize: o.Mmdebstrap.Customize}, work, rootfs)
+	if err != nil {
+		return incus.Image{}, err
+	}
+	f, err := os.Open(rootfs) //nolint:gosec // made above
+	if err != nil {
+		return incus.Image{}, fmt.Errorf("make image %s: %w", o.Name, err)
+	}
+	defer func() { _ = f.Close() }()
+	metadata, err := metadataTar(o)
+	if err != nil {
+		return incus.Image{}, fmt.Errorf("make image %s: %w", o.Name, err)
+	}
+	return s.Server.ImportImage(ctx, alias, metadata, f, map[string]string{"os": o.Name, "source": SourceMmdebstrap})
+}
+
+// metadataTar is the metadata half of an Incus image.
+func metadataTar(o OS) (io.Reader, error) {
+	content := fmt.Sprintf("architecture: x86_64\ncreation_date: %d\nproperties:\n  description: %s for lxcmatrix\n  os: %s\n",
+		time.Now().Unix(), o.Name, o.Name)
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	err := w.WriteHeader(&tar.Header{Name: "metadata.yaml", Mode: 0o644, Size: int64(len(content))})
+	if err == nil {
+		_, err = w.Write([]byte(content))
+	}
+	return &b, errors.Join(err, w.Close())
+}
+
+// Prepare makes sure that the prepared image of an OS with a distribution's
+// content is on the server. A half-made one never gets its name.
+func (s *Store) Prepare(ctx context.Context, osName string, content Content) (_ Prepared, err error) {
+	o, err := s.OS(osName)
+	if err != nil {
+		return Prepared{}, err
+	}
+	base, err := s.Base(ctx, o)
+	if err != nil {
+		return Prepared{}, err
+	}
+	key, err := preparedKey(base.Fingerprint, o, content)
+	if err != nil {
+		return Prepared{}, err
+	}
+	alias := "prepared/" + o.Name + "/" + content.Name + "-" + content.Version + "/" + key[:16]
+	unlock, err := s.lock(ctx, alias)
+	if err != nil {
+		return Prepared{}, err
+	}
+	defer unlock()
+	image, found, err := s.Server.Image(ctx, alias)
+	if err != nil {
+		return Prepared{}, err
+	}
+	if !found {
+		if image, err = s.make(ctx, o, base, content, alias, key); err != nil {
+			return Prepared{}, fmt.Errorf("prepare image %s with %s %s: %w", o.Name, content.Name, content.Version, err)
+		}
+	}
+	p := Prepared{Fingerprint: image.Fingerprint, Base: base.Fingerprint, Source: base.Properties["source"], Versions: map[string]string{}}
+	if p.Source == "" {
+		p.Source = SourceServer
+	}
+	for name := range o.Versions {
+		p.Versions[name] = image.Properties["version."+name]
+	}
+	return p, nil
+}
+
+func (s *Store) make(ctx context.Context, o OS, base incus.Image, content Content, alias, key string) (_ incus.Image, err error) {
+	end := s.step("preparing image %s with %s %s", o.Name, content.Name, content.Version)
+	defer func() { end(err) }()
+	name := "prepare-" + key[:12]
+	instance := s.Server.Instance(name, "")
+	remove := func() error {
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		return instance.Delete(clean)
+	}
+	// One that a crashed run left has the same name, and this run the lock.
+	if err := remove(); err != nil {
+		return incus.Image{}, err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	_, err = s.Server.Create(ctx, provisioner.NodeSpec{Name: name, Image: base.Fingerprint,
+		Owner:  map[string]string{"kind": "prepare", "pid": strconv.Itoa(os.Getpid())},
+		Limits: matrix.NodeLimits{MemoryBytes: 4 << 30, Processes: 4096},
+		Incus: provisioner.IncusConfig{Config: map[string]string{"security.privileged": "true", "security.nesting": "true"},
+			RawLXC: []string{"lxc.apparmor.profile=unconfined"}}})
+	if err != nil {
+		return incus.Image{}, err
+	}
+	if err := install(ctx, instance, o); err != nil {
+		return incus.Image{}, err
+	}
+	if err := fill(ctx, instance, content); err != nil {
+		return incus.Image{}, err
+	}
+	properties := map[string]string{"os": o.Name, "description": fmt.Sprintf("lxcmatrix: %s with %s %s", o.Name, content.Name, content.Version)}
+	for what, command := range o.Versions {
+		out, err := instance.Exec(ctx, provisioner.Command{Args: []string{"sh", "-c", command}})
+		if err != nil {
+			return incus.Image{}, err
+		}
+		properties["version."+what] = strings.TrimSpace(out.Stdout)
+	}
+	if _, err := instance.Exec(ctx, provisioner.Command{Args: []string{"sh", "-ec", seal}}); err != nil {
+		return incus.Image{}, err
+	}
+	if err := instance.Stop(ctx); err != nil {
+		return incus.Image{}, err
+	}
+	return s.Server.PublishInstance(ctx, name, alias, properties)
+}
+
+// installers say how each family waits for its network and installs packages.
+// Nothing may start by itself while it is installed.
+var installers = map[string]string{
+	"debian": `printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
+export DEBIAN_FRONTEND=noninteractive
+n=0; until ip -4 route show default | grep -q .; do n=$((n+1)); [ $n -lt 100 ] || { echo "no default route on eth0 after 20 s" >&2; exit 1; }; sleep 0.2; done
+printf 'nameserver %s\n' "$(ip -4 route show default | awk '{print $3; exit}')" > /etc/resolv.conf
+apt-get -q -o Acquire::Retries=3 update
+apt-get -q -y -o Acquire::Retries=3 install --no-install-recommends "$@"
+apt-get clean; rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d`,
+}
+
+// seal leaves nothing in an image that is one node's own.
+const seal = `systemctl stop containerd 2>/dev/null || true
+: > /etc/machine-id
+rm -rf /var/log/journal/* /var/log/*.log /var/log/apt /etc/hostname /etc/resolv.conf /tmp/* /run/log/journal/* /var/lib/containerd/tmpmounts`
+
+func install(ctx context.Context, instance *incus.Instance, o OS) error {
+	script, ok := installers[o.Family]
+	if !ok {
+		return fmt.Errorf("install packages: no way is known for the family %q", o.Family)
+	}
+	args := append([]string{"sh", "-ec", script, "install"}, o.Packages...)
+	if _, err := instance.Exec(ctx, provisioner.Command{Args: args}); err != nil {
+		return fmt.Errorf("install packages: %w", err)
+	}
+	return nil
+}
+
+func fill(ctx context.Context, instance *incus.Instance, content Content) error {
+	push := func(b Blob, target string, mode int) error {
+		f, err := os.Open(b.Path)
+		if err != nil {
+			return fmt.Errorf("push %s: %w", b.Name, err)
+		}
+		defer func() { _ = f.Close() }()
+		return instance.PushFrom(ctx, target, f, mode)
+	}
+	for _, b := range content.Binaries {
+		if err := push(b, "/usr/local/bin/"+b.Name, 0o755); err != nil {
+			return err
+		}
+	}
+	for _, f := range content.Files {
+		if err := instance.Push(ctx, f); err != nil {
+			return err
+		}
+	}
+	for _, u := range content.Units {
+		if err := instance.Push(ctx, provisioner.File{Path: "/etc/systemd/system/" + u.Name, Content: u.Content}); err != nil {
+			return err
+		}
+		if u.Enable {
+			if _, err := instance.Exec(ctx, provisioner.Command{Args: []string{"systemctl", "enable", u.Name}}); err != nil {
+				return err
+			}
+		}
+	}
+	for _, b := range content.Archives {
+		target := "/var/tmp/" + b.Name
+		if err := push(b, target, 0o600); err != nil {
+			return err
+		}
+		script := `systemctl daemon-reload; systemctl start containerd; ctr -n k8s.io images import "$1" >/dev/null; rm "$1"`
+		if _, err := instance.Exec(ctx, provisioner.Command{Args: []string{"sh", "-ec", script, "import", target}}); err != nil {
+			return fmt.Errorf("import container images %s: %w", b.Name, err)
+		}
+	}
+	return nil
+}
+
+// preparedKey hashes everything that goes into a prepared image.
+func preparedKey(base string, o OS, content Content) (string, error) {
+	type blob struct{ Name, SHA256 string }
+	blobs := func(from []Blob) (to []blob) {
+		for _, b := range from {
+			to = append(to, blob{b.Name, b.SHA256})
+		}
+		return to
+	}
+	data, err := json.Marshal(struct {
+		Recipe, Base, Install, Seal string
+		Packages                    []string
+		Binaries, Archives          []blob
+		Files                       []provisioner.File
+		Units                       []provisioner.Unit
+	}{recipeVersion, base, installers[o.Family], seal, o.Packages, blobs(content.Binaries), blobs(content.Archives), content.Files, content.Units})
+	if err != nil {
+		return "", fmt.Errorf("name the prepared image of %s: %w", o.Name, err)
+	}
+	return hash(data), nil
+}
+
+func hash(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// lock keeps other runs from making the same image at the same time.
+func (s *Store) lock(ctx context.Context, alias string) (unlock func(), err error) {
+	dir := filepath.Join(s.CacheDir, "locks")
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // holds nothing but locks
+		return nil, fmt.Errorf("lock image %s: %w", alias, err)
+	}
+	lock := flock.New(filepath.Join(dir, "image-"+strings.ReplaceAll(alias, "/", "_")))
+	if _, err := lock.TryLockContext(ctx, 200*time.Millisecond); err != nil {
+		return nil, fmt.Errorf("lock image %s: %w", alias, err)
+	}
+	return func() { _ = lock.Unlock() }, nil
+}
+
+func (s *Store) step(format string, args ...any) func(error) {
+	if s.Progress == nil {
+		return func(error) {}
+	}
+	return s.Progress.Step(format, args...)
+}
