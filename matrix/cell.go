@@ -14,8 +14,24 @@ import (
 // "kubeadm-1.34/debian-13/1/embedded".
 type CellID string
 
-// FileName is the ID as one file or folder name.
-func (id CellID) FileName() string { return strings.ReplaceAll(string(id), "/", "_") }
+// FileName is the ID as one file or folder name. Slashes become underscores;
+// anything else outside letters, digits and ".+-" is percent-encoded, so that
+// two IDs never share a name and none leads out of its folder.
+func (id CellID) FileName() string {
+	var b strings.Builder
+	for i := 0; i < len(id); i++ {
+		switch c := id[i]; {
+		case c == '/':
+			b.WriteByte('_')
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9',
+			c == '+', c == '-', c == '.' && i > 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
+}
 
 // Cell is one combination of the axes.
 type Cell struct {
@@ -86,7 +102,8 @@ type Topology struct {
 	Agents  int `json:"agents"`
 }
 
-// ParseTopology reads "1", "3" or "1+2": servers, then agents.
+// ParseTopology reads "1", "3" or "1+2": servers, then agents. It reads only
+// what String writes, so that one topology has one spelling and one cell ID.
 func ParseTopology(s string) (Topology, error) {
 	servers, agents, plus := strings.Cut(s, "+")
 	var t Topology
@@ -98,6 +115,9 @@ func ParseTopology(s string) (Topology, error) {
 		if t.Agents, err = strconv.Atoi(agents); err != nil || t.Agents < 1 || t.Agents > 50 {
 			return Topology{}, fmt.Errorf("topology %q: want SERVERS or SERVERS+AGENTS, with 1 to 50 agents", s)
 		}
+	}
+	if t.String() != s {
+		return Topology{}, fmt.Errorf("topology %q: write it as %q", s, t)
 	}
 	return t, nil
 }

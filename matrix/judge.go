@@ -2,6 +2,7 @@ package matrix
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -9,12 +10,16 @@ import (
 // pure: the engine, the suite, the reports and the exit code all show what it
 // says, so they cannot disagree.
 //
-// The last attempt decides. A pass after a failed attempt is Flaky; a pass
-// needs evidence from every proving phase, facts that match what the cell
-// says, and no repair made by a watcher.
+// The last attempt decides. An outcome as expected that came only after an
+// attempt that was not is Flaky, unless that attempt was merely interrupted. A
+// pass needs evidence from every proving phase, facts that match what the cell
+// says, and no repair made by a watcher. Every verdict but Pass has a reason.
 func Judge(cell Cell, attempts []Attempt) Judgement {
-	if cell.Gate != nil {
-		return Judgement{Verdict: Impossible, Reason: fmt.Sprintf("%s: %s (%s)", cell.Gate.Gate, cell.Gate.Reason, cell.Gate.Source)}
+	if g := cell.Gate; g != nil {
+		if g.Gate == "" || g.Reason == "" {
+			return Judgement{Verdict: Blocked, Reason: fmt.Sprintf("gate %q rules the cell out without a reason", g.Gate)}
+		}
+		return Judgement{Verdict: Impossible, Reason: fmt.Sprintf("%s: %s (%s)", g.Gate, g.Reason, g.Source)}
 	}
 	if cell.Unavailable != "" {
 		return Judgement{Verdict: Blocked, Reason: cell.Unavailable}
@@ -22,100 +27,143 @@ func Judge(cell Cell, attempts []Attempt) Judgement {
 	if len(attempts) == 0 {
 		return Judgement{Verdict: Unknown, Reason: "planned, no result"}
 	}
-	last := attempts[len(attempts)-1]
-	j := expected(cell, last, judgeAttempt(cell, last))
-	if j.Verdict == Pass {
-		for i, earlier := range attempts[:len(attempts)-1] {
-			if e := judgeAttempt(cell, earlier); e.Verdict != Pass {
-				return Judgement{Verdict: Flaky, Phase: e.Phase,
-					Reason: fmt.Sprintf("attempt %d of %d was %s: %s", i+1, len(attempts), e.Verdict, e.Reason)}
-			}
-		}
-	}
-	return j
-}
-
-// expected turns a failure or a pass into xfail or xpass where the matrix
-// expects this very failure.
-func expected(cell Cell, a Attempt, j Judgement) Judgement {
-	e := cell.Expect
-	if e == nil {
+	j := judgeAgainstExpectation(cell, attempts[len(attempts)-1])
+	if !j.Verdict.AsExpected() {
 		return j
 	}
-	switch j.Verdict {
-	case Pass:
-		return Judgement{Verdict: XPass, Reason: fmt.Sprintf("passed although %s is expected to fail with %s (%s)", e.Phase, e.Signature, e.Issue)}
-	case Fail:
-		if j.Phase != e.Phase {
-			j.Reason = fmt.Sprintf("expected to fail in %s, not here: %s", e.Phase, j.Reason)
-			return j
+	for i, earlier := range attempts[:len(attempts)-1] {
+		e := judgeAgainstExpectation(cell, earlier)
+		if e.Verdict == j.Verdict || e.Verdict == Unknown && interrupted(earlier) {
+			continue
 		}
-		for _, d := range a.Diagnoses {
-			if d.Signature == e.Signature {
-				return Judgement{Verdict: XFail, Phase: j.Phase, Reason: fmt.Sprintf("%s, as expected (%s)", e.Signature, e.Issue)}
-			}
-		}
-		j.Reason = fmt.Sprintf("expected signature %s is not in the logs: %s", e.Signature, j.Reason)
+		return Judgement{Verdict: Flaky, Phase: e.Phase,
+			Reason: fmt.Sprintf("attempt %d of %d was %s: %s", i+1, len(attempts), e.Verdict, e.Reason)}
 	}
 	return j
 }
 
-func judgeAttempt(cell Cell, a Attempt) Judgement {
+// judgeAgainstExpectation judges one attempt, and turns a failure or a pass
+// into xfail or xpass where the matrix expects this very failure.
+func judgeAgainstExpectation(cell Cell, a Attempt) Judgement {
+	j := judgePhases(a)
+	e := cell.Expect
+	if e != nil && j.Verdict == Fail {
+		return judgeFailure(*e, a, j)
+	}
+	if j.Verdict != Pass {
+		return j
+	}
+	// A node that only came up because something mended it did not come up.
+	if len(a.Repairs) > 0 {
+		return Judgement{Verdict: Fail, Reason: "repaired: " + strings.Join(a.Repairs, "; ")}
+	}
+	if j = judgeFacts(cell, a); e != nil && j.Verdict == Pass {
+		return Judgement{Verdict: XPass, Reason: fmt.Sprintf("passed although %s is expected to fail with %s (%s)", e.Phase, e.Signature, e.Issue)}
+	}
+	return j
+}
+
+// judgeFailure holds a failure against the one that is expected.
+func judgeFailure(e Expectation, a Attempt, j Judgement) Judgement {
+	if j.Phase != e.Phase {
+		j.Reason = fmt.Sprintf("expected to fail in %s, not here: %s", e.Phase, j.Reason)
+		return j
+	}
+	for _, d := range a.Diagnoses {
+		if d.Signature == e.Signature && e.Signature != "" {
+			return Judgement{Verdict: XFail, Phase: j.Phase, Reason: fmt.Sprintf("%s, as expected (%s)", e.Signature, e.Issue)}
+		}
+	}
+	j.Reason = fmt.Sprintf("expected signature %s is not in the logs: %s", e.Signature, j.Reason)
+	return j
+}
+
+func interrupted(a Attempt) bool {
+	return slices.ContainsFunc(a.Phases, func(r PhaseResult) bool { return r.Blame == BlameInterrupt })
+}
+
+// judgePhases judges the proving phases in their order, each by every result
+// it has.
+func judgePhases(a Attempt) Judgement {
 	for _, phase := range ProvingPhases() {
-		r, ran := a.Phase(phase)
+		ran := false
+		for _, r := range a.Phases {
+			if r.Phase != phase {
+				continue
+			}
+			ran = true
+			if j := JudgePhase(r); j.Verdict != Pass {
+				return j
+			}
+		}
 		if !ran {
 			return Judgement{Verdict: Unknown, Phase: phase, Reason: fmt.Sprintf("%s has no result", phase)}
 		}
-		if j := JudgePhase(r); j.Verdict != Pass {
-			return j
+	}
+	for _, r := range a.Phases {
+		if !slices.Contains(Phases(), r.Phase) {
+			return Judgement{Verdict: Blocked, Phase: r.Phase, Reason: fmt.Sprintf("%q is no phase", r.Phase)}
 		}
 	}
-	if len(a.Repairs) > 0 {
-		return Judgement{Verdict: Fail, Phase: PhaseForcedRecover, Reason: "repaired: " + strings.Join(a.Repairs, "; ")}
-	}
-	return judgeFacts(cell, a)
+	return Judgement{Verdict: Pass}
 }
 
 // JudgePhase judges one phase by itself, for views that show cell by phase. A
-// phase passes only with evidence, all of it healthy.
+// phase passes only with evidence, all of it healthy; collect and destroy,
+// which prove nothing, need none.
 func JudgePhase(r PhaseResult) Judgement {
+	said := r.Error
+	if said == "" {
+		said = "no error was recorded"
+	}
 	switch r.Blame {
+	case BlameNone, BlameNode:
 	case BlameInterrupt:
-		return Judgement{Verdict: Unknown, Phase: r.Phase, Reason: "interrupted: " + r.Error}
+		return Judgement{Verdict: Unknown, Phase: r.Phase, Reason: "interrupted: " + said}
 	case BlameWorld:
-		return Judgement{Verdict: Blocked, Phase: r.Phase, Reason: r.Error}
+		return Judgement{Verdict: Blocked, Phase: r.Phase, Reason: said}
+	default:
+		return Judgement{Verdict: Blocked, Phase: r.Phase, Reason: fmt.Sprintf("blame %q is not known: %s", r.Blame, said)}
 	}
 	undecided := ""
 	for _, e := range r.Evidence {
-		where := e.Check
-		if e.Node != "" {
-			where += " on " + e.Node
-		}
-		reason := fmt.Sprintf("%s: %s", where, e.Saw)
-		if e.Want != "" {
-			reason += ", want " + e.Want
-		}
-		switch e.Outcome {
-		case Healthy:
-		case Unhealthy:
-			return Judgement{Verdict: Fail, Phase: r.Phase, Reason: reason}
-		default:
-			if undecided == "" {
-				undecided = reason
-			}
+		switch {
+		case e.Outcome == Unhealthy:
+			return Judgement{Verdict: Fail, Phase: r.Phase, Reason: e.describe()}
+		case e.Outcome == Healthy && e.Saw != "":
+		case undecided == "":
+			undecided = e.describe()
 		}
 	}
 	switch {
 	case r.Blame == BlameNode:
-		return Judgement{Verdict: Fail, Phase: r.Phase, Reason: r.Error}
+		return Judgement{Verdict: Fail, Phase: r.Phase, Reason: said}
 	case r.Error != "":
 		return Judgement{Verdict: Blocked, Phase: r.Phase, Reason: r.Error}
 	case undecided != "":
 		return Judgement{Verdict: Blocked, Phase: r.Phase, Reason: "could not tell: " + undecided}
-	case len(r.Evidence) == 0:
+	case len(r.Evidence) == 0 && slices.Contains(ProvingPhases(), r.Phase):
 		return Judgement{Verdict: Blocked, Phase: r.Phase, Reason: "no evidence"}
 	}
 	return Judgement{Verdict: Pass, Phase: r.Phase}
+}
+
+// describe is the evidence in one line.
+func (e Evidence) describe() string {
+	var b strings.Builder
+	b.WriteString(e.Check)
+	if e.Node != "" {
+		b.WriteString(" on " + e.Node)
+	}
+	if e.Saw == "" {
+		fmt.Fprintf(&b, ": %s, without saying what it saw", e.Outcome)
+	} else {
+		b.WriteString(": " + e.Saw)
+	}
+	if e.Want != "" {
+		b.WriteString(", want " + e.Want)
+	}
+	return b.String()
 }
 
 // judgeFacts holds a pass against what was observed: a cell that ran on
@@ -124,35 +172,50 @@ func judgeFacts(cell Cell, a Attempt) Judgement {
 	blocked := func(format string, args ...any) Judgement {
 		return Judgement{Verdict: Blocked, Reason: fmt.Sprintf(format, args...)}
 	}
-	if a.Host.Kernel == "" || a.Host.Cgroup == "" {
-		return blocked("the host's kernel and cgroup mode were not observed")
-	}
-	if want := cell.Host.Cgroup; want != "" && a.Host.Cgroup != want {
-		return blocked("host %s has cgroup %s, the matrix says %s", cell.Host.Name, a.Host.Cgroup, want)
-	}
-	if len(a.Nodes) != cell.Topology.Nodes() {
+	switch {
+	case a.Host.Kernel == "" || a.Host.Cgroup == "" || a.Host.Incus == "":
+		return blocked("kernel, cgroup mode and Incus version of host %s were not all observed", cell.Host.Name)
+	case cell.Host.Cgroup != "" && a.Host.Cgroup != cell.Host.Cgroup:
+		return blocked("host %s has cgroup %s, the matrix says %s", cell.Host.Name, a.Host.Cgroup, cell.Host.Cgroup)
+	case cell.Distro.Version == "":
+		return blocked("the plan has no exact version of %s", cell.Distro)
+	case len(a.Nodes) != cell.Topology.Nodes():
 		return blocked("%d nodes were observed, the topology %s has %d", len(a.Nodes), cell.Topology, cell.Topology.Nodes())
+	case len(a.Nodes) == 0:
+		return blocked("no node was observed")
 	}
+	names := map[string]bool{}
 	for _, n := range a.Nodes {
+		if n.Node == "" || names[n.Node] {
+			return blocked("node %q was observed twice, or without a name", n.Node)
+		}
+		names[n.Node] = true
 		if n.Kernel != a.Host.Kernel {
 			return blocked("node %s runs kernel %q, its host %q", n.Node, n.Kernel, a.Host.Kernel)
 		}
-		if n.Cgroup == "" || n.Containerd == "" {
-			return blocked("node %s: cgroup mode and containerd version were not observed", n.Node)
+		if n.Cgroup != a.Host.Cgroup {
+			return blocked("node %s sees cgroup %q, its host has %s", n.Node, n.Cgroup, a.Host.Cgroup)
 		}
-		if n.OSID != cell.OS.Family() || n.OSVersion != cell.OS.Release() {
-			return blocked("node %s is %s %s, the cell says %s", n.Node, n.OSID, n.OSVersion, cell.OS.Name)
+		if n.Containerd == "" || n.Runc == "" {
+			return blocked("node %s: containerd's and runc's versions were not both observed", n.Node)
+		}
+		// Releases of the RHEL family are named by major version ("10") and
+		// report a minor one ("10.1").
+		if n.OSID != cell.OS.Family() || n.OSVersion != cell.OS.Release() && !strings.HasPrefix(n.OSVersion, cell.OS.Release()+".") {
+			return blocked("node %s is %q %q, the cell says %s", n.Node, n.OSID, n.OSVersion, cell.OS.Name)
 		}
 		if n.Kubernetes != cell.Distro.Version {
 			return blocked("node %s runs Kubernetes %q, the plan says %q", n.Node, n.Kubernetes, cell.Distro.Version)
 		}
 		// Created, restarted, force-restarted: three starts, three boot IDs.
-		seen := map[string]bool{}
+		boots := map[string]bool{}
 		for _, id := range n.BootIDs {
-			seen[id] = true
+			if id != "" {
+				boots[id] = true
+			}
 		}
-		if len(seen) < 3 {
-			return blocked("node %s: %d different boot IDs were observed over three starts", n.Node, len(seen))
+		if len(boots) < 3 {
+			return blocked("node %s: %d different boot IDs were observed over three starts", n.Node, len(boots))
 		}
 	}
 	return Judgement{Verdict: Pass}
@@ -168,48 +231,47 @@ const (
 	ExitTerminated = 143
 )
 
-// ExitCode is the run's exit code: 0 all as expected, 1 a deviation, 3 the
+// ExitCode is the run's exit code: 0 all as expected; 1 a deviation; 3 the
 // harness failed, cells that are not optional were blocked or left without a
-// result, or no cell reached its baseline; 130 and 143 interrupted. strict
-// makes optional cells count.
+// result, or no cell reached its baseline; 130 and 143 interrupted. Where a
+// deviation was seen, it wins over 3: it is the finding. strict makes blocked
+// optional cells count.
 func ExitCode(run Run, strict bool) int {
 	switch run.Interrupted {
-	case "SIGINT":
-		return ExitInterrupt
+	case "":
 	case "SIGTERM":
 		return ExitTerminated
+	default:
+		return ExitInterrupt
 	}
-	deviation, harness := false, len(run.HarnessErrors) > 0 || len(run.Results) != len(run.Plan.Cells)
-	baseline, runnable := false, false
+	results := map[CellID]Result{}
 	for _, r := range run.Results {
-		switch v := r.Judgement.Verdict; {
-		case v == Blocked && r.Cell.Optional && !strict:
+		results[r.Cell.ID] = r
+	}
+	deviation, baseline, allExpected := false, false, true
+	harness := len(run.HarnessErrors) > 0 || len(run.Plan.Cells) == 0 || len(run.Results) != len(run.Plan.Cells)
+	for _, cell := range run.Plan.Cells {
+		r := results[cell.ID]
+		v := r.Judgement.Verdict
+		switch {
+		case v.AsExpected():
+		case v == Blocked && cell.Optional && !strict:
+			allExpected = false
 		case v == Blocked || v == Unknown:
 			harness = true
-		case !v.AsExpected():
+		default:
 			deviation = true
 		}
-		runnable = runnable || r.Judgement.Verdict != Impossible
 		for _, a := range r.Attempts {
-			if p, ok := a.Phase(PhaseBaseline); ok && p.Blame != BlameWorld {
-				baseline = true
-			}
+			p, ok := a.Phase(PhaseBaseline)
+			baseline = baseline || ok && p.Blame != BlameWorld
 		}
 	}
 	switch {
 	case deviation:
 		return ExitDeviation
-	case harness, runnable && !baseline && !allExpected(run.Results):
+	case harness, !baseline && !allExpected:
 		return ExitHarness
 	}
 	return ExitExpected
-}
-
-func allExpected(results []Result) bool {
-	for _, r := range results {
-		if !r.Judgement.Verdict.AsExpected() {
-			return false
-		}
-	}
-	return true
 }

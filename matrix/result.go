@@ -203,7 +203,8 @@ func (a Attempt) Phase(p Phase) (PhaseResult, bool) {
 // Judgement is a verdict with its reason.
 type Judgement struct {
 	Verdict Verdict `json:"verdict"`
-	// Phase is where it was decided; empty for pass.
+	// Phase is where it was decided; empty for pass, and where no single phase
+	// decided: gates, facts that do not match, repairs.
 	Phase  Phase  `json:"phase,omitempty"`
 	Reason string `json:"reason"`
 }
