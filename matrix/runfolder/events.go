@@ -1,0 +1,133 @@
+package runfolder
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+)
+
+const eventsFile = "events.ndjson"
+
+// EventKind says what happened.
+type EventKind string
+
+// The kinds of events.
+const (
+	RunStarted   EventKind = "run-started"
+	RunEnded     EventKind = "run-ended"
+	CellStarted  EventKind = "cell-started"
+	CellEnded    EventKind = "cell-ended"
+	PhaseStarted EventKind = "phase-started"
+	PhaseEnded   EventKind = "phase-ended"
+	Note         EventKind = "note"
+)
+
+// Event is one line of events.ndjson.
+type Event struct {
+	Time time.Time     `json:"time"`
+	Kind EventKind     `json:"kind"`
+	Cell matrix.CellID `json:"cell,omitempty"`
+	// Attempt counts from 1; 0 where it does not apply.
+	Attempt int          `json:"attempt,omitempty"`
+	Phase   matrix.Phase `json:"phase,omitempty"`
+	// Verdict is set where a phase or a cell ended.
+	Verdict *matrix.Verdict `json:"verdict,omitempty"`
+	Text    string          `json:"text,omitempty"`
+}
+
+// BusyError is a run's folder that another process is writing to.
+type BusyError struct{ Dir string }
+
+// Error names the folder.
+func (e *BusyError) Error() string {
+	return fmt.Sprintf("run folder %s is being written by another process", e.Dir)
+}
+
+// AppendEvent adds one line to events.ndjson. The end of a cell or of the run
+// is synced to disk. The first event makes this process the folder's writer
+// until Close: another process then gets a *BusyError.
+func (f *Folder) AppendEvent(e Event) error {
+	fail := func(err error) error { return fmt.Errorf("append event %s to run %s: %w", e.Kind, f.dir, err) }
+	e.Text = f.text(e.Text)
+	line, err := json.Marshal(e)
+	if err != nil {
+		return fail(err)
+	}
+	f.eventsMu.Lock()
+	defer f.eventsMu.Unlock()
+	if f.events == nil {
+		if f.events, err = openEvents(f.dir); err != nil {
+			return fail(err)
+		}
+	}
+	if _, err := f.events.Write(append(line, '\n')); err != nil {
+		return fail(err)
+	}
+	if e.Kind == CellEnded || e.Kind == RunEnded {
+		if err := f.events.Sync(); err != nil {
+			return fail(err)
+		}
+	}
+	return nil
+}
+
+// openEvents opens the events for appending, locked, without the torn line
+// that a crash may have left at their end.
+func openEvents(dir string) (*os.File, error) {
+	file, err := os.OpenFile(filepath.Join(dir, eventsFile), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = &BusyError{Dir: dir}
+		}
+		return nil, errors.Join(err, file.Close())
+	}
+	raw, err := io.ReadAll(file)
+	if err == nil {
+		if whole := bytes.LastIndexByte(raw, '\n') + 1; whole < len(raw) {
+			err = file.Truncate(int64(whole))
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+// Events reads the events so far. A last line that a crash or a writer at work
+// left unfinished is left out; any other line that does not parse is a
+// *CorruptError. A run without events has none.
+func (f *Folder) Events() ([]Event, error) {
+	path := filepath.Join(f.dir, eventsFile)
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read events: %w", err)
+	}
+	var events []Event
+	for n := 1; ; n++ {
+		line, rest, whole := bytes.Cut(raw, []byte("\n"))
+		if !whole {
+			return events, nil
+		}
+		var e Event
+		if err := json.Unmarshal(line, &e); err != nil {
+			return nil, &CorruptError{Path: path, Err: fmt.Errorf("line %d: %w", n, err)}
+		}
+		events, raw = append(events, e), rest
+	}
+}
