@@ -1,0 +1,181 @@
+// Package samples makes runs for the tests of reports: their evidence is what
+// leads matrix.Judge to each verdict.
+package samples
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/reports/view"
+)
+
+var start = time.Date(2026, 11, 20, 19, 33, 24, 0, time.UTC)
+
+// Cell is a planned cell of kubeadm on a Debian release.
+func Cell(release string) matrix.Cell {
+	c := matrix.Cell{
+		Host:     matrix.HostRef{Name: "embedded", Driver: "embedded"},
+		Distro:   matrix.Distro{Name: "kubeadm", Version: "1.34.4", Minor: "1.34"},
+		OS:       matrix.OS{Name: "debian/" + release},
+		Topology: matrix.Topology{Servers: 1},
+	}
+	c.ID = c.NewID()
+	return c
+}
+
+// Passing is an attempt at a cell in which everything was healthy.
+func Passing(c matrix.Cell) matrix.Attempt {
+	a := matrix.Attempt{
+		Started:    start,
+		Host:       Host(),
+		Provenance: "built",
+		Fixes: []matrix.AppliedFix{
+			{ID: "kmsg-device", State: "applied", Why: "true"},
+			{ID: "cgroup1-split-cpu", State: "applied", Why: `host.cgroup == "v1"`},
+			{ID: "conntrack-max", State: "satisfied"},
+			{ID: "containerd-apparmor", State: "not-applicable", Why: "host.apparmor"},
+		},
+		Nodes: []matrix.NodeFacts{{
+			Node: "cp1", Kernel: "6.18.5", Cgroup: "v1", OSID: c.OS.Family(), OSVersion: c.OS.Release(), Systemd: "257",
+			Containerd: "1.7.30", Runc: "1.3.4", Kubernetes: c.Distro.Version, BootIDs: []string{"b1", "b2", "b3"},
+		}},
+	}
+	at := start
+	for i, p := range matrix.Phases() {
+		r := matrix.PhaseResult{Phase: p, Started: at, Duration: matrix.Duration(time.Duration(900+i*4200) * time.Millisecond)}
+		if p == matrix.PhaseBaseline || p == matrix.PhaseRecover || p == matrix.PhaseForcedRecover {
+			r.Duration += matrix.Duration(30 * time.Second)
+			r.Waited = matrix.Duration(30 * time.Second)
+		}
+		if p != matrix.PhaseCollect && p != matrix.PhaseDestroy {
+			r.Evidence = []matrix.Evidence{{Check: "check-" + string(p), Node: "cp1", Outcome: matrix.Healthy, Saw: "as it should be", Took: matrix.Duration(time.Second)}}
+		}
+		a.Phases = append(a.Phases, r)
+		at = at.Add(r.Duration.Std())
+	}
+	a.Ended = at
+	return a
+}
+
+// Host is what was observed on the host of every sample: one without AppArmor,
+// CAP_SYS_RESOURCE and the hugetlb controller.
+func Host() matrix.HostFacts {
+	caps := slices.DeleteFunc(view.Capabilities(), func(c string) bool { return c == "CAP_SYS_RESOURCE" })
+	return matrix.HostFacts{Kernel: "6.18.5", Cgroup: "v1", CgroupCPUSplit: true, Controllers: []string{"cpu", "cpuacct", "cpuset", "devices", "freezer", "memory", "pids", "blkio"},
+		Capabilities: caps, Incus: "6.0.4", LXC: "6.0.4", Storage: "dir", CPUs: 2, MemoryBytes: 8 << 30}
+}
+
+// Failing is an attempt that ends in a phase, by what change does to it.
+func Failing(c matrix.Cell, phase matrix.Phase, change func(*matrix.PhaseResult)) matrix.Attempt {
+	a := Passing(c)
+	var phases []matrix.PhaseResult
+	for _, r := range a.Phases {
+		after := len(phases) > 0 && phases[len(phases)-1].Phase == phase
+		if after && r.Phase != matrix.PhaseCollect {
+			break
+		}
+		if r.Phase == phase {
+			change(&r)
+		}
+		phases = append(phases, r)
+	}
+	a.Phases = append(phases, a.Phases[len(a.Phases)-2:]...)
+	return a
+}
+
+// OOM is what a cell looks like that lacks restrict-oom-score-adj.
+func OOM(c matrix.Cell) matrix.Attempt {
+	a := Failing(c, matrix.PhaseBaseline, func(r *matrix.PhaseResult) {
+		r.Evidence = append(r.Evidence, matrix.Evidence{Check: "kube-system-pods", Outcome: matrix.Unhealthy,
+			Saw: "coredns-1: ContainerCreating | sandbox <failed>", Want: "every pod Ready"})
+	})
+	a.Fixes = append(a.Fixes, matrix.AppliedFix{ID: "restrict-oom-score-adj", State: "left-out"})
+	a.Diagnoses = []matrix.Diagnosis{{Signature: "sandbox-pid-eof", Title: "runc cannot lower oom_score_adj", Cure: "restrict-oom-score-adj",
+		Log: "cp1/containerd.log", Line: "OCI runtime create failed: can't get final child's PID from pipe: EOF", Issue: "https://github.com/opencontainers/runc/issues/1"}}
+	return a
+}
+
+// ForVerdict is a result whose evidence leads to a verdict.
+func ForVerdict(v matrix.Verdict) matrix.Result {
+	c := Cell("13")
+	expect := &matrix.Expectation{Phase: matrix.PhaseBaseline, Signature: "sandbox-pid-eof", Issue: "https://github.com/opencontainers/runc/issues/1"}
+	var attempts []matrix.Attempt
+	switch v {
+	case matrix.Unknown:
+	case matrix.Pass:
+		attempts = []matrix.Attempt{Passing(c)}
+	case matrix.Fail:
+		attempts = []matrix.Attempt{OOM(c)}
+	case matrix.Blocked:
+		attempts = []matrix.Attempt{Failing(c, matrix.PhaseCreate, func(r *matrix.PhaseResult) {
+			r.Blame, r.Error, r.Evidence = matrix.BlameWorld, "create node \"cp1\": no space left on device", nil
+		})}
+	case matrix.Impossible:
+		c.Gate = &matrix.GateFinding{Gate: "kubelet-cgroup-v1", Reason: "kubelet >= 1.35 refuses cgroup v1", Source: "https://kep.k8s.io/5573"}
+	case matrix.XFail:
+		c.Expect = expect
+		attempts = []matrix.Attempt{OOM(c)}
+	case matrix.XPass:
+		c.Expect = expect
+		attempts = []matrix.Attempt{Passing(c)}
+	case matrix.Flaky:
+		attempts = []matrix.Attempt{OOM(c), Passing(c)}
+	default:
+		panic(fmt.Sprintf("no sample of %s", v))
+	}
+	return Result(c, attempts...)
+}
+
+// Result judges attempts at a cell.
+func Result(c matrix.Cell, attempts ...matrix.Attempt) matrix.Result {
+	return matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c, Judgement: matrix.Judge(c, attempts), Attempts: attempts}
+}
+
+// Run is a run of results, planned as they are.
+func Run(results ...matrix.Result) matrix.Run {
+	run := matrix.Run{ID: "20261120T193324Z-k5x2ab", Version: "v0.1.0", Results: results, Started: start, Ended: start.Add(5 * time.Minute),
+		Plan: matrix.Plan{APIVersion: matrix.PlanAPIVersion, Created: start, Matrix: "default"}}
+	for _, r := range results {
+		run.Plan.Cells = append(run.Plan.Cells, r.Cell)
+	}
+	return run
+}
+
+// Everything is a run with a cell of every verdict, one of them optional, and
+// with text that means to break out of each format.
+func Everything() matrix.Run {
+	var results []matrix.Result
+	for i, v := range matrix.Verdicts() {
+		r := ForVerdict(v)
+		r.Cell.Host.Name = fmt.Sprintf("host%d", i)
+		r.Cell.ID = r.Cell.NewID()
+		results = append(results, Result(r.Cell, r.Attempts...))
+	}
+	c := Cell("12")
+	c.Optional, c.Variants, c.Unavailable = true, []string{"k6.12-v2", "flannel"}, "image debian/12 cannot be had: server: 404"
+	c.ID = c.NewID()
+	results = append(results, Result(c))
+
+	c = Cell("12")
+	a := Hostile(c)
+	results = append(results, Result(c, a))
+	run := Run(results...)
+	run.HarnessErrors = []string{"delete node cp1: it is still there"}
+	return run
+}
+
+// Hostile is an attempt whose texts mean to break out of a format.
+func Hostile(c matrix.Cell) matrix.Attempt {
+	a := Failing(c, matrix.PhaseInstall, func(r *matrix.PhaseResult) {
+		r.Blame = matrix.BlameNode
+		r.Error = "exit code 1: \x1b[31mred\x1b[0m | pipe\n<script>alert(1)</script> ``` ]]> \x00\x08 \u202egnp.exe [link](https://evil.example) @everyone"
+		r.Evidence = nil
+	})
+	a.Diagnoses = []matrix.Diagnosis{{Signature: "x|y", Title: "a <b>title</b>\nin two lines", Cure: "none", Log: "cp1/a`b.log",
+		Line: "\x1b]0;owned\x07line | with `ticks`\r\n## heading", Issue: "javascript:alert(1)"}}
+	a.Kept = "lxcmatrix shell " + string(c.ID) + "\x1b[2J"
+	a.Nodes[0].OSVersion = "12<i>"
+	return a
+}

@@ -1,0 +1,205 @@
+// Package markdown shows a run as GitHub-flavoured Markdown. What logs and
+// errors say is shown as code, so that it can neither format the page nor
+// link, mention or embed anything.
+package markdown
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+
+	"github.com/olekukonko/tablewriter"
+	"github.com/olekukonko/tablewriter/renderer"
+	"github.com/olekukonko/tablewriter/tw"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/reports/view"
+)
+
+// Render writes a run. It returns only errors of writing.
+func Render(w io.Writer, run matrix.Run) error {
+	v := view.New(run)
+	var out bytes.Buffer
+	fmt.Fprintf(&out, "# Run %s\n\n**%s**\n\n", escape(v.ID), escape(v.Summary()))
+	fmt.Fprintf(&out, "lxcmatrix %s, matrix %s", escape(v.Version), escape(v.Matrix))
+	if !v.Started.IsZero() {
+		fmt.Fprintf(&out, ", started %s", v.Started.UTC().Format("2006-01-02 15:04:05 UTC"))
+	}
+	out.WriteString("\n\n")
+	if err := cells(&out, v); err != nil {
+		return fmt.Errorf("render markdown of run %s: %w", v.ID, err)
+	}
+	fmt.Fprintf(&out, "\n%s. Net: without stability windows. Optional: blocked does not fail the run.\n", escape(view.Legend))
+	deviations(&out, v)
+	if err := environment(&out, v); err != nil {
+		return fmt.Errorf("render markdown of run %s: %w", v.ID, err)
+	}
+	if len(v.HarnessErrors) > 0 {
+		out.WriteString("\n## Harness errors\n\n")
+		for _, e := range v.HarnessErrors {
+			fmt.Fprintf(&out, "- %s\n", code(e))
+		}
+	}
+	if _, err := w.Write(out.Bytes()); err != nil {
+		return fmt.Errorf("write markdown of run %s: %w", v.ID, err)
+	}
+	return nil
+}
+
+func cells(out *bytes.Buffer, v view.Run) error {
+	if len(v.Cells) == 0 {
+		return nil
+	}
+	header := []string{"Cell", "Verdict"}
+	for _, p := range matrix.Phases() {
+		header = append(header, string(p))
+	}
+	var rows [][]string
+	for _, c := range v.Cells {
+		verdict := c.Verdict.String()
+		if c.Verdict != matrix.Pass {
+			verdict = "**" + verdict + "**"
+		}
+		if c.Optional {
+			verdict += " (optional)"
+		}
+		row := []string{escape(c.ID), verdict}
+		for _, p := range c.Phases {
+			row = append(row, escape(p.Short()))
+		}
+		total, net := "-", "-"
+		if c.Took > 0 {
+			total, net = view.Short(c.Took), view.Short(c.Took-c.Waited)
+		}
+		rows = append(rows, append(row, total, net))
+	}
+	return table(out, append(header, "total", "net"), rows)
+}
+
+func deviations(out *bytes.Buffer, v view.Run) {
+	title := "\n## Not passed\n"
+	for _, c := range v.Cells {
+		if c.Verdict == matrix.Pass {
+			continue
+		}
+		out.WriteString(title)
+		title = ""
+		fmt.Fprintf(out, "\n### %s: %s%s\n\n", escape(c.ID), c.Verdict, escape(c.Where()))
+		fmt.Fprintf(out, "- reason: %s\n", code(c.Reason))
+		if c.Attempts > 1 {
+			fmt.Fprintf(out, "- attempts: %d\n", c.Attempts)
+		}
+		for _, d := range c.Diagnoses {
+			fmt.Fprintf(out, "- diagnosis: %s (%s)\n", escape(d.Title), escape(d.Signature))
+			fmt.Fprintf(out, "  - evidence: %s: %s\n", code(d.Log), code(d.Line))
+			if remedy := c.Remedy(d); remedy != "" {
+				fmt.Fprintf(out, "  - remedy: %s\n", escape(remedy))
+			}
+			if d.Issue != "" {
+				fmt.Fprintf(out, "  - issue: %s\n", link(d.Issue))
+			}
+		}
+		if c.Kept != "" {
+			fmt.Fprintf(out, "- kept: %s\n", code(c.Kept))
+		}
+	}
+}
+
+func environment(out *bytes.Buffer, v view.Run) error {
+	header := []string{"Cell", "Node", "OS", "Kernel", "Cgroup", "Incus", "containerd", "runc", "Kubernetes", "Provenance", "Host lacks", "Fixes"}
+	var rows [][]string
+	for _, c := range v.Cells {
+		if !c.Observed {
+			continue
+		}
+		var fixes []string
+		for _, f := range c.Fixes {
+			if f.State != "not-applicable" {
+				fixes = append(fixes, f.State+": "+strings.Join(f.Fixes, ", "))
+			}
+		}
+		nodes := c.Nodes
+		if len(nodes) == 0 {
+			nodes = []matrix.NodeFacts{{Kernel: c.Host.Kernel, Cgroup: c.Host.Cgroup}}
+		}
+		for _, n := range nodes {
+			rows = append(rows, escapeAll([]string{c.ID, n.Node, strings.TrimSpace(n.OSID + " " + n.OSVersion), n.Kernel, n.Cgroup, c.Host.Incus,
+				n.Containerd, n.Runc, n.Kubernetes, c.Provenance, strings.Join(c.Lacks, ", "), strings.Join(fixes, "; ")}))
+		}
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	out.WriteString("\n## Observed\n\n")
+	return table(out, header, rows)
+}
+
+// table writes a table of cells that are Markdown already.
+func table(out *bytes.Buffer, header []string, rows [][]string) error {
+	t := tablewriter.NewTable(out,
+		tablewriter.WithRenderer(renderer.NewMarkdown()),
+		tablewriter.WithHeaderAutoFormat(tw.Off),
+		tablewriter.WithHeaderAutoWrap(tw.WrapNone),
+		tablewriter.WithRowAutoWrap(tw.WrapNone),
+		tablewriter.WithHeaderAlignment(tw.AlignLeft),
+		tablewriter.WithRowAlignment(tw.AlignLeft),
+		tablewriter.WithEastAsian(tw.Off),
+	)
+	t.Header(header)
+	for _, r := range rows {
+		if err := t.Append(r); err != nil {
+			return err
+		}
+	}
+	return t.Render()
+}
+
+// escape makes plain text that Markdown shows as it is: punctuation that could
+// mean something is escaped, HTML's as entities, and the at sign too, since
+// hosts turn it into a mention.
+func escape(s string) string {
+	return strings.NewReplacer(
+		"&", "&amp;", "<", "&lt;", ">", "&gt;", "@", "&#64;",
+		`\`, `\\`, "`", "\\`", "*", `\*`, "_", `\_`, "[", `\[`, "]", `\]`, "|", `\|`, "~", `\~`, "#", `\#`, "!", `\!`,
+		"://", ":&#47;&#47;", "www.", "www&#46;",
+	).Replace(s)
+}
+
+func escapeAll(in []string) []string {
+	for i := range in {
+		in[i] = escape(in[i])
+	}
+	return in
+}
+
+var backticks = regexp.MustCompile("`+")
+
+// code is text as a code span, fenced by more backticks than it holds. Not for
+// tables, which read a | even there.
+func code(s string) string {
+	if s == "" {
+		return "(empty)"
+	}
+	fence := "`"
+	for _, run := range backticks.FindAllString(s, -1) {
+		if len(run) >= len(fence) {
+			fence = run + "`"
+		}
+	}
+	if strings.HasPrefix(s, "`") || strings.HasSuffix(s, "`") {
+		s = " " + s + " "
+	}
+	return fence + s + fence
+}
+
+var webLink = regexp.MustCompile(`^https://[A-Za-z0-9][A-Za-z0-9./_#?=&%+-]*$`)
+
+// link is a web address as a link, and anything else as code.
+func link(s string) string {
+	if webLink.MatchString(s) {
+		return "<" + s + ">"
+	}
+	return code(s)
+}

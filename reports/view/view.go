@@ -1,0 +1,265 @@
+// Package view is what every report shows of a run: one row for each planned
+// cell, the counts, and the environments, with all text made safe to print.
+// Formats take it from here, so that they cannot disagree.
+package view
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+)
+
+// Run is a run as reports show it.
+type Run struct {
+	ID, Version, Matrix string
+	Started, Ended      time.Time
+	Interrupted         string
+	HarnessErrors       []string
+	// Planned is the denominator, Passed the cells that pass.
+	Planned, Passed int
+	// Counts has one entry for each verdict, in matrix.Verdicts' order.
+	Counts []Count
+	// OptionalBlocked is how many of the blocked cells are optional.
+	OptionalBlocked int
+	// ExitCode is matrix.ExitCode without strict.
+	ExitCode int
+	Cells    []Cell
+}
+
+// Count is how many cells have a verdict.
+type Count struct {
+	Verdict matrix.Verdict
+	Cells   int
+}
+
+// Cell is one planned cell as reports show it. What was observed is of its
+// last attempt.
+type Cell struct {
+	ID       string
+	Axes     []Axis
+	Optional bool
+	Verdict  matrix.Verdict
+	// Phase is where the verdict was decided, where a phase decided it.
+	Phase    string
+	Reason   string
+	Attempts int
+	// Phases has one entry for each of matrix.Phases.
+	Phases []Phase
+	// Took is the sum of the phases; Waited the part of it spent in stability
+	// windows on purpose.
+	Took, Waited time.Duration
+	// Observed is false where nothing was observed of host and nodes.
+	Observed bool
+	// HostName is the host as declared, Host what was observed on it.
+	HostName string
+	Host     matrix.HostFacts
+	// Lacks names what the host lacks of what Kubernetes hosts usually have.
+	Lacks     []string
+	Nodes     []matrix.NodeFacts
+	Fixes     []FixState
+	Without   []string
+	Diagnoses []matrix.Diagnosis
+	Kept      string
+	// Provenance is release or built; empty where it is not known.
+	Provenance string
+}
+
+// Axis is a cell's value on one axis.
+type Axis struct{ Name, Value string }
+
+// FixState lists the fixes in one state.
+type FixState struct {
+	State string
+	Fixes []string
+}
+
+// Phase is one phase of a cell's last attempt.
+type Phase struct {
+	Name string
+	// Ran is false where the phase has no result.
+	Ran          bool
+	Verdict      matrix.Verdict
+	Reason       string
+	Took, Waited time.Duration
+	Evidence     []matrix.Evidence
+}
+
+// New is the view of a run. A planned cell without a result is shown as
+// matrix.Judge judges it.
+func New(run matrix.Run) Run {
+	v := Run{ID: Plain(run.ID), Version: Plain(run.Version), Matrix: Plain(run.Plan.Matrix), Started: run.Started, Ended: run.Ended,
+		Interrupted: Plain(run.Interrupted), HarnessErrors: plainAll(run.HarnessErrors), Planned: len(run.Plan.Cells), ExitCode: matrix.ExitCode(run, false)}
+	results := map[matrix.CellID]matrix.Result{}
+	for _, r := range run.Results {
+		results[r.Cell.ID] = r
+	}
+	counts := map[matrix.Verdict]int{}
+	for _, cell := range run.Plan.Cells {
+		r, ok := results[cell.ID]
+		if !ok {
+			r = matrix.Result{Cell: cell, Judgement: matrix.Judge(cell, nil)}
+		}
+		c := newCell(r)
+		v.Cells = append(v.Cells, c)
+		counts[c.Verdict]++
+		if c.Verdict == matrix.Blocked && c.Optional {
+			v.OptionalBlocked++
+		}
+	}
+	v.Passed = counts[matrix.Pass]
+	for _, verdict := range matrix.Verdicts() {
+		v.Counts = append(v.Counts, Count{Verdict: verdict, Cells: counts[verdict]})
+	}
+	return v
+}
+
+// Summary is the headline, always passed / planned, with a count of every
+// verdict: "1 of 2 cells pass: pass 1, fail 0, blocked 1 (1 optional), ...".
+func (r Run) Summary() string {
+	var counts []string
+	for _, c := range r.Counts {
+		s := fmt.Sprintf("%s %d", c.Verdict, c.Cells)
+		if c.Verdict == matrix.Blocked && r.OptionalBlocked > 0 {
+			s += fmt.Sprintf(" (%d optional)", r.OptionalBlocked)
+		}
+		counts = append(counts, s)
+	}
+	line := fmt.Sprintf("%d of %d cells pass: %s", r.Passed, r.Planned, strings.Join(counts, ", "))
+	if r.Interrupted != "" {
+		line += "; interrupted by " + r.Interrupted
+	}
+	if n := len(r.HarnessErrors); n > 0 {
+		line += fmt.Sprintf("; harness errors %d", n)
+	}
+	return line
+}
+
+func newCell(r matrix.Result) Cell {
+	j := r.Judgement
+	c := Cell{ID: Plain(string(r.Cell.ID)), Optional: r.Cell.Optional, Verdict: j.Verdict, Phase: Plain(string(j.Phase)), Reason: Plain(j.Reason),
+		Attempts: len(r.Attempts), Without: plainAll(r.Cell.Without), Axes: axes(r.Cell)}
+	a, _ := r.Last()
+	for _, name := range matrix.Phases() {
+		p := Phase{Name: string(name)}
+		for _, pr := range a.Phases {
+			if pr.Phase != name {
+				continue
+			}
+			pj := matrix.JudgePhase(pr)
+			if !p.Ran || p.Verdict == matrix.Pass {
+				p.Verdict, p.Reason = pj.Verdict, Plain(pj.Reason)
+			}
+			p.Ran = true
+			p.Took += pr.Duration.Std()
+			p.Waited += pr.Waited.Std()
+			for _, e := range pr.Evidence {
+				e.Check, e.Node, e.Saw, e.Want = Plain(e.Check), Plain(e.Node), Plain(e.Saw), Plain(e.Want)
+				p.Evidence = append(p.Evidence, e)
+			}
+		}
+		c.Took += p.Took
+		c.Waited += p.Waited
+		c.Phases = append(c.Phases, p)
+	}
+	c.Observed = a.Host.Kernel != ""
+	c.HostName, c.Host = Plain(r.Cell.Host.Name), plainHost(a.Host)
+	if c.Observed {
+		c.Lacks = lacks(c.Host)
+	}
+	for _, n := range a.Nodes {
+		n.Node, n.Kernel, n.Cgroup, n.OSID, n.OSVersion = Plain(n.Node), Plain(n.Kernel), Plain(n.Cgroup), Plain(n.OSID), Plain(n.OSVersion)
+		n.Systemd, n.Containerd, n.Runc, n.Kubernetes = Plain(n.Systemd), Plain(n.Containerd), Plain(n.Runc), Plain(n.Kubernetes)
+		n.BootIDs = plainAll(n.BootIDs)
+		c.Nodes = append(c.Nodes, n)
+	}
+	for _, f := range a.Fixes {
+		i := slices.IndexFunc(c.Fixes, func(s FixState) bool { return s.State == Plain(f.State) })
+		if i < 0 {
+			i = len(c.Fixes)
+			c.Fixes = append(c.Fixes, FixState{State: Plain(f.State)})
+		}
+		c.Fixes[i].Fixes = append(c.Fixes[i].Fixes, Plain(f.ID))
+	}
+	for _, d := range a.Diagnoses {
+		c.Diagnoses = append(c.Diagnoses, matrix.Diagnosis{Signature: Plain(d.Signature), Title: Plain(d.Title), Cure: Plain(d.Cure),
+			Log: Plain(d.Log), Line: Plain(d.Line), Issue: Plain(d.Issue)})
+	}
+	c.Kept, c.Provenance = Plain(a.Kept), Plain(a.Provenance)
+	return c
+}
+
+// Where is the phase in which the verdict was decided, as " in PHASE"; empty
+// where no phase decided it.
+func (c Cell) Where() string {
+	if c.Phase == "" {
+		return ""
+	}
+	return " in " + c.Phase
+}
+
+// Remedy says what a diagnosis asks for; empty where it names no cure.
+func (c Cell) Remedy(d matrix.Diagnosis) string {
+	if d.Cure == "" {
+		return ""
+	}
+	for _, s := range c.Fixes {
+		if slices.Contains(s.Fixes, d.Cure) {
+			return fmt.Sprintf("fix %s, here %s", d.Cure, s.State)
+		}
+	}
+	return "fix " + d.Cure
+}
+
+// HostLine is the cell's host in one line, as observed.
+func (c Cell) HostLine() string {
+	h := c.Host
+	line := fmt.Sprintf("host %s: kernel %s, cgroup %s, Incus %s, LXC %s, storage %s, %d CPUs, %s",
+		c.HostName, h.Kernel, h.Cgroup, h.Incus, h.LXC, h.Storage, h.CPUs, MemoryGiB(h.MemoryBytes))
+	if len(c.Lacks) > 0 {
+		line += "; lacks " + strings.Join(c.Lacks, ", ")
+	}
+	return line
+}
+
+// Software is what a node runs, in one line, each version as observed.
+func Software(n matrix.NodeFacts) string {
+	var parts []string
+	add := func(name, version string) {
+		if version != "" {
+			parts = append(parts, name+" "+version)
+		}
+	}
+	add(n.OSID, n.OSVersion)
+	add("kernel", n.Kernel)
+	add("cgroup", n.Cgroup)
+	add("systemd", n.Systemd)
+	add("containerd", n.Containerd)
+	add("runc", n.Runc)
+	add("Kubernetes", n.Kubernetes)
+	return strings.Join(parts, ", ")
+}
+
+func axes(c matrix.Cell) []Axis {
+	out := []Axis{{"distro", c.Distro.String()}, {"os", c.OS.Name}, {"topology", c.Topology.String()}, {"host", c.Host.Name}}
+	for _, v := range c.Variants {
+		out = append(out, Axis{"variant", v})
+	}
+	for i := range out {
+		out[i].Value = Plain(out[i].Value)
+	}
+	return out
+}
+
+func plainHost(h matrix.HostFacts) matrix.HostFacts {
+	h.Kernel, h.Cgroup, h.Incus, h.LXC, h.Storage = Plain(h.Kernel), Plain(h.Cgroup), Plain(h.Incus), Plain(h.LXC), Plain(h.Storage)
+	h.Controllers, h.Capabilities = plainAll(h.Controllers), plainAll(h.Capabilities)
+	sysctls := map[string]string{}
+	for k, v := range h.Sysctls {
+		sysctls[Plain(k)] = Plain(v)
+	}
+	h.Sysctls = sysctls
+	return h
+}
