@@ -220,7 +220,7 @@ func TestServicesAreHeldOnlyWhereNoPolicyIs(t *testing.T) {
 
 func TestPolicyDeniesOnlyIncus(t *testing.T) {
 	policy := filepath.Join(t.TempDir(), "policy-rc.d")
-	if err := os.WriteFile(policy, []byte(policyText), 0o755); err != nil { //nolint:gosec // it is to be run
+	if err := os.WriteFile(policy, []byte(policyText), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for args, want := range map[string]int{"incus.socket start": 101, "--quiet incus-startup.service start": 101, "lxcfs.service start": 0} {

@@ -52,7 +52,7 @@ func free(dir string) (int64, error) {
 	if err := syscall.Statfs(dir, &s); err != nil {
 		return 0, fmt.Errorf("statfs %s: %w", dir, err)
 	}
-	return int64(s.Bavail) * s.Bsize, nil //nolint:gosec,unconvert // blocks of a real disk fit; the field's type differs by architecture
+	return int64(s.Bavail) * s.Bsize, nil
 }
 
 // Command is a command to run.
@@ -102,7 +102,7 @@ func lastLines(s string, n int) string {
 type execRunner struct{}
 
 func (execRunner) Run(ctx context.Context, c Command) (string, error) {
-	cmd := exec.CommandContext(ctx, c.Args[0], c.Args[1:]...) //nolint:gosec // the commands are this package's own
+	cmd := exec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
 	// Outside any module, so that `go version` tells the installed toolchain.
 	cmd.Dir = "/"
 	cmd.Env = append(append(os.Environ(), "LC_ALL=C"), c.Env...)

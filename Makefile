@@ -1,0 +1,97 @@
+# `make` alone prints the targets.
+.DEFAULT_GOAL := help
+# Every target is a step of its own; the two CPUs that a run may claim are
+# already in use.
+.NOTPARALLEL:
+
+GO ?= go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+BIN := bin/lxcmatrix
+# Arguments for `make matrix`, as in: make matrix ARGS='--only debian/13'
+ARGS ?=
+
+GOLANGCI_VERSION := v2.15.0
+ACTIONLINT_VERSION := v1.7.12
+# Outside the work tree, so that a fresh clone need not build them again.
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lxcmatrix/tools
+GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
+ACTIONLINT := $(TOOLS)/actionlint-$(ACTIONLINT_VERSION)/actionlint
+
+# The packages whose tests need root, Incus or a build of Kubernetes; those
+# tests carry the build tag integration. They share one machine and one
+# daemon, so they run one after the other.
+INTEGRATION := \
+	./provisioner/artifact
+
+say = @printf '\n== %s\n' '$(1)'
+
+.PHONY: help
+help: ## Print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\nLXCMATRIX_BOOTSTRAP=no refuses to change this machine, and prints what is missing.\n'
+
+.PHONY: matrix
+matrix: build ## Set this machine up and run the matrix; ARGS are for `lxcmatrix run`
+	$(call say,doctor)
+	$(BIN) doctor --fix --for matrix
+	$(call say,run)
+	$(BIN) run $(ARGS)
+
+.PHONY: test
+test: build ## Set this machine up, lint, and run every test, real cells among them
+	$(call say,doctor)
+	$(BIN) doctor --fix --for test
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory integration
+	@printf '\n== every test passed\n'
+
+.PHONY: lint
+lint: $(GOLANGCI) $(ACTIONLINT) ## Lint the code and the workflows
+	$(call say,lint)
+	$(GOLANGCI) run
+	$(ACTIONLINT)
+
+.PHONY: unit
+unit: ## Run the unit tests with the race detector
+	$(call say,unit tests)
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
+
+.PHONY: integration
+integration: ## Run the tests that need root, Incus and a Kubernetes, real cells among them
+	$(call say,integration tests)
+	@for f in $$(grep -rl --include='*_test.go' '^//go:build integration' .); do \
+		case ' $(strip $(INTEGRATION)) ' in \
+		*" $$(dirname "$$f") "*) ;; \
+		*) echo "$$f holds integration tests, and INTEGRATION in the Makefile does not name its package" >&2; exit 1 ;; \
+		esac; \
+	done
+	$(GO) test -tags integration -count=1 -p 1 -timeout 60m -v $(INTEGRATION)
+
+.PHONY: bench
+bench: build ## Measure a cell against the same steps done by hand
+	$(call say,doctor)
+	$(BIN) doctor --fix --for matrix
+	$(call say,benchmark)
+	$(GO) test -tags bench -count=1 -timeout 60m -v ./suites/bench
+
+.PHONY: build
+build: ## Build bin/lxcmatrix
+	$(call say,build $(BIN) $(VERSION))
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/lxcmatrix
+
+.PHONY: doctor
+doctor: build ## Examine this machine; changes nothing
+	$(BIN) doctor
+
+.PHONY: clean
+clean: ## Remove what was built here; runs and caches stay
+	rm -rf bin
+
+$(GOLANGCI):
+	$(call say,build golangci-lint $(GOLANGCI_VERSION); the first time takes a minute or two)
+	GOBIN=$(@D) GOFLAGS= $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+
+$(ACTIONLINT):
+	$(call say,build actionlint $(ACTIONLINT_VERSION))
+	GOBIN=$(@D) GOFLAGS= $(GO) install github.com/rhysd/actionlint/cmd/actionlint@$(ACTIONLINT_VERSION)
