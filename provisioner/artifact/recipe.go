@@ -106,11 +106,15 @@ func (r recipe) problems(modules fs.FS) (found []string) {
 		if _, err := fs.Stat(modules, path.Join(m.Name, "go.mod.in")); err != nil {
 			bad("module %s: %v", m.Name, err)
 		}
-		for c := range m.Commands {
+		outputs := map[string]bool{}
+		for c, pkg := range m.Commands {
 			if commands[c] {
 				bad("command %s is built by two modules", c)
 			}
-			commands[c] = true
+			if outputs[commandName(pkg)] {
+				bad("module %s: two packages build a file %s", m.Name, commandName(pkg))
+			}
+			commands[c], outputs[commandName(pkg)] = true, true
 		}
 	}
 	for _, b := range r.Binaries {

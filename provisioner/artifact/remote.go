@@ -116,7 +116,7 @@ func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(request.Context())
-	watch := time.AfterFunc(g.stall, func() { cancel(fmt.Errorf("%s sent nothing for %s", host, g.stall)) })
+	watch := time.AfterFunc(g.stall, func() { cancel(&stallError{host, g.stall}) })
 	response, err := g.next.RoundTrip(request.WithContext(ctx))
 	if err != nil {
 		watch.Stop()
@@ -124,20 +124,38 @@ func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
 			err = context.Cause(ctx)
 		}
 		cancel(err)
-		if request.Context().Err() == nil {
+		if request.Context().Err() == nil && silence(err) {
+			err = fmt.Errorf("%s does not answer: %w", host, err)
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			if g.dead == nil {
 				g.dead = map[string]error{}
 			}
-			g.dead[host] = fmt.Errorf("%s does not answer: %w", host, err)
-			return nil, g.dead[host]
+			g.dead[host] = err
 		}
 		return nil, err
 	}
 	response.Body = &watchedBody{ReadCloser: response.Body, ctx: ctx, cancel: cancel, watch: watch, stall: g.stall}
 	return response, nil
 }
+
+// silence says whether an error means that a host is not there at all, as
+// opposed to one connection that broke.
+func silence(err error) bool {
+	var operation *net.OpError
+	var stalled *stallError
+	var network net.Error
+	return errors.As(err, &operation) && operation.Op == "dial" || errors.As(err, &stalled) || errors.As(err, &network) && network.Timeout()
+}
+
+// stallError is a server that stopped sending.
+type stallError struct {
+	host  string
+	after time.Duration
+}
+
+// Error names the server.
+func (e *stallError) Error() string { return fmt.Sprintf("%s sent nothing for %s", e.host, e.after) }
 
 // watchedBody restarts the guard's watch with everything that arrives.
 type watchedBody struct {
@@ -179,17 +197,24 @@ func (m *mirrorTransport) RoundTrip(request *http.Request) (*http.Response, erro
 		return answer(request, http.StatusOK, http.NoBody, 0), nil
 	}
 	asked := request.URL.Path
-	if m.base == nil || request.URL.Host != m.base.Host || request.Response == nil {
+	if request.Response == nil { // Where the mirror redirects to is as it says.
 		moved := request.Clone(request.Context())
 		target := &url.URL{Path: "/" + request.URL.Host + path.Clean("/"+request.URL.Path)}
 		if m.base != nil {
-			target = m.base.JoinPath(request.URL.Host, path.Clean("/"+request.URL.Path))
+			// A URL without a path would stay without its first slash.
+			target = m.base.ResolveReference(&url.URL{Path: path.Join("/", m.base.Path, request.URL.Host, request.URL.Path)})
 			moved.Host = m.base.Host
 		}
 		moved.URL = target
 		request = moved
 	}
 	response, err := m.next.RoundTrip(request)
+	if err == nil && response.Header.Get("Location") != "" {
+		// Relative to the mirror, not to whom it stands for.
+		if to, err := request.URL.Parse(response.Header.Get("Location")); err == nil {
+			response.Header.Set("Location", to.String())
+		}
+	}
 	if err != nil || response.StatusCode != http.StatusOK || !strings.Contains(asked, "/manifests/") {
 		return response, err
 	}

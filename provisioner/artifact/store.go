@@ -190,9 +190,11 @@ func (silent) Step(string, ...any) func(error) { return func(error) {} }
 func (silent) Note(string, ...any)             {}
 
 // Ensure has the release's files in the cache, verified, from the first
-// source that can give all of them. Where none can, the error is a
-// *provisioner.UnavailableError; a file in the cache that is not what it
-// should be is a *ChecksumError, and no other source is tried.
+// source that can give all of them, so that a release is never of two minds.
+// Where none can, the error is a *provisioner.UnavailableError. A file that is
+// not what it should be, in the cache or from outside, is a *ChecksumError, and
+// no other source is tried. The cache counts what it has from one of the other
+// sources, in their order.
 func (s *Store) Ensure(ctx context.Context, distro, version string) (Release, error) {
 	return s.ensure(ctx, distro, version, s.sources, false)
 }
@@ -211,7 +213,8 @@ func (s *Store) Build(ctx context.Context, distro, version string, force bool) (
 
 func (s *Store) ensure(ctx context.Context, distro, version string, sources []string, force bool) (Release, error) {
 	version = strings.TrimPrefix(version, "v")
-	if !force {
+	if !force && sources[0] == SourceCache {
+		// What is there needs no lock.
 		if release, err := s.cached(ctx, distro, version, sources); err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return release, err
 		}
@@ -229,13 +232,16 @@ func (s *Store) ensure(ctx context.Context, distro, version string, sources []st
 			return release, nil
 		}
 		var checksum *ChecksumError
-		if source == SourceCache && errors.As(err, &checksum) {
+		if errors.As(err, &checksum) {
 			return Release{}, err
 		}
 		if ctx.Err() != nil {
 			return Release{}, fmt.Errorf("get %s %s: %w", distro, version, context.Cause(ctx))
 		}
 		unavailable.Tried = append(unavailable.Tried, source+": "+err.Error())
+		if source != SourceCache {
+			s.progress.Note("%s %s: %s has it not: %v", distro, version, source, err)
+		}
 	}
 	return Release{}, unavailable
 }

@@ -1,0 +1,128 @@
+package artifact
+
+import (
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	. "github.com/onsi/gomega"
+
+	"github.com/lxcmatrix/lxcmatrix/fixtures"
+)
+
+func TestEmbeddedRecipes(t *testing.T) {
+	g := NewWithT(t)
+	recipes, err := loadRecipes(fixtures.Modules())
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(recipes).NotTo(BeEmpty())
+	for _, r := range recipes {
+		g.Expect(r.Binaries).To(ConsistOf("kubeadm", "kubelet", "kubectl"))
+		g.Expect(r.imageNames(true)).To(ContainElements("lxcmatrix.dev/probe:v1", "registry.k8s.io/kube-apiserver:v"+r.Version))
+		for _, m := range r.Modules {
+			files, err := moduleFiles(fixtures.Modules(), m.Name)
+			g.Expect(err).NotTo(HaveOccurred())
+			var names []string
+			for _, f := range files {
+				names = append(names, f.name)
+				g.Expect(f.name).NotTo(HaveSuffix("_test.go"))
+				g.Expect(f.name).NotTo(HaveSuffix(".in"))
+			}
+			g.Expect(names).To(ContainElement("go.mod"))
+		}
+	}
+}
+
+func TestRecipeNamesEveryProblem(t *testing.T) {
+	g := NewWithT(t)
+	_, err := loadRecipes(fstest.MapFS{
+		"releases/bad.yaml": {Data: []byte(`
+distro: kubeadm
+minor: "1.35"
+version: 1.34.4
+modules: [{name: absent, commands: {a: example.test/a, c: example.test/c/a}}]
+binaries: [b]
+images:
+- {name: i, base: none, files: {relative: a}, entrypoint: [/a]}
+- {name: empty}
+`)},
+		"releases/unknown.yaml": {Data: []byte("distro: kubeadm\nminors: oops\n")},
+	})
+	g.Expect(err).To(HaveOccurred())
+	for _, want := range []string{`minor "1.35" does not fit`, "module absent", "two packages build a file a", "binary b is built by no module", `no base "none"`,
+		`path "relative" is not absolute`, "image empty needs files", "releases/unknown.yaml", "minors"} {
+		g.Expect(err.Error()).To(ContainSubstring(want))
+	}
+}
+
+func TestFingerprintFollowsWhatIsBuilt(t *testing.T) {
+	g := NewWithT(t)
+	modules := helloModules()
+	recipes, err := loadRecipes(modules)
+	g.Expect(err).NotTo(HaveOccurred())
+	of := func(r recipe, modules fstest.MapFS, goVersion, arch string) string {
+		f, err := r.fingerprint(modules, goVersion, arch)
+		g.Expect(err).NotTo(HaveOccurred())
+		return f
+	}
+	base := of(recipes[0], modules, "go1", "amd64")
+	g.Expect(of(recipes[0], helloModules(), "go1", "amd64")).To(Equal(base))
+	g.Expect(of(recipes[0], modules, "go2", "amd64")).NotTo(Equal(base))
+	g.Expect(of(recipes[0], modules, "go1", "arm64")).NotTo(Equal(base))
+
+	// A test beside a program is no part of it; the program is.
+	modules["hello/main_test.go"] = &fstest.MapFile{Data: []byte("package main")}
+	g.Expect(of(recipes[0], modules, "go1", "amd64")).To(Equal(base))
+	modules["hello/main.go.in"] = &fstest.MapFile{Data: append([]byte("// other\n"), modules["hello/main.go.in"].Data...)}
+	g.Expect(of(recipes[0], modules, "go1", "amd64")).NotTo(Equal(base))
+	changed := recipes[0]
+	changed.Version = "1.34.5"
+	g.Expect(of(changed, helloModules(), "go1", "amd64")).NotTo(Equal(base))
+}
+
+func TestCommandName(t *testing.T) {
+	for pkg, want := range map[string]string{
+		"k8s.io/kubernetes/cmd/kubelet": "kubelet",
+		"go.etcd.io/etcd/server/v3":     "server",
+		"example.test/v8engine":         "v8engine",
+	} {
+		if got := commandName(pkg); got != want {
+			t.Errorf("commandName(%q) = %q, want %q", pkg, got, want)
+		}
+	}
+}
+
+// helloModules is a release in small: two commands of one module that print
+// who they are, one image of upstream's and one of ours.
+func helloModules() fstest.MapFS {
+	const main = `package main
+
+import "os"
+
+var version = "unset"
+
+func main() { os.Stdout.WriteString("NAME " + version + "\n") }
+`
+	file := func(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s)} }
+	return fstest.MapFS{
+		"releases/kubeadm-1.34.yaml": file(`
+distro: kubeadm
+minor: "1.34"
+version: 1.34.4
+modules:
+- name: hello
+  set: {main.version: v1.34.4}
+  commands: {kubeadm: hello.test/hello, kubelet: hello.test/hello/other/v2}
+- name: own
+  commands: {own: own.test/own}
+binaries: [kubeadm, kubelet]
+images:
+- {name: "registry.k8s.io/hello:v1.34.4", files: {/usr/local/bin/hello: kubeadm}, entrypoint: [/usr/local/bin/hello]}
+- {name: "lxcmatrix.dev/own:v1", own: true, files: {/own: own}, entrypoint: [/own], command: [serve]}
+`),
+		"hello/go.mod.in":           file("module hello.test/hello\n\ngo 1.24.0\n"),
+		"hello/main.go.in":          file(strings.Replace(main, "NAME", "kubeadm", 1)),
+		"hello/other/v2/main.go.in": file(strings.Replace(main, "NAME", "kubelet", 1)),
+		"own/go.mod.in":             file("module own.test/own\n\ngo 1.24.0\n"),
+		"own/main.go.in":            file(strings.Replace(main, "NAME", "own", 1)),
+	}
+}
