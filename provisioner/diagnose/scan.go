@@ -1,0 +1,195 @@
+package diagnose
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+)
+
+// Lines longer than longest are cut off there: what follows is not looked at.
+const longest = 16 << 10
+
+// Scan looks for every signature in the logs below a folder and returns the
+// first line that shows each, in the order of log name and position. A log
+// that cannot be read does not hide what the others say: the error names it
+// and comes with what was found.
+func Scan(ctx context.Context, signatures []*Signature, logs fs.FS) ([]matrix.Diagnosis, error) {
+	var found []matrix.Diagnosis
+	var problems []error
+	seen := map[string]bool{}
+	err := fs.WalkDir(logs, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			problems = append(problems, fmt.Errorf("scan logs: %w", err))
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !entry.Type().IsRegular() {
+			return nil
+		}
+		var open []*Signature
+		for _, s := range signatures {
+			if !seen[s.ID] && s.looksAt(path.Base(name)) {
+				open = append(open, s)
+			}
+		}
+		if len(open) == 0 {
+			return nil
+		}
+		here, err := scanFile(ctx, open, logs, name)
+		if err != nil {
+			problems = append(problems, err)
+		}
+		for _, d := range here {
+			seen[d.Signature] = true
+		}
+		found = append(found, here...)
+		return ctx.Err()
+	})
+	if err != nil {
+		problems = append(problems, fmt.Errorf("scan logs: %w", err))
+	}
+	return found, errors.Join(problems...)
+}
+
+func scanFile(ctx context.Context, open []*Signature, logs fs.FS, name string) ([]matrix.Diagnosis, error) {
+	f, err := logs.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("scan log %s: %w", name, err)
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	found, err := scan(ctx, open, name, f)
+	if err != nil {
+		return found, fmt.Errorf("scan log %s: %w", name, err)
+	}
+	return found, nil
+}
+
+// scan reads a log in blocks of whole lines. A block is searched for each
+// signature's literals at once, and only lines around a hit are matched: that
+// is what makes it fast on logs where next to nothing matches.
+func scan(ctx context.Context, open []*Signature, name string, log io.Reader) ([]matrix.Diagnosis, error) {
+	type hit struct {
+		at int64
+		d  matrix.Diagnosis
+	}
+	var hits []hit
+	open = slices.Clone(open)
+	const block = 256 << 10
+	buf := make([]byte, 0, block+longest)
+	var base int64 // of buf[0] in the log
+	skipping := false
+	for len(open) > 0 {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		n, err := io.ReadFull(log, buf[len(buf):block])
+		buf = buf[:len(buf)+n]
+		last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if err != nil && !last {
+			return nil, err
+		}
+		start := 0
+		if skipping {
+			// The rest of a line that was too long.
+			end := bytes.IndexByte(buf, '\n')
+			if end < 0 {
+				start = len(buf)
+			} else {
+				start, skipping = end+1, false
+			}
+		}
+		end := len(buf)
+		if !last {
+			if i := bytes.LastIndexByte(buf, '\n'); i >= start {
+				end = i + 1
+			} else if len(buf)-start < longest {
+				end = start // not a whole line yet
+			} else {
+				skipping = true
+			}
+		}
+		text := buf[start:end]
+		open = slices.DeleteFunc(open, func(s *Signature) bool {
+			at, line := s.first(text)
+			if at < 0 {
+				return false
+			}
+			hits = append(hits, hit{base + int64(start+at), matrix.Diagnosis{Signature: s.ID, Title: s.Title, Cure: s.Cure,
+				Log: name, Line: string(bytes.ToValidUTF8(line, []byte("\uFFFD"))), Issue: s.Issue}})
+			return true
+		})
+		if last {
+			break
+		}
+		base += int64(end)
+		buf = buf[:copy(buf, buf[end:])]
+	}
+	slices.SortStableFunc(hits, func(a, b hit) int {
+		switch {
+		case a.at < b.at:
+			return -1
+		case a.at > b.at:
+			return 1
+		}
+		return 0
+	})
+	var found []matrix.Diagnosis
+	for _, h := range hits {
+		found = append(found, h.d)
+	}
+	return found, nil
+}
+
+// first finds the first line in text that matches, and where it begins; -1 if
+// there is none.
+func (s *Signature) first(text []byte) (at int, line []byte) {
+	if len(s.literals) == 0 {
+		for pos := 0; pos < len(text); {
+			line, next := lineAt(text, pos)
+			if s.pattern.Match(line) {
+				return pos, line
+			}
+			pos = next
+		}
+		return -1, nil
+	}
+	at = -1
+	for _, literal := range s.literals {
+		for pos := 0; pos < len(text) && (at < 0 || pos < at); {
+			i := bytes.Index(text[pos:], []byte(literal))
+			if i < 0 {
+				break
+			}
+			begin := pos + bytes.LastIndexByte(text[pos:pos+i], '\n') + 1
+			candidate, next := lineAt(text, begin)
+			if (at < 0 || begin < at) && s.pattern.Match(candidate) {
+				at, line = begin, candidate
+				break
+			}
+			pos = next
+		}
+	}
+	return at, line
+}
+
+// lineAt is the line that begins at pos, cut off where it is too long, and
+// where the next one begins.
+func lineAt(text []byte, pos int) (line []byte, next int) {
+	end := bytes.IndexByte(text[pos:], '\n')
+	if end < 0 {
+		end, next = len(text)-pos, len(text)
+	} else {
+		next = pos + end + 1
+	}
+	line = bytes.TrimSuffix(text[pos:pos+end], []byte("\r"))
+	return line[:min(len(line), longest)], next
+}
