@@ -1,0 +1,489 @@
+package health
+
+import (
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/streaming/pkg/httpstream"
+	httpstreamspdy "k8s.io/streaming/pkg/httpstream/spdy"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+)
+
+const kernel = "6.18.0-test"
+
+// world is a cluster that looks healthy: an API server, its host and nodes. A
+// test spoils what it is about.
+type world struct {
+	provisioner.Host // The rest of Host is not to be called.
+
+	mu         sync.Mutex
+	nodes      []corev1.Node
+	pods       []corev1.Pod
+	services   map[string]*corev1.Service
+	maps       map[string]*corev1.ConfigMap
+	namespaces map[string]*corev1.Namespace
+	leases     map[string]*coordinationv1.Lease
+	created    []string
+	starts     map[string]nodeStart
+	pki        map[string]string
+	files      map[string]string
+	osRelease  string
+	facts      matrix.HostFacts
+	log        string
+	// checks answers /livez and /readyz.
+	checks func(name string) (int, string)
+	// answer, if set, is asked first: true means that it has answered.
+	answer func(w http.ResponseWriter, r *http.Request) bool
+	// execute, if set, is asked first: the command in a pod.
+	execute func(pod string, args []string) (stdout string, failure string, done bool)
+	// execNode, if set, is asked first: the command in a node.
+	execNode func(node string, args []string) (provisioner.Output, error, bool)
+	dialErr  error
+	noWS     bool
+	proxy    func(w http.ResponseWriter)
+	dialed   []string
+
+	api, proxyServer *httptest.Server
+	cluster          *provisioner.Cluster
+}
+
+// node is a provisioner.Node of the world.
+type node struct {
+	provisioner.Node
+	name  string
+	world *world
+}
+
+func (n node) Name() string    { return n.name }
+func (n node) Address() string { return "127.0.0.1" }
+
+func (n node) Exec(_ context.Context, cmd provisioner.Command) (provisioner.Output, error) {
+	w := n.world
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.execNode != nil {
+		if out, err, done := w.execNode(n.name, cmd.Args); done {
+			return out, err
+		}
+	}
+	switch line := strings.Join(cmd.Args, " "); {
+	case strings.Contains(line, "boot_id"):
+		s := w.starts[n.name]
+		return provisioner.Output{Stdout: fmt.Sprintf("%s\n%d\n", s.bootID, s.at.Unix())}, nil
+	case line == "cat /etc/os-release":
+		return provisioner.Output{Stdout: w.osRelease}, nil
+	case strings.HasPrefix(line, "find /etc/kubernetes/pki "):
+		var out strings.Builder
+		for file, sum := range w.pki {
+			fmt.Fprintf(&out, "%s  %s\n", sum, file)
+		}
+		return provisioner.Output{Stdout: out.String()}, nil
+	default:
+		return provisioner.Output{}, fmt.Errorf("the world does not know %q", line)
+	}
+}
+
+func newWorld(t *testing.T, names ...string) *world {
+	t.Helper()
+	if len(names) == 0 {
+		names = []string{"cp1"}
+	}
+	w := &world{
+		services: map[string]*corev1.Service{
+			"default/kubernetes": {ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: "default"},
+				Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1", Ports: []corev1.ServicePort{{Port: 443}}}},
+		},
+		maps: map[string]*corev1.ConfigMap{},
+		namespaces: map[string]*corev1.Namespace{
+			"kube-system": {ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "system-1"}},
+		},
+		leases:    map[string]*coordinationv1.Lease{},
+		starts:    map[string]nodeStart{},
+		pki:       map[string]string{"/etc/kubernetes/pki/ca.crt": strings.Repeat("a", 64), "/etc/kubernetes/pki/apiserver.crt": strings.Repeat("b", 64)},
+		files:     map[string]string{},
+		osRelease: "PRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\nID=debian\nVERSION_ID=\"13\"\n",
+		facts:     matrix.HostFacts{Kernel: kernel},
+		log:       "serving on [::]:8080\n",
+		checks: func(name string) (int, string) {
+			return 200, "[+]ping ok\n[+]etcd ok\n" + name + " check passed\n"
+		},
+		proxy: func(w http.ResponseWriter) { w.WriteHeader(200) },
+	}
+	w.api = httptest.NewUnstartedServer(http.HandlerFunc(w.serve))
+	w.api.Config.ErrorLog = log.New(io.Discard, "", 0)
+	w.api.StartTLS()
+	t.Cleanup(w.api.Close)
+	w.proxyServer = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.proxy(rw)
+	}))
+	t.Cleanup(w.proxyServer.Close)
+	w.cluster = &provisioner.Cluster{
+		Cell: matrix.Cell{
+			Distro:   matrix.Distro{Name: "kubeadm", Version: "1.34.4", Minor: "1.34"},
+			OS:       matrix.OS{Name: "debian/13"},
+			Topology: matrix.Topology{Servers: 1, Agents: len(names) - 1},
+		},
+		Host:       w,
+		Kubeconfig: w.kubeconfig(),
+	}
+	started := time.Now().Add(-time.Minute).Truncate(time.Second)
+	for i, name := range names {
+		w.cluster.Nodes = append(w.cluster.Nodes, node{name: name, world: w})
+		w.starts[name] = nodeStart{bootID: "boot-1-" + name, at: started}
+		n := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		if i == 0 {
+			n.Spec.Taints = []corev1.Taint{{Key: "node-role.kubernetes.io/control-plane", Effect: corev1.TaintEffectNoSchedule}}
+		}
+		n.Status = corev1.NodeStatus{
+			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
+			Addresses:  []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "127.0.0.1"}},
+			NodeInfo: corev1.NodeSystemInfo{BootID: "boot-1-" + name, KubeletVersion: "v1.34.4", KernelVersion: kernel,
+				OSImage: "Debian GNU/Linux 13 (trixie)", ContainerRuntimeVersion: "containerd://1.7.24"},
+		}
+		w.nodes = append(w.nodes, n)
+		w.leases[name] = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: started.Add(30 * time.Second)}}}
+		if i == 0 {
+			for _, prefix := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
+				w.addPod("kube-system", prefix+"-"+name, name, nil)
+			}
+			for _, suffix := range []string{"x", "y"} {
+				w.addPod("kube-system", "coredns-"+suffix, name, map[string]string{"k8s-app": "kube-dns"})
+			}
+		}
+		w.addPod("kube-system", "kube-proxy-"+name, name, map[string]string{"k8s-app": "kube-proxy"})
+	}
+	return w
+}
+
+func (w *world) addPod(namespace, name, node string, labels map[string]string) {
+	w.pods = append(w.pods, corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: labels, UID: types.UID("uid-" + name)},
+		Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "main"}}},
+		Status: corev1.PodStatus{
+			Phase:      corev1.PodRunning,
+			Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
+			ContainerStatuses: []corev1.ContainerStatus{{Name: "main", ContainerID: "containerd://1-" + name,
+				State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{
+					StartedAt: metav1.NewTime(w.starts[node].at.Add(5 * time.Second))}}}},
+		},
+	})
+}
+
+// withProbe makes the probe workload be there already.
+func (w *world) withProbe() *world {
+	for _, n := range w.cluster.Nodes {
+		w.addProbe(n.Name())
+	}
+	w.services[probeNamespace+"/"+probeService] = &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: probeService, Namespace: probeNamespace},
+		Spec: corev1.ServiceSpec{ClusterIP: "10.96.7.7", Ports: []corev1.ServicePort{{Port: 80}}}}
+	return w
+}
+
+func (w *world) addProbe(node string) {
+	w.addPod(probeNamespace, "probe-"+node+"-abc", node, map[string]string{"app.kubernetes.io/name": "lxcmatrix-probe", nodeLabel: node})
+}
+
+// restarted makes everything as it is after a restart that went well.
+func (w *world) restarted() {
+	for i := range w.nodes {
+		name := w.nodes[i].Name
+		at := w.starts[name].at.Add(50 * time.Second)
+		w.starts[name] = nodeStart{bootID: "boot-2-" + name, at: at}
+		w.nodes[i].Status.NodeInfo.BootID = "boot-2-" + name
+		w.leases[name].Spec.RenewTime = &metav1.MicroTime{Time: at.Add(3 * time.Second)}
+	}
+	for i := range w.pods {
+		p := &w.pods[i]
+		for j := range p.Status.ContainerStatuses {
+			c := &p.Status.ContainerStatuses[j]
+			c.ContainerID = "containerd://2-" + p.Name
+			c.RestartCount++
+			c.State.Running.StartedAt = metav1.NewTime(w.starts[p.Spec.NodeName].at.Add(4 * time.Second))
+		}
+	}
+}
+
+// pod finds a pod by the beginning of its name.
+func (w *world) pod(prefix string) *corev1.Pod {
+	i := slices.IndexFunc(w.pods, func(p corev1.Pod) bool { return strings.HasPrefix(p.Name, prefix) })
+	return &w.pods[i]
+}
+
+func (w *world) removePod(prefix string) {
+	w.pods = slices.DeleteFunc(w.pods, func(p corev1.Pod) bool { return strings.HasPrefix(p.Name, prefix) })
+}
+
+func (w *world) kubeconfig() []byte {
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.api.Certificate().Raw})
+	config, err := json.Marshal(map[string]any{
+		"apiVersion": "v1", "kind": "Config", "current-context": "c",
+		"clusters": []any{map[string]any{"name": "c", "cluster": map[string]any{"server": w.api.URL, "certificate-authority-data": ca}}},
+		"users":    []any{map[string]any{"name": "u", "user": map[string]any{"token": "secret"}}},
+		"contexts": []any{map[string]any{"name": "c", "context": map[string]any{"cluster": "c", "user": "u"}}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	return config
+}
+
+// Facts is the host's.
+func (w *world) Facts(context.Context) (matrix.HostFacts, error) {
+	if w.facts.Kernel == "" {
+		return matrix.HostFacts{}, errors.New("host unreachable")
+	}
+	return w.facts, nil
+}
+
+// Dial reaches the world's servers.
+func (w *world) Dial(ctx context.Context, node string, port int) (net.Conn, error) {
+	w.mu.Lock()
+	w.dialed = append(w.dialed, fmt.Sprintf("%s:%d", node, port))
+	err := w.dialErr
+	w.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	address := w.proxyServer.Listener.Addr().String()
+	if api := w.api.Listener.Addr().String(); strings.HasSuffix(api, ":"+strconv.Itoa(port)) {
+		address = api
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", address)
+}
+
+func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if r.Header.Get("Authorization") != "Bearer secret" {
+		http.Error(rw, "no credentials", http.StatusUnauthorized)
+		return
+	}
+	if w.answer != nil && w.answer(rw, r) {
+		return
+	}
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	switch path := r.URL.Path; {
+	case path == "/livez" || path == "/readyz":
+		status, body := w.checks(parts[0])
+		rw.WriteHeader(status)
+		_, _ = rw.Write([]byte(body))
+	case r.Method == http.MethodGet && path == "/api/v1/nodes":
+		reply(rw, &corev1.NodeList{Items: w.nodes})
+	case r.Method == http.MethodGet && path == "/api/v1/pods":
+		reply(rw, &corev1.PodList{Items: w.pods})
+	case strings.HasSuffix(path, "/exec"):
+		w.serveExec(rw, r, parts[5])
+	case strings.HasSuffix(path, "/log"):
+		_, _ = rw.Write([]byte(w.log))
+	case r.Method == http.MethodGet && len(parts) == 4 && parts[2] == "namespaces":
+		replyOr404(rw, w.namespaces[parts[3]])
+	case r.Method == http.MethodGet && len(parts) == 6 && parts[4] == "services":
+		replyOr404(rw, w.services[parts[3]+"/"+parts[5]])
+	case r.Method == http.MethodGet && len(parts) == 6 && parts[4] == "configmaps":
+		replyOr404(rw, w.maps[parts[5]])
+	case r.Method == http.MethodGet && len(parts) == 7 && parts[5] == "leases":
+		replyOr404(rw, w.leases[parts[6]])
+	case r.Method == http.MethodPost || r.Method == http.MethodPut:
+		w.write(rw, r)
+	default:
+		http.NotFound(rw, r)
+	}
+}
+
+func (w *world) write(rw http.ResponseWriter, r *http.Request) {
+	var body json.RawMessage
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+		http.Error(rw, err.Error(), http.StatusBadRequest)
+		return
+	}
+	object, _, err := scheme.Codecs.UniversalDeserializer().Decode(body, nil, nil)
+	if err != nil {
+		http.Error(rw, err.Error(), http.StatusBadRequest)
+		return
+	}
+	switch o := object.(type) {
+	case *corev1.ConfigMap:
+		if r.Method == http.MethodPut && w.maps[o.Name] == nil {
+			replyOr404[corev1.ConfigMap](rw, nil)
+			return
+		}
+		o.UID = "object-1"
+		w.maps[o.Name] = o
+	case *corev1.Service:
+		o.Spec.ClusterIP = "10.96.7.7"
+		w.services[o.Namespace+"/"+o.Name] = o
+	case *appsv1.Deployment:
+		if !slices.ContainsFunc(w.pods, func(p corev1.Pod) bool { return p.Labels[nodeLabel] == o.Labels[nodeLabel] }) {
+			w.addProbe(o.Labels[nodeLabel])
+		}
+	}
+	w.created = append(w.created, r.URL.Path)
+	reply(rw, object)
+}
+
+func reply(rw http.ResponseWriter, o runtime.Object) {
+	kinds, _, err := scheme.Scheme.ObjectKinds(o)
+	if err != nil {
+		panic(err)
+	}
+	o.GetObjectKind().SetGroupVersionKind(kinds[0])
+	rw.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(rw).Encode(o)
+}
+
+func replyOr404[T any, P interface {
+	*T
+	runtime.Object
+}](rw http.ResponseWriter, o P) {
+	if o == nil {
+		rw.Header().Set("Content-Type", "application/json")
+		rw.WriteHeader(http.StatusNotFound)
+		_ = json.NewEncoder(rw).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+			Status: "Failure", Reason: metav1.StatusReasonNotFound, Message: "not found", Code: 404})
+		return
+	}
+	reply(rw, o)
+}
+
+// probeRun is what the probe program does, as far as checks need it.
+func (w *world) probeRun(pod string, args []string) (stdout, failure string) {
+	if w.execute != nil {
+		if out, failure, done := w.execute(pod, args); done {
+			return out, failure
+		}
+	}
+	node := w.pod(pod).Spec.NodeName
+	switch args[1] {
+	case "dns":
+		return "10.96.0.1\n", ""
+	case "get":
+		var probes []string
+		for _, p := range w.pods {
+			if p.Namespace == probeNamespace {
+				probes = append(probes, p.Name)
+			}
+		}
+		chosen := probes[time.Now().Nanosecond()%len(probes)]
+		return "hostname " + chosen + "\npod " + chosen + "\n", ""
+	case "write":
+		w.files[node+args[2]] = args[3]
+		return "", ""
+	case "read":
+		content, ok := w.files[node+args[2]]
+		if !ok {
+			return "", "no such file"
+		}
+		return content, ""
+	}
+	return "", "unknown command"
+}
+
+func (w *world) serveExec(rw http.ResponseWriter, r *http.Request, pod string) {
+	stdout, failure := w.probeRun(pod, r.URL.Query()["command"])
+	status := metav1.Status{Status: metav1.StatusSuccess}
+	if failure != "" {
+		status = metav1.Status{Status: metav1.StatusFailure, Message: "command terminated with exit code 1", Reason: "NonZeroExitCode",
+			Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: "ExitCode", Message: "1"}}}}
+	}
+	encoded, err := json.Marshal(status)
+	if err != nil {
+		panic(err)
+	}
+	if !w.noWS {
+		upgrader := websocket.Upgrader{Subprotocols: []string{"v5.channel.k8s.io"}}
+		conn, err := upgrader.Upgrade(rw, r, nil)
+		if err != nil {
+			return
+		}
+		for channel, content := range map[byte]string{1: stdout, 2: failure} {
+			_ = conn.WriteMessage(websocket.BinaryMessage, append([]byte{channel}, content...))
+		}
+		_ = conn.WriteMessage(websocket.BinaryMessage, append([]byte{3}, encoded...))
+		_ = conn.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""))
+		_ = conn.Close()
+		return
+	}
+	if r.Header.Get("Upgrade") == "websocket" {
+		http.Error(rw, "no WebSockets here", http.StatusBadRequest)
+		return
+	}
+	streams := make(chan httpstream.Stream, 3)
+	rw.Header().Set(httpstream.HeaderProtocolVersion, "v4.channel.k8s.io")
+	conn := httpstreamspdy.NewResponseUpgrader().UpgradeResponse(rw, r, func(s httpstream.Stream, _ <-chan struct{}) error {
+		streams <- s
+		return nil
+	})
+	if conn == nil {
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	byType := map[string]httpstream.Stream{}
+	for range 3 {
+		s := <-streams
+		byType[s.Headers().Get("streamType")] = s
+	}
+	_, _ = byType["stdout"].Write([]byte(stdout))
+	_ = byType["stdout"].Close()
+	_, _ = byType["stderr"].Write([]byte(failure))
+	_ = byType["stderr"].Close()
+	_, _ = byType["error"].Write(encoded)
+	_ = byType["error"].Close()
+	select {
+	case <-conn.CloseChan():
+	case <-time.After(2 * time.Second):
+	}
+}
+
+// expiry is a context whose deadline comes when a test says so.
+type expiry struct {
+	context.Context
+	ended chan struct{}
+	once  sync.Once
+}
+
+func newExpiry(t *testing.T) *expiry {
+	return &expiry{Context: t.Context(), ended: make(chan struct{})}
+}
+
+func (e *expiry) expire() { e.once.Do(func() { close(e.ended) }) }
+
+// Done is closed at the deadline.
+func (e *expiry) Done() <-chan struct{} { return e.ended }
+
+// Err is that the deadline came.
+func (e *expiry) Err() error {
+	select {
+	case <-e.ended:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,330 @@
+package health
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+)
+
+// eachNode looks at every node of the cluster, as the API and the node itself
+// show it. before is nil or holds what was there before a restart: then a node
+// whose kubelet has not reported since is not looked at further.
+func eachNode(before *Snapshot, s *session, one func(ctx context.Context, i int, node provisioner.Node, api corev1.Node) (finding, error)) look {
+	return func(ctx context.Context) ([]finding, error) {
+		listed, err := s.nodes(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var findings []finding
+		for i, n := range s.cluster.Nodes {
+			api, ok := listed[n.Name()]
+			if !ok {
+				findings = append(findings, finding{node: n.Name(), saw: "the API does not have this node", want: "a node of this name"})
+				continue
+			}
+			stale, err := s.staleNode(ctx, before, n, api)
+			if err != nil {
+				return nil, err
+			}
+			if stale != "" {
+				findings = append(findings, finding{node: n.Name(), saw: stale, want: "a report of this start's kubelet"})
+				continue
+			}
+			f, err := one(ctx, i, n, api)
+			if err != nil {
+				return nil, err
+			}
+			f.node = n.Name()
+			findings = append(findings, f)
+		}
+		return findings, nil
+	}
+}
+
+// staleNode says why what the API tells of a node is from before the restart;
+// empty if it is not, or if there was none.
+func (s *session) staleNode(ctx context.Context, before *Snapshot, node provisioner.Node, api corev1.Node) (string, error) {
+	if before == nil {
+		return "", nil
+	}
+	was, err := before.of(node.Name())
+	if err != nil {
+		return "", err
+	}
+	now, err := s.start(ctx, node)
+	if err != nil {
+		return "", err
+	}
+	switch reported := api.Status.NodeInfo.BootID; {
+	case now.bootID == was.BootID:
+		return "boot ID " + now.bootID + " is that of before the restart", nil
+	case reported != now.bootID:
+		return fmt.Sprintf("the API still shows the start with boot ID %s; this is %s", reported, now.bootID), nil
+	}
+	return "", nil
+}
+
+// nodesReady: every node of the topology is there under its instance's name
+// and Ready, and no other.
+func nodesReady(before *Snapshot) check {
+	return check{name: "nodes-ready", every: pollInterval, begin: func(s *session) look {
+		each := eachNode(before, s, func(_ context.Context, _ int, _ provisioner.Node, api corev1.Node) (finding, error) {
+			f := finding{want: "Ready"}
+			for _, c := range api.Status.Conditions {
+				if c.Type != corev1.NodeReady {
+					continue
+				}
+				if f.ok = c.Status == corev1.ConditionTrue; f.ok {
+					f.saw = "Ready"
+				} else {
+					f.saw = fmt.Sprintf("Ready is %s: %s: %s", c.Status, c.Reason, shorten(c.Message))
+				}
+				return f, nil
+			}
+			f.saw = "no Ready condition yet"
+			return f, nil
+		})
+		return func(ctx context.Context) ([]finding, error) {
+			findings, err := each(ctx)
+			if err != nil {
+				return nil, err
+			}
+			listed, err := s.nodes(ctx)
+			if err != nil {
+				return nil, err
+			}
+			var extra []string
+			for name := range listed {
+				if !slices.ContainsFunc(s.cluster.Nodes, func(n provisioner.Node) bool { return n.Name() == name }) {
+					extra = append(extra, name)
+				}
+			}
+			slices.Sort(extra)
+			if want := s.cluster.Cell.Topology.Nodes(); len(extra) > 0 || len(s.cluster.Nodes) != want {
+				findings = append(findings, finding{
+					saw:  fmt.Sprintf("%d nodes were made; the API has %d others: %s", len(s.cluster.Nodes), len(extra), strings.Join(extra, ", ")),
+					want: fmt.Sprintf("the topology's %d nodes and no other", want),
+				})
+			}
+			return findings, nil
+		}
+	}}
+}
+
+// taints: no taint but those that the distribution gives its servers.
+func taints(before *Snapshot) check {
+	return check{name: "taints", every: pollInterval, begin: func(s *session) look {
+		return eachNode(before, s, func(_ context.Context, i int, _ provisioner.Node, api corev1.Node) (finding, error) {
+			var wrong, right []string
+			for _, t := range api.Spec.Taints {
+				allowed := s.server(i) && slices.ContainsFunc(s.expect.serverTaints, func(a corev1.Taint) bool {
+					return a.Key == t.Key && a.Effect == t.Effect && a.Value == t.Value
+				})
+				if allowed {
+					right = append(right, t.ToString())
+				} else {
+					wrong = append(wrong, t.ToString())
+				}
+			}
+			if len(wrong) > 0 {
+				return finding{saw: strings.Join(wrong, ", "), want: "no taint but a server's own"}, nil
+			}
+			saw := "no taints"
+			if len(right) > 0 {
+				saw = "only " + strings.Join(right, ", ")
+			}
+			return finding{ok: true, saw: saw}, nil
+		})
+	}}
+}
+
+// nodeFacts: what kubelet reports of its node is what the cell says.
+func nodeFacts(before *Snapshot) check {
+	return check{name: "node-facts", every: pollInterval, begin: func(s *session) look {
+		kernel := ""
+		releases := map[string]osRelease{}
+		return eachNode(before, s, func(ctx context.Context, _ int, node provisioner.Node, api corev1.Node) (finding, error) {
+			if kernel == "" {
+				facts, err := s.cluster.Host.Facts(ctx)
+				if err != nil {
+					return finding{}, &blindError{fmt.Errorf("read the host's facts: %w", err)}
+				}
+				kernel = facts.Kernel
+			}
+			release, ok := releases[node.Name()]
+			if !ok {
+				content, err := run(ctx, node, "cat", "/etc/os-release")
+				if err != nil {
+					return finding{}, fmt.Errorf("read /etc/os-release of node %s: %w", node.Name(), err)
+				}
+				release = parseOSRelease(content)
+				releases[node.Name()] = release
+			}
+			info := api.Status.NodeInfo
+			address := ""
+			for _, a := range api.Status.Addresses {
+				if a.Type == corev1.NodeInternalIP && address == "" {
+					address = a.Address
+				}
+			}
+			cell := s.cluster.Cell
+			var saw, want []string
+			compare := func(what, is, should string) {
+				if is != should {
+					saw = append(saw, fmt.Sprintf("%s %q", what, is))
+					want = append(want, fmt.Sprintf("%q", should))
+				}
+			}
+			compare("kubelet", info.KubeletVersion, "v"+cell.Distro.Version)
+			compare("kernel", info.KernelVersion, kernel)
+			compare("operating system", info.OSImage, release.pretty)
+			compare("operating system ID", release.id, cell.OS.Family())
+			compare("operating system version", release.version, cell.OS.Release())
+			compare("internal IP", address, node.Address())
+			if runtime, version, _ := strings.Cut(info.ContainerRuntimeVersion, "://"); runtime != "containerd" || version == "" {
+				saw = append(saw, fmt.Sprintf("container runtime %q", info.ContainerRuntimeVersion))
+				want = append(want, `"containerd://" and a version`)
+			}
+			if len(saw) > 0 {
+				return finding{saw: strings.Join(saw, ", "), want: strings.Join(want, ", ")}, nil
+			}
+			return finding{ok: true, saw: fmt.Sprintf("kubelet %s, kernel %s, %s, %s, %s",
+				info.KubeletVersion, info.KernelVersion, info.OSImage, info.ContainerRuntimeVersion, address)}, nil
+		})
+	}}
+}
+
+// osRelease is what is needed of os-release(5).
+type osRelease struct{ id, version, pretty string }
+
+func parseOSRelease(content string) osRelease {
+	var r osRelease
+	for line := range strings.Lines(content) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		value = strings.Trim(value, `"'`)
+		switch key {
+		case "ID":
+			r.id = value
+		case "VERSION_ID":
+			r.version = value
+		case "PRETTY_NAME":
+			r.pretty = value
+		}
+	}
+	return r
+}
+
+// proxyHealth: kube-proxy's own health server says that its rules are up to
+// date.
+func proxyHealth() check {
+	return check{name: "kube-proxy-healthz", every: pollInterval, begin: func(s *session) look {
+		return func(ctx context.Context) ([]finding, error) {
+			var findings []finding
+			for _, n := range s.cluster.Nodes {
+				f := finding{node: n.Name(), want: "200 OK"}
+				status, err := s.getPlain(ctx, n, s.expect.proxyHealth, "/healthz")
+				switch {
+				case err != nil && isBlind(err):
+					return nil, err
+				case err != nil:
+					f.saw = err.Error()
+				default:
+					f.saw, f.ok = status, strings.HasPrefix(status, "200 ")
+				}
+				findings = append(findings, f)
+			}
+			return findings, nil
+		}
+	}}
+}
+
+// getPlain asks a node's port over plain HTTP and returns the status line.
+func (s *session) getPlain(ctx context.Context, node provisioner.Node, port int, path string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	conn, err := dial(ctx, s.cluster.Host, node.Name(), port)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = conn.Close() }()
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return "", fmt.Errorf("get %s on port %d: %w", path, port, err)
+	}
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.0\r\nHost: %s\r\n\r\n", path, node.Address()); err != nil {
+		return "", fmt.Errorf("get %s on port %d: %w", path, port, err)
+	}
+	line, err := readStatus(conn)
+	if err != nil {
+		return "", fmt.Errorf("get %s on port %d: %w", path, port, err)
+	}
+	return line, nil
+}
+
+// leaseRenewed: each node's kubelet has renewed its lease since the restart.
+func leaseRenewed(before Snapshot) check {
+	return check{name: "lease-renewed", every: pollInterval, begin: func(s *session) look {
+		return func(ctx context.Context) ([]finding, error) {
+			var findings []finding
+			for _, n := range s.cluster.Nodes {
+				was, err := before.of(n.Name())
+				if err != nil {
+					return nil, err
+				}
+				start, err := s.start(ctx, n)
+				if err != nil {
+					return nil, err
+				}
+				renewed, err := s.leaseTime(ctx, n.Name())
+				if err != nil {
+					return nil, err
+				}
+				f := finding{node: n.Name(), want: "renewed after the node started"}
+				// The start is known to the second, and the last second of
+				// before must not count.
+				since := renewed.Sub(start.at)
+				switch {
+				case start.bootID == was.BootID:
+					f.saw = "the node was not restarted"
+				case !renewed.After(was.LeaseRenewed):
+					f.saw = "not renewed since before the restart"
+				case since <= time.Second:
+					f.saw = fmt.Sprintf("last renewed %s before the node started", -since.Round(time.Millisecond))
+				default:
+					f.ok, f.saw = true, fmt.Sprintf("renewed %s after the node started", since.Round(time.Millisecond))
+				}
+				findings = append(findings, f)
+			}
+			return findings, nil
+		}
+	}}
+}
+
+// bootID: each node has another boot ID than before the restart, and its
+// kubelet reports it.
+func bootID(before Snapshot) check {
+	return check{name: "boot-id", every: pollInterval, begin: func(s *session) look {
+		return eachNode(&before, s, func(_ context.Context, _ int, node provisioner.Node, api corev1.Node) (finding, error) {
+			return finding{ok: true, saw: fmt.Sprintf("%s, before the restart %s",
+				api.Status.NodeInfo.BootID, before.Nodes[node.Name()].BootID)}, nil
+		})
+	}}
+}
+
+// readStatus reads the status of an HTTP response, as "200 OK".
+func readStatus(r io.Reader) (string, error) {
+	response, err := http.ReadResponse(bufio.NewReader(r), nil)
+	if err != nil {
+		return "", err
+	}
+	return response.Status, response.Body.Close()
+}

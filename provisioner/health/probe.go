@@ -1,0 +1,371 @@
+package health
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes/scheme"
+
+	"github.com/lxcmatrix/lxcmatrix/fixtures"
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+)
+
+// What the manifests of the probe workload call themselves.
+const (
+	probeNamespace = "lxcmatrix-probe"
+	probeContainer = "probe"
+	probeService   = "probe"
+	probeLabel     = "app.kubernetes.io/name=lxcmatrix-probe"
+	nodeLabel      = "lxcmatrix.dev/node"
+	// probeFolder is the hostPath volume, in the node and in the pod.
+	probeFolder = "/var/lib/lxcmatrix/probe"
+	// probeGreeting is what the probe's log begins with.
+	probeGreeting = "serving on"
+)
+
+// workload: the probe runs and is Ready on every node. Before any restart it is
+// created; after one it must have come back by itself.
+func workload(before *Snapshot) check {
+	return check{name: "workload", every: pollInterval, begin: func(s *session) look {
+		var pending []runtime.Object
+		rendered := before != nil
+		return func(ctx context.Context) ([]finding, error) {
+			if !rendered {
+				var err error
+				if pending, err = workloadObjects(fixtures.Manifests(), s.cluster.Nodes); err != nil {
+					return nil, &blindError{err}
+				}
+				rendered = true
+			}
+			for len(pending) > 0 {
+				if err := s.api.create(ctx, pending[0]); err != nil {
+					return nil, err
+				}
+				pending = pending[1:]
+			}
+			found, err := s.probePods(ctx, before)
+			if err != nil {
+				return nil, err
+			}
+			var findings []finding
+			for _, p := range found {
+				findings = append(findings, p.finding())
+			}
+			return findings, nil
+		}
+	}}
+}
+
+// workloadObjects reads the probe workload for these nodes, in the order of
+// creation.
+func workloadObjects(manifests fs.FS, nodes []provisioner.Node) ([]runtime.Object, error) {
+	objects, err := decodeManifest(manifests, "workload.yaml")
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range nodes {
+		perNode, err := decodeManifest(manifests, "workload-node.yaml")
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range perNode {
+			d, ok := o.(*appsv1.Deployment)
+			if !ok {
+				return nil, fmt.Errorf("read manifest workload-node.yaml: it holds a %T", o)
+			}
+			if err := pin(d, n.Name()); err != nil {
+				return nil, err
+			}
+			objects = append(objects, d)
+		}
+	}
+	return objects, nil
+}
+
+// pin makes a deployment that of one node.
+func pin(d *appsv1.Deployment, node string) error {
+	d.Name += "-" + node
+	for _, labels := range []map[string]string{d.Labels, d.Spec.Selector.MatchLabels, d.Spec.Template.Labels} {
+		labels[nodeLabel] = node
+	}
+	a := d.Spec.Template.Spec.Affinity
+	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return errors.New("read manifest workload-node.yaml: it has no node affinity to set")
+	}
+	for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+		for i := range term.MatchFields {
+			term.MatchFields[i].Values = []string{node}
+		}
+	}
+	return nil
+}
+
+func decodeManifest(manifests fs.FS, name string) ([]runtime.Object, error) {
+	content, err := fs.ReadFile(manifests, name)
+	if err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
+	}
+	var objects []runtime.Object
+	documents := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(content)))
+	for {
+		document, err := documents.Read()
+		if errors.Is(err, io.EOF) {
+			return objects, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read manifest %s: %w", name, err)
+		}
+		o, _, err := scheme.Codecs.UniversalDeserializer().Decode(document, nil, nil)
+		if err != nil {
+			return nil, fmt.Errorf("read manifest %s: %w", name, err)
+		}
+		objects = append(objects, o)
+	}
+}
+
+// create makes an object; one that is there already is left as it is.
+func (c *client) create(ctx context.Context, object runtime.Object) error {
+	var err error
+	var what string
+	switch o := object.(type) {
+	case *corev1.Namespace:
+		what = "namespace " + o.Name
+		_, err = c.core.Namespaces().Create(ctx, o, metav1.CreateOptions{})
+	case *corev1.ServiceAccount:
+		what = "service account " + o.Name
+		_, err = c.core.ServiceAccounts(o.Namespace).Create(ctx, o, metav1.CreateOptions{})
+	case *corev1.Service:
+		what = "service " + o.Name
+		_, err = c.core.Services(o.Namespace).Create(ctx, o, metav1.CreateOptions{})
+	case *appsv1.Deployment:
+		what = "deployment " + o.Name
+		_, err = c.apps.Deployments(o.Namespace).Create(ctx, o, metav1.CreateOptions{})
+	default:
+		return &blindError{fmt.Errorf("create a %T: the harness does not know how", object)}
+	}
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create %s: %w", what, err)
+	}
+	return nil
+}
+
+// probePod is the probe on one node.
+type probePod struct {
+	node string
+	// name is the pod's; empty if there is none.
+	name string
+	// problem says why it is not Ready; empty if it is.
+	problem string
+}
+
+func (p probePod) finding() finding {
+	f := finding{node: p.node, ok: p.problem == "", saw: fmt.Sprintf("pod %s is Ready", p.name), want: "a Ready probe pod"}
+	if !f.ok {
+		f.saw = p.problem
+		if p.name != "" {
+			f.saw = fmt.Sprintf("pod %s: %s", p.name, p.problem)
+		}
+	}
+	return f
+}
+
+// probePods finds the probe on each of the cluster's nodes, in their order.
+func (s *session) probePods(ctx context.Context, before *Snapshot) ([]probePod, error) {
+	pods, err := s.pods(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found := make([]probePod, 0, len(s.cluster.Nodes))
+	for _, n := range s.cluster.Nodes {
+		best := probePod{node: n.Name(), problem: "no probe pod yet"}
+		for i := range pods {
+			p := &pods[i]
+			if p.Namespace != probeNamespace || !hasLabel(p, probeLabel) || p.Labels[nodeLabel] != n.Name() {
+				continue
+			}
+			problem, err := s.podProblem(ctx, before, p)
+			if err != nil {
+				return nil, err
+			}
+			if problem == "" && p.Spec.NodeName != n.Name() {
+				problem = "it is on node " + p.Spec.NodeName
+			}
+			best.name, best.problem = p.Name, problem
+			if problem == "" {
+				break
+			}
+		}
+		found = append(found, best)
+	}
+	return found, nil
+}
+
+// fromEachProbe asks something from the probe pod of each node, once that is
+// Ready. What was answered well is not asked again.
+func fromEachProbe(name string, before *Snapshot, one func(ctx context.Context, s *session, from probePod, all []probePod) (finding, error)) check {
+	return check{name: name, every: execInterval, begin: func(s *session) look {
+		good := map[string]finding{}
+		return func(ctx context.Context) ([]finding, error) {
+			all, err := s.probePods(ctx, before)
+			if err != nil {
+				return nil, err
+			}
+			var findings []finding
+			for _, p := range all {
+				f, done := good[p.node]
+				switch {
+				case done:
+				case p.problem != "":
+					f = p.finding()
+				default:
+					f, err = one(ctx, s, p, all)
+					switch {
+					case err != nil && isBlind(err):
+						return nil, err
+					case err != nil:
+						f = finding{saw: shorten(err.Error()), want: f.want}
+					case f.ok:
+						good[p.node] = f
+					}
+				}
+				f.node = p.node
+				findings = append(findings, f)
+			}
+			return findings, nil
+		}
+	}}
+}
+
+// dns: kubernetes.default resolves to its service's address from a pod on
+// every node.
+func dns(before *Snapshot) check {
+	return fromEachProbe("dns", before, func(ctx context.Context, s *session, from probePod, _ []probePod) (finding, error) {
+		pods, err := s.pods(ctx)
+		if err != nil {
+			return finding{}, err
+		}
+		// A question that nobody answers takes seconds to fail.
+		serving := false
+		for i := range pods {
+			if p := &pods[i]; p.Namespace == metav1.NamespaceSystem && hasLabel(p, s.expect.dns) {
+				problem, err := s.podProblem(ctx, before, p)
+				if err != nil {
+					return finding{}, err
+				}
+				serving = serving || problem == ""
+			}
+		}
+		if !serving {
+			return finding{saw: "no DNS server is Ready", want: "a Ready pod with " + s.expect.dns}, nil
+		}
+		service, err := s.api.core.Services(metav1.NamespaceDefault).Get(ctx, "kubernetes", metav1.GetOptions{})
+		if err != nil {
+			return finding{}, fmt.Errorf("get service kubernetes: %w", err)
+		}
+		want := service.Spec.ClusterIP
+		out, err := s.api.exec(ctx, probeNamespace, from.name, probeContainer, "/probe", "dns", "--timeout", "2s", "--want", want, "kubernetes.default")
+		if err != nil {
+			return finding{want: want}, err
+		}
+		return finding{
+			ok:   want != "" && slices.Contains(strings.Fields(out.stdout), want),
+			saw:  "kubernetes.default is " + strings.Join(strings.Fields(out.stdout), ", "),
+			want: want,
+		}, nil
+	})
+}
+
+// serviceClusterIP: the probe's service answers at its cluster IP from a pod on
+// every node, and by and by every node's pod answers.
+func serviceClusterIP(before *Snapshot) check {
+	c := check{name: "service-clusterip", every: pollInterval}
+	c.begin = func(s *session) look {
+		answered := map[string]map[string]bool{}
+		return fromEachProbe(c.name, before, func(ctx context.Context, s *session, from probePod, all []probePod) (finding, error) {
+			service, err := s.api.core.Services(probeNamespace).Get(ctx, probeService, metav1.GetOptions{})
+			if err != nil {
+				return finding{}, fmt.Errorf("get service %s: %w", probeService, err)
+			}
+			if ip := net.ParseIP(service.Spec.ClusterIP); ip == nil || len(service.Spec.Ports) == 0 {
+				return finding{saw: fmt.Sprintf("service %s has cluster IP %q", probeService, service.Spec.ClusterIP), want: "a cluster IP and a port"}, nil
+			}
+			address := net.JoinHostPort(service.Spec.ClusterIP, strconv.Itoa(int(service.Spec.Ports[0].Port)))
+			out, err := s.api.exec(ctx, probeNamespace, from.name, probeContainer, "/probe", "get", "--timeout", "2s", "http://"+address+"/")
+			if err != nil {
+				return finding{want: "an answer of " + address}, err
+			}
+			if answered[from.node] == nil {
+				answered[from.node] = map[string]bool{}
+			}
+			words := strings.Fields(out.stdout)
+			var by, missing []string
+			for _, p := range all {
+				if p.name != "" && slices.Contains(words, p.name) {
+					answered[from.node][p.node] = true
+				}
+				if answered[from.node][p.node] {
+					by = append(by, p.node)
+				} else {
+					missing = append(missing, p.node)
+				}
+			}
+			f := finding{want: "an answer of the probe on every node"}
+			switch {
+			case len(by) == 0:
+				f.saw = fmt.Sprintf("%s answered %q", address, shorten(out.stdout))
+			case len(missing) > 0:
+				f.saw = fmt.Sprintf("%s was answered by %s, not yet by %s", address, strings.Join(by, ", "), strings.Join(missing, ", "))
+			default:
+				f.ok, f.saw = true, fmt.Sprintf("%s answered by %s", address, strings.Join(by, ", "))
+			}
+			return f, nil
+		}).begin(s)
+	}
+	return c
+}
+
+// execInPods: a command in a pod on every node writes a file and another reads
+// it.
+func execInPods(before *Snapshot) check {
+	return fromEachProbe("exec", before, func(ctx context.Context, s *session, from probePod, _ []probePod) (finding, error) {
+		nonce, path := newNonce(), probeFolder+"/exec-check"
+		if _, err := s.api.exec(ctx, probeNamespace, from.name, probeContainer, "/probe", "write", path, nonce); err != nil {
+			return finding{}, err
+		}
+		out, err := s.api.exec(ctx, probeNamespace, from.name, probeContainer, "/probe", "read", path)
+		if err != nil {
+			return finding{}, err
+		}
+		return finding{ok: out.stdout == nonce, saw: fmt.Sprintf("read %q over %s", out.stdout, out.protocol), want: nonce}, nil
+	})
+}
+
+// logsOfPods: the log of a pod on every node can be read through the API.
+func logsOfPods(before *Snapshot) check {
+	return fromEachProbe("logs", before, func(ctx context.Context, s *session, from probePod, _ []probePod) (finding, error) {
+		text, err := s.api.logs(ctx, probeNamespace, from.name, probeContainer, 64<<10)
+		if err != nil {
+			return finding{}, fmt.Errorf("read log of pod %s: %w", from.name, err)
+		}
+		return finding{
+			ok:   strings.Contains(text, probeGreeting),
+			saw:  fmt.Sprintf("log %q", shorten(text)),
+			want: fmt.Sprintf("a log with %q", probeGreeting),
+		}, nil
+	})
+}

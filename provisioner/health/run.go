@@ -1,0 +1,128 @@
+package health
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+)
+
+// windowMargin is what the stability window's looks may take beyond it.
+const windowMargin = 10 * time.Second
+
+// Baseline is what must hold of a cluster that was just installed. It creates
+// the probe workload.
+func Baseline(timeouts matrix.Timeouts) []provisioner.Check {
+	return append(cluster(nil), restartStability(timeouts.Stability.Std()))
+}
+
+// AfterRestart is what must hold after a restart of all nodes: everything that
+// Baseline wants, seen anew, and the proofs that there was a restart and that
+// nothing was lost.
+func AfterRestart(before Snapshot, timeouts matrix.Timeouts) []provisioner.Check {
+	proofs := []provisioner.Check{
+		bootID(before), leaseRenewed(before), newSandboxes(before), samePKI(before), objectSurvived(before), fileSurvived(before),
+	}
+	return append(append(cluster(&before), proofs...), restartStability(timeouts.Stability.Std()))
+}
+
+// cluster is what must hold at any time. before is nil or what was there
+// before a restart.
+func cluster(before *Snapshot) []provisioner.Check {
+	return []provisioner.Check{
+		apiEndpoint("livez"), apiEndpoint("readyz"),
+		nodesReady(before), taints(before), nodeFacts(before), systemPods(before), proxyHealth(),
+		workload(before), dns(before), serviceClusterIP(before), execInPods(before), logsOfPods(before),
+	}
+}
+
+// shared is a check that can share a session.
+type shared interface {
+	runIn(ctx context.Context, s *session) []matrix.Evidence
+}
+
+// RunAll runs checks side by side and returns their evidence in their order.
+// Once all others are healthy the stability window begins; waited is how long
+// it was. ctx's deadline holds for everything, and the others get what the
+// window leaves of it, so it should be the phase's timeout and the window
+// together.
+func RunAll(ctx context.Context, cluster *provisioner.Cluster, checks []provisioner.Check) (evidence []matrix.Evidence, waited time.Duration) {
+	s, err := newSession(cluster)
+	if err != nil {
+		for _, c := range checks {
+			evidence = append(evidence, undecided(c.Name(), err.Error(), 0)...)
+		}
+		return evidence, 0
+	}
+	defer s.close()
+
+	early, cancel := beforeWindows(ctx, checks)
+	defer cancel()
+	results := make([][]matrix.Evidence, len(checks))
+	var running sync.WaitGroup
+	for i, c := range checks {
+		if _, last := c.(stability); !last {
+			running.Go(func() { results[i] = runOne(early, s, c) })
+		}
+	}
+	running.Wait()
+
+	unhealthy := ""
+	for _, es := range results {
+		for _, e := range es {
+			if e.Outcome != matrix.Healthy && unhealthy == "" {
+				unhealthy = e.Check
+			}
+		}
+	}
+	for i, c := range checks {
+		last, ok := c.(stability)
+		switch {
+		case !ok:
+		case unhealthy != "":
+			results[i] = last.notBegun(unhealthy)
+		default:
+			began := time.Now()
+			results[i] = last.runIn(ctx, s)
+			waited += time.Since(began)
+		}
+	}
+	for _, es := range results {
+		evidence = append(evidence, es...)
+	}
+	return evidence, waited
+}
+
+// beforeWindows leaves the stability windows their time before ctx's deadline.
+func beforeWindows(ctx context.Context, checks []provisioner.Check) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	for _, c := range checks {
+		if last, ok := c.(stability); ok {
+			deadline = deadline.Add(-last.window)
+			if left := time.Until(deadline); left > 2*windowMargin {
+				deadline = deadline.Add(-windowMargin)
+			}
+		}
+	}
+	return context.WithDeadline(ctx, deadline)
+}
+
+// runOne runs a check and holds it to the contract: a check without evidence
+// is undecided.
+func runOne(ctx context.Context, s *session, c provisioner.Check) []matrix.Evidence {
+	var evidence []matrix.Evidence
+	if in, ok := c.(shared); ok {
+		evidence = in.runIn(ctx, s)
+	} else {
+		evidence = c.Run(ctx, s.cluster)
+	}
+	if len(evidence) == 0 {
+		return undecided(c.Name(), "the check returned no evidence", 0)
+	}
+	return evidence
+}
