@@ -93,7 +93,7 @@ func healthy() map[string]string {
 		"/var/lib/apt/lists/mirror_dists_trixie_main_binary-amd64_Packages.lz4": "list",
 		"/usr/local/go/bin/go": program,
 	}
-	for _, name := range []string{"dnsmasq", "nft", "ip", "mke2fs", "mmdebstrap", "xz", "git", "apparmor_parser", "gcc", "make", "unshare", "modprobe", "iptables", "apt-get"} {
+	for _, name := range []string{"dnsmasq", "nft", "ip", "mke2fs", "losetup", "mmdebstrap", "xz", "git", "apparmor_parser", "gcc", "make", "unshare", "modprobe", "iptables", "apt-get"} {
 		files["/usr/sbin/"+name] = program
 	}
 	return files
@@ -128,7 +128,7 @@ func machine(t *testing.T, changes map[string]string) (Machine, *fakeRunner) {
 	return Machine{
 		Root:   root,
 		Runner: r,
-		Getenv: func(string) string { return "" },
+		Getenv: func(key string) string { return map[string]string{"PATH": "/usr/local/go/bin"}[key] },
 		CPUs:   2,
 		Free:   func(string) (int64, error) { return 100 << 30, nil },
 		Now:    time.Now,

@@ -23,11 +23,12 @@ type requirement struct {
 
 func requirements() []requirement {
 	return []requirement{
-		{pkg: "incus-base", why: "the Incus daemon and its client", anyOf: []string{"/usr/libexec/incus/incusd", "/opt/incus/bin/incusd", "/usr/lib/incus/incusd", "incusd"}},
+		{pkg: "incus-base", why: "the Incus daemon and its client", anyOf: []string{"/usr/libexec/incus/incusd", "/usr/lib/incus/incusd", "/opt/incus/bin/incusd", "/usr/bin/incusd"}},
 		{pkg: "dnsmasq-base", why: "addresses and DNS on the nodes' bridge", anyOf: []string{"dnsmasq"}},
 		{pkg: "nftables", why: "NAT for the nodes' bridge", anyOf: []string{"nft"}},
 		{pkg: "iproute2", why: "the bridge and its routes", anyOf: []string{"ip"}},
 		{pkg: "e2fsprogs", why: "the embedded host's storage pool", anyOf: []string{"mke2fs"}},
+		{pkg: "mount", why: "the embedded host's storage pool", anyOf: []string{"losetup"}},
 		{pkg: "mmdebstrap", why: "node images of Debian", anyOf: []string{"mmdebstrap"}},
 		{pkg: "debian-archive-keyring", why: "the signatures of Debian's packages", anyOf: []string{"/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"}},
 		{pkg: "xz-utils", why: "image archives", anyOf: []string{"xz"}},
@@ -131,9 +132,7 @@ func (m Machine) toolchain(ctx context.Context, _ Options) []Finding {
 	const remedy = "install Go 1.26 or newer and put its bin folder on PATH"
 	path, found := m.look("go")
 	if !found {
-		if path = "/usr/local/go/bin/go"; !m.exists(path) {
-			return problem("go", remedy, "no Go toolchain: Kubernetes and this program are built from source")
-		}
+		return problem("go", remedy, "no Go toolchain on PATH: Kubernetes and this program are built from source")
 	}
 	out, err := m.Runner.Run(ctx, Command{Args: []string{path, "version"}, Env: []string{"GOTOOLCHAIN=local"}})
 	if err != nil {
