@@ -1,0 +1,147 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+)
+
+// APIVersion is the version of matrix files that this program reads.
+const APIVersion = "lxcmatrix.dev/v1"
+
+// Limits that are checked beside those in the types' tags.
+const (
+	// leastNodeMemory is what k3s asks for; kubeadm wants more and says so.
+	leastNodeMemory = 512 * mib
+	leastDisk       = 1 * gib
+	// A kubelet's CrashLoopBackOff waits 10, 20, 40 s: less than this looks
+	// stable between two crashes.
+	leastStability = Duration(30 * time.Second)
+	mostCells      = 50_000
+)
+
+// Machine is what the default budget is a part of.
+type Machine struct {
+	CPUs   int
+	Memory Size
+}
+
+// ThisMachine is the machine that the program runs on, as the Go runtime and
+// /proc/meminfo see it.
+func ThisMachine() (Machine, error) {
+	const path = "/proc/meminfo"
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Machine{}, fmt.Errorf("read this machine's memory: %w", err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "MemTotal:" && fields[2] == "kB" {
+			kib, err := strconv.ParseInt(fields[1], 10, 64)
+			if err != nil {
+				return Machine{}, fmt.Errorf("read this machine's memory: %s: %w", path, err)
+			}
+			return Machine{CPUs: runtime.NumCPU(), Memory: Size(kib * 1024)}, nil
+		}
+	}
+	return Machine{}, fmt.Errorf("read this machine's memory: %s has no line MemTotal", path)
+}
+
+// setDefaults fills in everything that was not written, so that the effective
+// matrix says all that a run goes by.
+func (m *Matrix) setDefaults(machine Machine) {
+	orDefault(&m.APIVersion, APIVersion)
+	if m.Hosts == nil {
+		m.Hosts = []Host{{Name: "embedded", Driver: "embedded"}}
+	}
+	if m.Topologies == nil {
+		m.Topologies = []Topology{{Servers: 1}}
+	}
+
+	b := &m.Budget
+	orDefault(&b.CPUs, max(machine.CPUs, 1))
+	orDefault(&b.Memory, machine.Memory*3/4/mib*mib)
+	orDefault(&b.Disk, 20*gib)
+	orDefault(&b.Node.Memory, min(5*gib, b.Memory/Size(m.largest().Nodes())/mib*mib))
+	orDefault(&b.Node.Processes, 4096)
+	orDefault(&b.Node.CPUs, min(2, b.CPUs))
+
+	t := &m.Timeouts
+	for _, d := range []struct {
+		field    *Duration
+		fallback time.Duration
+	}{
+		{&t.Create, 2 * time.Minute}, {&t.Fix, 2 * time.Minute}, {&t.Install, 6 * time.Minute},
+		{&t.Restart, 2 * time.Minute}, {&t.Recover, 5 * time.Minute}, {&t.Collect, time.Minute},
+		{&t.Destroy, time.Minute}, {&t.Stability, 30 * time.Second},
+	} {
+		orDefault(d.field, Duration(d.fallback))
+	}
+
+	if m.Sources.Artifacts == nil {
+		m.Sources.Artifacts = []ArtifactSource{ArtifactCache, ArtifactMirror, ArtifactUpstream, ArtifactBuild}
+	}
+	if m.Sources.Images == nil {
+		m.Sources.Images = []ImageSource{ImageServer, ImageMmdebstrap}
+	}
+}
+
+func orDefault[T comparable](field *T, fallback T) {
+	var zero T
+	if *field == zero {
+		*field = fallback
+	}
+}
+
+// largest is the topology with the most nodes, those of include among them.
+func (m *Matrix) largest() Topology {
+	largest := Topology{Servers: 1}
+	consider := func(t matrix.Topology) {
+		if t.Nodes() > matrix.Topology(largest).Nodes() {
+			largest = Topology(t)
+		}
+	}
+	for _, t := range m.Topologies {
+		consider(matrix.Topology(t))
+	}
+	for _, c := range m.Include {
+		if t, err := matrix.ParseTopology(c.Topology); err == nil {
+			consider(t)
+		}
+	}
+	return largest
+}
+
+// Nodes is the number of nodes.
+func (t Topology) Nodes() int { return matrix.Topology(t).Nodes() }
+
+// PlanBudget is the budget as a plan holds it.
+func (m *Matrix) PlanBudget() matrix.Budget {
+	b := m.Budget
+	return matrix.Budget{CPUs: b.CPUs, MemoryBytes: int64(b.Memory), DiskBytes: int64(b.Disk), Cells: b.Cells,
+		Node: matrix.NodeLimits{MemoryBytes: int64(b.Node.Memory), Processes: b.Node.Processes, CPUs: b.Node.CPUs}}
+}
+
+// PlanTimeouts is the timeouts as a plan holds them.
+func (m *Matrix) PlanTimeouts() matrix.Timeouts {
+	t := m.Timeouts
+	return matrix.Timeouts{Create: matrix.Duration(t.Create), Fix: matrix.Duration(t.Fix), Install: matrix.Duration(t.Install),
+		Recover: matrix.Duration(t.Recover), Restart: matrix.Duration(t.Restart), Collect: matrix.Duration(t.Collect),
+		Destroy: matrix.Duration(t.Destroy), Stability: matrix.Duration(t.Stability)}
+}
+
+// PlanSources is the sources as a plan holds them.
+func (m *Matrix) PlanSources() matrix.Sources {
+	s := matrix.Sources{Mirror: m.Sources.Mirror}
+	for _, a := range m.Sources.Artifacts {
+		s.Artifacts = append(s.Artifacts, string(a))
+	}
+	for _, i := range m.Sources.Images {
+		s.Images = append(s.Images, string(i))
+	}
+	return s
+}

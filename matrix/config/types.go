@@ -1,0 +1,317 @@
+package config
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+)
+
+// The doc comments of the types and fields below are the JSON Schema's
+// descriptions, and the jsonschema tags hold for the decoder as well: see
+// decode.go and schema.go.
+
+// Matrix is a matrix file: the axes whose combinations are the cells, the
+// rules that add and remove combinations, and what a run may use.
+type Matrix struct {
+	// The version of this format.
+	APIVersion string `yaml:"apiVersion" jsonschema:"required,enum=lxcmatrix.dev/v1"`
+	// Where nodes run; kernel and cgroup mode belong to the host. Default: one embedded host.
+	Hosts []Host `yaml:"hosts" jsonschema:"minItems=1"`
+	// Which Kubernetes distributions to install.
+	Distros []Distro `yaml:"distros" jsonschema:"required,minItems=1"`
+	// What the nodes run.
+	OS []OS `yaml:"os" jsonschema:"required,minItems=1"`
+	// Clusters as SERVERS or SERVERS+AGENTS. Default: "1", one server.
+	Topologies []Topology `yaml:"topologies" jsonschema:"minItems=1"`
+	// Combinations to remove.
+	Exclude []Selector `yaml:"exclude,omitempty"`
+	// Combinations to add, after exclude has removed its own.
+	Include []Combination `yaml:"include,omitempty"`
+	// Cells that are expected to fail, and how.
+	Expect []Expect `yaml:"expect,omitempty"`
+	// What a run may use at one time.
+	Budget Budget `yaml:"budget"`
+	// How long each phase may take; a phase that runs out has failed.
+	Timeouts Timeouts `yaml:"timeouts"`
+	// Where artifacts and images come from.
+	Sources Sources `yaml:"sources"`
+
+	// File names the file, or the built-in matrix, that this was read from.
+	File string `yaml:"-" jsonschema:"-"`
+
+	positions positions
+}
+
+// Host is where nodes run, written as a mapping or, with neither options nor a
+// name of its own, as its driver alone.
+type Host struct {
+	// The name in cell IDs, reports and selectors.
+	Name string `yaml:"name" jsonschema:"required,pattern=^[a-z][a-z0-9.-]*$" want:"a name of small letters, digits, dots and dashes that starts with a letter"`
+	// embedded: an Incus daemon of the harness's own, started and stopped by it. local: the system's Incus.
+	Driver string `yaml:"driver" jsonschema:"required,enum=embedded,enum=local"`
+	// The cgroup mode that the host has, if its cells shall hold it to that.
+	Cgroup string `yaml:"cgroup,omitempty" jsonschema:"enum=v1,enum=v2"`
+	// allow: sysctls of a host that the harness did not make may be changed while a cell needs it.
+	HostWrites string `yaml:"hostWrites,omitempty" jsonschema:"enum=allow"`
+	// Where the host cannot be had, its cells are blocked and counted, but do not fail the run.
+	Optional bool `yaml:"optional,omitempty"`
+}
+
+// Distro is a Kubernetes distribution, written as a mapping or as
+// NAME@VERSION.
+type Distro struct {
+	// Which distribution.
+	Name string `yaml:"name" jsonschema:"required,enum=kubeadm,enum=k3s,enum=rke2"`
+	// A minor version ("1.34": the newest release that can be had), or an exact one ("1.34.4"). In quotes: 1.30 without them is the number 1.3.
+	Version string `yaml:"version" jsonschema:"required,pattern=^1\\.[0-9]{1\\,2}(\\.[0-9]{1\\,3}([-+][0-9A-Za-z.+-]+)?)?$" want:"a version such as 1.34 or 1.34.4, without a leading v"`
+	// Where the release cannot be had, its cells are blocked and counted, but do not fail the run.
+	Optional bool `yaml:"optional,omitempty"`
+}
+
+// OS is a node's operating system, written as a mapping or as its name alone.
+type OS struct {
+	// FAMILY/RELEASE, as Incus images are named: debian/13.
+	Name string `yaml:"name" jsonschema:"required,pattern=^[a-z][a-z0-9-]*/[a-z0-9][a-z0-9.-]*$" want:"FAMILY/RELEASE in small letters, as debian/13"`
+	// Where the image cannot be had, its cells are blocked and counted, but do not fail the run.
+	Optional bool `yaml:"optional,omitempty"`
+}
+
+// Selector picks combinations: every field that is given must match. In a
+// value, * stands for any text without a slash and ** for any text.
+type Selector struct {
+	// NAME, NAME@MINOR or NAME@VERSION.
+	Distro string `yaml:"distro,omitempty" jsonschema:"pattern=." want:"a value"`
+	// FAMILY/RELEASE, debian/* for example.
+	OS string `yaml:"os,omitempty" jsonschema:"pattern=." want:"a value"`
+	// SERVERS or SERVERS+AGENTS.
+	Topology string `yaml:"topology,omitempty" jsonschema:"pattern=." want:"a value"`
+	// A host's name.
+	Host string `yaml:"host,omitempty" jsonschema:"pattern=." want:"a value"`
+}
+
+// Combination adds cells: each field is a value to add, on its axis or not,
+// or picks values of its axis as a selector does. A field that is left out
+// means every value of the axis. The host must be on its axis.
+type Combination struct {
+	Selector `yaml:",inline"`
+}
+
+// Expect is a failure that is known, so that anything else still counts as
+// one. A cell that passes although it is expected to fail is a deviation too.
+type Expect struct {
+	Selector `yaml:",inline"`
+	// The phase that fails.
+	Phase string `yaml:"phase" jsonschema:"required,enum=create,enum=fix,enum=install,enum=baseline,enum=restart,enum=recover,enum=forced-restart,enum=forced-recover"`
+	// The ID of the log signature that is found then.
+	Signature string `yaml:"signature" jsonschema:"required,pattern=^[a-z0-9][a-z0-9-]*$" want:"the ID of a signature, of small letters, digits and dashes"`
+	// A link to where the failure is tracked.
+	Issue string `yaml:"issue" jsonschema:"required,pattern=^https?://[^ ]+$" want:"a link, http:// or https://"`
+}
+
+// Budget limits what a run may use at one time.
+type Budget struct {
+	// CPUs that the cells running at one time may claim. Default: all of the machine's.
+	CPUs int `yaml:"cpus" jsonschema:"minimum=1,maximum=4096"`
+	// Memory that the cells running at one time may claim. Default: three quarters of the machine's.
+	Memory Size `yaml:"memory"`
+	// The size of an embedded host's storage pool. Default: 20GiB.
+	Disk Size `yaml:"disk"`
+	// How many cells may run at one time; 0 means as many as fit. Default: 0.
+	Cells int `yaml:"cells" jsonschema:"minimum=0,maximum=1000"`
+	// Limits of each node.
+	Node NodeLimits `yaml:"node"`
+}
+
+// NodeLimits are the limits that every node has.
+type NodeLimits struct {
+	// Default: 5GiB, or what the budget leaves to a node of the largest topology, if that is less.
+	Memory Size `yaml:"memory"`
+	// Default: 4096.
+	Processes int `yaml:"processes" jsonschema:"minimum=512,maximum=4194304"`
+	// Default: 2, or the budget's, if that is less.
+	CPUs int `yaml:"cpus" jsonschema:"minimum=1,maximum=4096"`
+}
+
+// Timeouts bound the phases, each from 1s to 24h.
+type Timeouts struct {
+	// Default: 2m.
+	Create Duration `yaml:"create"`
+	// Default: 2m.
+	Fix Duration `yaml:"fix"`
+	// Default: 6m.
+	Install Duration `yaml:"install"`
+	// One restart, until the node's init runs again. Default: 2m.
+	Restart Duration `yaml:"restart"`
+	// The baseline, and every recovery after a restart, must be healthy within this. Default: 5m.
+	Recover Duration `yaml:"recover"`
+	// Default: 1m.
+	Collect Duration `yaml:"collect"`
+	// Default: 1m.
+	Destroy Duration `yaml:"destroy"`
+	// How long restart counts must hold still once everything is healthy; 30s at least, for a crash loop waits 10, 20 and 40 s. Default: 30s.
+	Stability Duration `yaml:"stability"`
+}
+
+// Sources says where artifacts and images come from: each source is asked in
+// the order written here.
+type Sources struct {
+	// Default: cache, mirror, upstream, build.
+	Artifacts []ArtifactSource `yaml:"artifacts" jsonschema:"minItems=1,uniqueItems=true"`
+	// Default: server, mmdebstrap.
+	Images []ImageSource `yaml:"images" jsonschema:"minItems=1,uniqueItems=true"`
+	// A file:// or https:// URL with upstream's own layout; empty: the source mirror is passed over.
+	Mirror string `yaml:"mirror" jsonschema:"pattern=^((file|https)://[^ ]+)?$" want:"a file:// or https:// URL"`
+}
+
+// ArtifactSource is where a release's files come from.
+type ArtifactSource string
+
+// The sources of artifacts: files fetched or built before, a mirror, the
+// project's own release URLs, and a build from source.
+const (
+	ArtifactCache    ArtifactSource = "cache"
+	ArtifactMirror   ArtifactSource = "mirror"
+	ArtifactUpstream ArtifactSource = "upstream"
+	ArtifactBuild    ArtifactSource = "build"
+)
+
+// words lists the values.
+func (ArtifactSource) words() []string {
+	return []string{string(ArtifactCache), string(ArtifactMirror), string(ArtifactUpstream), string(ArtifactBuild)}
+}
+
+// ImageSource is where node images come from.
+type ImageSource string
+
+// The sources of images: Incus's image server, and a build from the machine's
+// own Debian mirror.
+const (
+	ImageServer     ImageSource = "server"
+	ImageMmdebstrap ImageSource = "mmdebstrap"
+)
+
+// words lists the values.
+func (ImageSource) words() []string { return []string{string(ImageServer), string(ImageMmdebstrap)} }
+
+// Topology counts a cluster's nodes by role, written "1" or "1+2".
+type Topology matrix.Topology
+
+// String is the topology as it is written.
+func (t Topology) String() string { return matrix.Topology(t).String() }
+
+// MarshalText writes "1+2".
+func (t Topology) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalText reads "1+2".
+func (t *Topology) UnmarshalText(text []byte) error {
+	parsed, err := matrix.ParseTopology(string(text))
+	*t = Topology(parsed)
+	return err
+}
+
+func (Topology) pattern() string { return `^[1-9](\+[1-9][0-9]?)?$` }
+
+// Duration is a time.Duration written as "1m30s".
+type Duration time.Duration
+
+// String is the duration without the zero parts that time.Duration prints:
+// "5m", not "5m0s".
+func (d Duration) String() string {
+	s := time.Duration(d).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// MarshalText writes "1m30s".
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads what time.ParseDuration reads, from 1s to 24h.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	switch {
+	case err != nil || !matches(d.pattern(), string(text)):
+		return fmt.Errorf("%q is no duration, want for example 90s or 5m", text)
+	case v < time.Second || v > 24*time.Hour:
+		return fmt.Errorf("%q is out of range, want 1s to 24h", text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+func (Duration) pattern() string { return `^([0-9]+(\.[0-9]+)?(h|m|s|ms))+$` }
+
+// Size is a number of bytes written as "12GiB" or "512MiB".
+type Size int64
+
+// The units that sizes are written in.
+const (
+	mib = 1 << 20
+	gib = 1 << 30
+	tib = 1 << 40
+)
+
+// String is the size in the largest unit that holds it evenly.
+func (s Size) String() string {
+	switch {
+	case s > 0 && s%tib == 0:
+		return fmt.Sprintf("%dTiB", s/tib)
+	case s > 0 && s%gib == 0:
+		return fmt.Sprintf("%dGiB", s/gib)
+	}
+	return fmt.Sprintf("%dMiB", s/mib)
+}
+
+// MarshalText writes "12GiB".
+func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads a whole number of MiB, GiB or TiB.
+func (s *Size) UnmarshalText(text []byte) error {
+	if !matches(s.pattern(), string(text)) {
+		return fmt.Errorf("%q is no size, want for example 12GiB or 512MiB", text)
+	}
+	number, suffix := text[:len(text)-3], text[len(text)-3:]
+	unit := map[string]int64{"MiB": mib, "GiB": gib, "TiB": tib}[string(suffix)]
+	n, err := strconv.ParseInt(string(number), 10, 64)
+	if err != nil || n > math.MaxInt64/unit {
+		return fmt.Errorf("%q is more than any machine has", text)
+	}
+	*s = Size(n * unit)
+	return nil
+}
+
+func (Size) pattern() string { return `^[1-9][0-9]*(MiB|GiB|TiB)$` }
+
+// shorthand is a type that may be written as one scalar instead of a mapping.
+type shorthand interface {
+	// fromScalar reads it, in the form that scalarPattern gives.
+	fromScalar(s string) error
+	scalarPattern() string
+}
+
+func (h *Host) fromScalar(s string) error { *h = Host{Name: s, Driver: s}; return nil }
+func (Host) scalarPattern() string        { return `^(embedded|local)$` }
+
+func (d *Distro) fromScalar(s string) error {
+	name, version, found := strings.Cut(s, "@")
+	if !found {
+		return fmt.Errorf("%q has no version, want NAME@VERSION, as in kubeadm@1.34", s)
+	}
+	*d = Distro{Name: name, Version: version}
+	return nil
+}
+
+func (Distro) scalarPattern() string {
+	return `^(kubeadm|k3s|rke2)@1\.[0-9]{1,2}(\.[0-9]{1,3}([-+][0-9A-Za-z.+-]+)?)?$`
+}
+
+func (o *OS) fromScalar(s string) error { *o = OS{Name: s}; return nil }
+func (OS) scalarPattern() string        { return `^[a-z][a-z0-9-]*/[a-z0-9][a-z0-9.-]*$` }
