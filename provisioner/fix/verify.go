@@ -79,8 +79,13 @@ func look(ctx context.Context, node provisioner.Node, due []provisioner.Verifica
 		}
 		evidence = append(evidence, e)
 	}
-	state := strings.TrimSpace(records["boot"].stdout)
-	return evidence, state == "initializing" || state == "starting"
+	switch strings.TrimSpace(records["boot"].stdout) {
+	case "running", "degraded", "maintenance", "stopping":
+		return evidence, false
+	}
+	// Starting, or so early that systemd does not answer yet.
+	_, answered := records["boot"]
+	return evidence, answered
 }
 
 // mark begins every record in the script's output.

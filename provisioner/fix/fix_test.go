@@ -1,0 +1,251 @@
+package fix_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/lxcmatrix/lxcmatrix/fixtures"
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
+)
+
+// written makes a source of fixes; each is completed with what every fix must
+// have.
+func written(name string, fixes ...string) fix.Source {
+	files := fstest.MapFS{}
+	for _, text := range fixes {
+		id, _, _ := strings.Cut(strings.TrimPrefix(text, "id: "), "\n")
+		if !strings.Contains(text, "verify:") {
+			text += "verify: [{command: echo yes, want: 'yes'}]\n"
+		}
+		files[id+".yaml"] = &fstest.MapFile{Data: []byte(text + "title: t\nwhy: w\nsources: ['https://example.org']\n")}
+	}
+	return fix.Source{Name: name, FS: files}
+}
+
+func load(t *testing.T, fixes ...string) *fix.Catalogue {
+	t.Helper()
+	cat, err := fix.Load(written("fixes", fixes...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cat
+}
+
+func TestConditionsAreThreeValued(t *testing.T) {
+	for condition, cases := range map[string]map[string]fix.Facts{
+		`cgroup == "v2" && atLeast(kernel, "6")`: {
+			"false":   {"cgroup": "v1"}, // whatever the kernel is
+			"unknown": {"cgroup": "v2"},
+			"true":    {"cgroup": "v2", "kernel": "6.18.44-fc-v657"},
+		},
+		`atLeast(kernel, "6") && cgroup == "v2"`: {"false": {"cgroup": "v1"}},
+		`cgroup == "v1" || apparmor`:             {"true": {"cgroup": "v1"}, "unknown": {"cgroup": "v2"}, "false": {"cgroup": "v2", "apparmor": false}},
+		`!("CAP_SYS_RESOURCE" in capabilities)`: {
+			"unknown": {}, "true": {"capabilities": []string{"CAP_SYS_ADMIN"}}, "false": {"capabilities": []string{"CAP_SYS_RESOURCE"}},
+		},
+		`["CAP_SYS_TIME"].exists(c, c in capabilities)`: {"unknown": {}, "true": {"capabilities": []string{"CAP_SYS_TIME"}}},
+		`!atLeast(lxc, "6")`:                            {"true": {"lxc": "5.0.2"}, "false": {"lxc": "6.0.4"}, "unknown": {"incus": "6.0.4"}},
+		`atLeast(kernel, "6.18.44")`:                    {"true": {"kernel": "6.18.44-fc-v657"}, "false": {"kernel": "6.0.4"}},
+		`atLeast(incus, "6.0.4")`:                       {"true": {"incus": "6.0.4"}, "false": {"incus": "6.0"}},
+		`atLeast(containerd, "1.7")`:                    {"true": {"containerd": "1.7.24~ds1"}, "false": {"containerd": "1.6.20"}},
+		`atLeast(kubernetes, "1.35")`:                   {"true": {"kubernetes": "v1.36.3+rke2r1"}, "false": {"kubernetes": "1.34.2"}},
+		`"flannel" in variants`:                         {"true": {"variants": []string{"flannel"}}, "false": {"variants": []string{}}},
+		``:                                              {"true": {}},
+	} {
+		cat := load(t, "id: a\nwhen: '"+condition+"'\n")
+		f, err := cat.Fix("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for want, facts := range cases {
+			got, err := f.Condition().Eval(facts)
+			if err != nil || got.String() != want {
+				t.Errorf("%s over %v is %s (%v), want %s", condition, facts, got, err, want)
+			}
+		}
+	}
+}
+
+func TestAVersionThatIsNoneIsAnErrorThatNamesTheFix(t *testing.T) {
+	cat := load(t, "id: a\nwhen: atLeast(kernel, \"6\")\n")
+	_, err := cat.Decide(fix.Facts{"kernel": "unknown"}, nil)
+	if err == nil || !strings.Contains(err.Error(), "decide on fix a") || !strings.Contains(err.Error(), `"unknown" is not a version`) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestLoadListsEveryProblemWithItsFile(t *testing.T) {
+	_, err := fix.Load(
+		fix.Source{Name: "one", FS: fstest.MapFS{
+			"key.yaml":  {Data: []byte("id: a\nefects: {}\n")},
+			"dup.yaml":  {Data: []byte("id: a\nid: b\n")},
+			"type.yaml": {Data: []byte("id: a\ncures: {}\nharmful: maybe\n")},
+		}},
+		written("two",
+			"id: cel\nwhen: cgrup == \"v1\"\n",
+			"id: notbool\nwhen: cgroup\n",
+			"id: version\nwhen: atLeast(kernel, \"latest\")\n",
+			"id: word\nwhen: distro == \"kubedm\"\n",
+			"id: template\neffects: {nodeIP: '{{.Node.Adress}}'}\n",
+			"id: raw\neffects: {incus: {rawLXC: 'lxc.a=1\n\n  lxc.b=2'}}\n",
+			"id: path\neffects: {node: {files: [{path: etc/x, content: a, mode: '0999'}]}}\n",
+			"id: want\nverify: [{command: x, want: '('}, {command: y, want: z, after: destroy}]\n",
+			"id: same\n"),
+		written("three", "id: same\n"))
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{
+		"one/key.yaml:2:", "one/dup.yaml:2:", "one/type.yaml:2:", "one/type.yaml:3:",
+		"two/cel.yaml: fix cel: when: ", "undeclared reference to 'cgrup'",
+		"two/notbool.yaml: fix notbool: when: condition \"cgroup\": is a string, want a bool",
+		`two/version.yaml: fix version: when: condition "atLeast(kernel, \"latest\")": "latest" is not a version`,
+		`two/word.yaml: fix word: when: condition "distro == \"kubedm\"": distro is never "kubedm", only one of kubeadm, k3s, rke2`,
+		`two/template.yaml: fix template: template "{{.Node.Adress}}"`, `no entry for key "Adress"`,
+		"two/raw.yaml: fix raw: rawLXC", `two/path.yaml: fix path: file "etc/x"`, `mode "0999"`,
+		"two/want.yaml: fix want: verify 1: want: ", `two/want.yaml: fix want: verify 2: after "destroy"`,
+		"three/same.yaml: fix same is already in two/same.yaml",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error lacks %q", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(err)
+	}
+}
+
+func TestAFixNeedsVerifyAndSources(t *testing.T) {
+	_, err := fix.Load(fix.Source{Name: "x", FS: fstest.MapFS{"a.yaml": {Data: []byte("id: a\ntitle: t\nwhy: w\n")}}})
+	if err == nil || !strings.Contains(err.Error(), "needs sources") || !strings.Contains(err.Error(), "needs verify") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestUsersOwnFixesJoinTheEmbeddedOnes(t *testing.T) {
+	cat, err := fix.Load(fix.Source{Name: "fixes", FS: fixtures.Fixes()}, written("mine", "id: my-own\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f, err := cat.Fix("my-own"); err != nil || f.File() != "mine/my-own.yaml" {
+		t.Errorf("%v, %v", f, err)
+	}
+	if _, err := cat.Fix("swap"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLeavingOutAnUnknownFixNamesWhatMayBeMeant(t *testing.T) {
+	cat, _ := embedded(t)
+	_, err := cat.Decide(fix.Facts{}, []string{"cgroup-split-cpu", "nothing-like-it-at-all"})
+	var unknown *fix.UnknownError
+	if !errors.As(err, &unknown) {
+		t.Fatalf("error %v", err)
+	}
+	for _, want := range []string{`there is no fix "cgroup-split-cpu"; did you mean cgroup1-split-cpu?`, `there is no fix "nothing-like-it-at-all"`} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v lacks %q", err, want)
+		}
+	}
+}
+
+func TestHarmfulFixesAreNeverApplied(t *testing.T) {
+	decisions, err := load(t, "id: a\nharmful: true\n").Decide(fix.Facts{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := decisions[0].Record(); r != (matrix.AppliedFix{ID: "a", State: "not-applicable", Why: "harmful"}) {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestMergeConflictsNameBothFixesAndValues(t *testing.T) {
+	for name, tc := range map[string]struct {
+		a, b, place, va, vb string
+	}{
+		"kubelet":         {"kubelet: {cgroupDriver: systemd}", "kubelet: {cgroupDriver: cgroupfs}", "kubelet.cgroupDriver", "systemd", "cgroupfs"},
+		"nested kubelet":  {"kubelet: {evictionHard: {a: 1}}", "kubelet: {evictionHard: {a: 2}}", "kubelet.evictionHard.a", "1", "2"},
+		"leaf and tree":   {"kubelet: {evictionHard: {a: 1}}", "kubelet: {evictionHard: none}", "kubelet.evictionHard", "a: 1", "none"},
+		"tree and leaf":   {"kubelet: {evictionHard: none}", "kubelet: {evictionHard: {a: 1}}", "kubelet.evictionHard", "none", "a: 1"},
+		"kube-proxy":      {"kubeProxy: {mode: iptables}", "kubeProxy: {mode: nftables}", "kubeProxy.mode", "iptables", "nftables"},
+		"containerd":      {"containerd: {cri: {x: true}}", "containerd: {cri: {x: false}}", "containerd.cri.x", "true", "false"},
+		"runc":            {"containerd: {runc: {x: 1}}", "containerd: {runc: {x: 2}}", "containerd.runc.x", "1", "2"},
+		"config":          {"incus: {config: {k: 'a'}}", "incus: {config: {k: 'b'}}", "incus.config.k", "a", "b"},
+		"device":          {"incus: {devices: {d: {type: disk}}}", "incus: {devices: {d: {type: nic}}}", "incus.devices.d", "type: disk", "type: nic"},
+		"raw.lxc":         {"incus: {rawLXC: lxc.apparmor.profile=a}", "incus: {rawLXC: lxc.apparmor.profile=b}", "incus.rawLXC.lxc.apparmor.profile", "a", "b"},
+		"host sysctl":     {"host: {sysctls: {kernel.panic: '1'}}", "host: {sysctls: {kernel.panic: '2'}}", "host.sysctls.kernel.panic", "1", "2"},
+		"node sysctl":     {"node: {sysctls: {net.x: '1'}}", "node: {sysctls: {net.x: '2'}}", "node.sysctls.net.x", "1", "2"},
+		"node IP":         {"nodeIP: 10.0.0.1", "nodeIP: 10.0.0.2", "nodeIP", "10.0.0.1", "10.0.0.2"},
+		"file's contents": {"node: {files: [{path: /f, content: a}]}", "node: {files: [{path: /f, content: b}]}", "node.files./f", "content: a", "content: b"},
+		"unit":            {"node: {units: [{name: u.service, content: a}]}", "node: {units: [{name: u.service, content: b}]}", "node.units.u.service", "content: a", "content: b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cat := load(t, "id: one\neffects: {"+tc.a+"}\n", "id: two\neffects: {"+tc.b+"}\n", "id: three\neffects: {"+tc.a+"}\n")
+			find := func(id string) *fix.Fix {
+				f, err := cat.Fix(id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return f
+			}
+			_, err := fix.Merge([]*fix.Fix{find("one"), find("two")}, fix.Context{})
+			var conflict *fix.ConflictError
+			if !errors.As(err, &conflict) {
+				t.Fatalf("error %v", err)
+			}
+			if conflict.Place != tc.place || conflict.Fixes != [2]string{"one", "two"} ||
+				!strings.Contains(conflict.Values[0], tc.va) || !strings.Contains(conflict.Values[1], tc.vb) {
+				t.Errorf("%v", err)
+			}
+			if _, err := fix.Merge([]*fix.Fix{find("one"), find("three")}, fix.Context{}); err != nil {
+				t.Errorf("the same twice: %v", err)
+			}
+		})
+	}
+}
+
+func TestMergeReportsEveryConflict(t *testing.T) {
+	cat := load(t, "id: a\neffects: {kubelet: {x: 1, y: 1}}\n", "id: b\neffects: {kubelet: {x: 2, y: 2}}\n")
+	_, err := fix.Merge(cat.All(), fix.Context{})
+	if err == nil || !strings.Contains(err.Error(), "kubelet.x") || !strings.Contains(err.Error(), "kubelet.y") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestRawLXCLinesThatAddUpAreNoConflict(t *testing.T) {
+	cat := load(t, "id: a\neffects: {incus: {rawLXC: 'lxc.mount.auto=proc:rw'}}\n", "id: b\neffects: {incus: {rawLXC: 'lxc.mount.auto=sys:rw'}}\n")
+	got, err := fix.Merge(cat.All(), fix.Context{})
+	if err != nil || !slices.Equal(got.Incus.RawLXC, []string{"lxc.mount.auto=proc:rw", "lxc.mount.auto=sys:rw"}) {
+		t.Errorf("%v, %v", got.Incus.RawLXC, err)
+	}
+}
+
+func TestMergeRefusesATemplateOverWhatIsNotKnown(t *testing.T) {
+	cat := load(t, "id: a\neffects: {nodeIP: '{{.Node.Address}}'}\n")
+	_, err := fix.Merge(cat.All(), fix.Context{NodeName: "n"})
+	if err == nil || !strings.Contains(err.Error(), "fix a: template") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestMergingChangesNoFix(t *testing.T) {
+	cat := load(t, "id: a\neffects: {kubelet: {m: {x: 1}}, incus: {devices: {d: {path: '{{.Node.Name}}'}}}}\n", "id: b\neffects: {kubelet: {m: {y: 2}}}\n")
+	for _, node := range []string{"n1", "n2"} {
+		got, err := fix.Merge(cat.All(), fix.Context{NodeName: node})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Incus.Devices["d"]["path"] != node {
+			t.Errorf("device %v", got.Incus.Devices)
+		}
+		m, _ := got.Kubelet["m"].(map[string]any)
+		if len(m) != 2 {
+			t.Errorf("kubelet %v", got.Kubelet)
+		}
+		m["z"] = 3 // the caller's to change
+	}
+}
