@@ -38,9 +38,10 @@ type Options struct {
 	Purpose Purpose
 	// HostDriver is embedded (the default) or local.
 	HostDriver string
-	// CacheDir is where artifacts, images and the pool's file are kept; it need
-	// not exist yet. Empty leaves the disk unexamined.
-	CacheDir string
+	// CacheDir is where artifacts and builds are kept, StateDir where the
+	// embedded host keeps its pool's file. They need not exist yet; an empty one
+	// is left unexamined.
+	CacheDir, StateDir string
 	// CacheBytes is how much the cache is expected to take besides the pool; 0
 	// means 8 GiB.
 	CacheBytes int64
@@ -48,8 +49,9 @@ type Options struct {
 	PoolBytes int64
 	// MemoryBytes is what one node may use; 0 means 2 GiB.
 	MemoryBytes int64
-	// Bridge is the name of the nodes' bridge, where it is known: forwarding
-	// can be allowed for it only then.
+	// Bridge is the name of the nodes' bridge, as iptables matches it (a + at
+	// the end stands for any rest); empty means every embedded host's. On a
+	// local host, forwarding can be allowed only where it is given.
 	Bridge string
 }
 
@@ -118,6 +120,9 @@ func (m Machine) Examine(ctx context.Context, opts Options) []Finding {
 	const gib = 1 << 30
 	if opts.CacheBytes == 0 {
 		opts.CacheBytes = 8 * gib
+	}
+	if opts.Bridge == "" && opts.HostDriver == "embedded" {
+		opts.Bridge = embeddedBridges
 	}
 	if opts.MemoryBytes == 0 {
 		opts.MemoryBytes = 2 * gib

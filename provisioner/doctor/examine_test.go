@@ -9,7 +9,7 @@ import (
 
 func TestHealthyMachineHasOnlyOK(t *testing.T) {
 	m, _ := machine(t, nil)
-	findings := m.Examine(t.Context(), Options{Purpose: Test, CacheDir: "/var/cache/x", PoolBytes: 20 << 30})
+	findings := m.Examine(t.Context(), Options{Purpose: Test, CacheDir: "/var/cache/x", StateDir: "/var/lib/x", PoolBytes: 20 << 30})
 	for _, f := range findings {
 		if f.Severity != OK {
 			t.Errorf("%s", f)
@@ -22,6 +22,8 @@ func TestHealthyMachineHasOnlyOK(t *testing.T) {
 
 func TestExamineFindsWhatIsWrong(t *testing.T) {
 	const dockerRules = "table ip filter {\n\tchain DOCKER-USER {\n\t}\n\tchain FORWARD {\n\t\ttype filter hook forward priority filter; policy drop;\n\t}\n}\n"
+	// Incus' own table accepts; Docker's drops all the same.
+	const dockerAndIncus = dockerRules + "table inet incus {\n\tchain fwd.lxcm0 {\n\t\ttype filter hook forward priority filter; policy accept;\n\t\tip version 4 oifname \"lxcm0\" accept\n\t\tip version 4 iifname \"lxcm0\" accept\n\t}\n}\n"
 	const dockerAllows = "table ip filter {\n\tchain DOCKER-USER {\n\t\tiifname \"lxcm0\" counter packets 0 bytes 0 accept\n\t\toifname \"lxcm0\" counter packets 0 bytes 0 accept\n\t}\n\tchain FORWARD {\n\t\ttype filter hook forward priority filter; policy drop;\n\t}\n}\n"
 	bookworm := "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\n"
 	debian12 := "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm bookworm-updates\nComponents: main\n"
@@ -74,9 +76,9 @@ func TestExamineFindsWhatIsWrong(t *testing.T) {
 		"apparmor off":  {changes: map[string]string{"/sys/module/apparmor/parameters/enabled": "-"}, id: "apparmor", severity: OK, what: "off"},
 		"sysctls":       {changes: map[string]string{"/proc/sys/kernel/panic": "0"}, id: "sysctls", severity: OK, what: "kernel.panic=0 (nodes want 10); a run sets them"},
 		"sysctls local": {changes: map[string]string{"/proc/sys/kernel/panic": "0"}, opts: Options{HostDriver: "local"}, id: "sysctls", severity: Warning, what: "kernel.panic=0", remedy: "hostWrites: allow"},
-		"disk for a pool": {opts: Options{CacheDir: "/var/cache/x", PoolBytes: 40 << 30}, mutate: func(m *Machine) { m.Free = func(string) (int64, error) { return 20 << 30, nil } },
-			id: "disk", severity: Warning, what: "20.0 GiB free for /var/cache/x, cache and a full pool take 48.0 GiB"},
-		"disk for nothing": {opts: Options{CacheDir: "/var/cache/x", PoolBytes: 40 << 30}, mutate: func(m *Machine) { m.Free = func(string) (int64, error) { return 13 << 30, nil } },
+		"disk for a pool": {opts: Options{CacheDir: "/var/cache/x", StateDir: "/var/lib/x", PoolBytes: 40 << 30}, mutate: func(m *Machine) { m.Free = func(string) (int64, error) { return 20 << 30, nil } },
+			id: "disk", severity: Warning, what: "20.0 GiB free for /var/cache/x and /var/lib/x, which can grow to 48.0 GiB"},
+		"disk for nothing": {opts: Options{CacheDir: "/var/cache/x", StateDir: "/var/lib/x", PoolBytes: 40 << 30}, mutate: func(m *Machine) { m.Free = func(string) (int64, error) { return 13 << 30, nil } },
 			id: "disk", severity: Problem, what: "at least 14.0 GiB"},
 		"disk unknown": {opts: Options{CacheDir: "/var/cache/x"}, mutate: func(m *Machine) { m.Free = func(string) (int64, error) { return 0, errors.New("no statfs") } },
 			id: "disk", severity: Warning, what: "no statfs"},
@@ -85,14 +87,20 @@ func TestExamineFindsWhatIsWrong(t *testing.T) {
 		"no lxcfs":      {changes: map[string]string{"/proc/self/mounts": mountsV1Joined}, id: "lxcfs", severity: OK, what: "nodes see the machine's memory"},
 		"one CPU":       {mutate: func(m *Machine) { m.CPUs = 1 }, id: "cpus", severity: Warning},
 		"quotas":        {opts: Options{HostDriver: "local"}, id: "quotas", severity: Warning, what: "do not work"},
-		"docker, no bridge known": {answers: map[string]answer{"/usr/sbin/nft list ruleset": {output: dockerRules}},
+		"docker, embedded host": {answers: map[string]answer{"/usr/sbin/nft list ruleset": {output: dockerRules}},
+			id: "firewall", severity: Problem, remedy: "iptables -I DOCKER-USER -i lxcm+ -j ACCEPT", fixable: true},
+		"docker, embedded hosts allowed": {answers: map[string]answer{"/usr/sbin/nft list ruleset": {output: strings.ReplaceAll(dockerAllows, "lxcm0", "lxcm*")}},
+			id: "firewall", severity: OK, what: "lets lxcm+ through"},
+		"docker beside Incus' own rules": {answers: map[string]answer{"/usr/sbin/nft list ruleset": {output: dockerAndIncus}}, opts: Options{Bridge: "lxcm0"},
+			id: "firewall", severity: Problem, fixable: true},
+		"docker, no bridge known": {answers: map[string]answer{"/usr/sbin/nft list ruleset": {output: dockerRules}}, opts: Options{HostDriver: "local"},
 			id: "firewall", severity: Problem, what: "table ip filter chain FORWARD", remedy: "iptables -I DOCKER-USER -i BRIDGE"},
 		"docker, bridge known": {answers: map[string]answer{"/usr/sbin/nft list ruleset": {output: dockerRules}}, opts: Options{Bridge: "lxcm0"},
 			id: "firewall", severity: Problem, remedy: "iptables -I DOCKER-USER -i lxcm0 -j ACCEPT", fixable: true},
 		"docker, bridge allowed": {answers: map[string]answer{"/usr/sbin/nft list ruleset": {output: dockerAllows}}, opts: Options{Bridge: "lxcm0"},
 			id: "firewall", severity: OK, what: "lets lxcm0 through"},
 		"docker with legacy iptables": {changes: map[string]string{"/usr/sbin/iptables-legacy": program},
-			answers: map[string]answer{"/usr/sbin/iptables-legacy -S": {output: "-P INPUT ACCEPT\n-P FORWARD DROP\n"}}, id: "firewall", severity: Problem, what: "iptables-legacy FORWARD"},
+			answers: map[string]answer{"/usr/sbin/iptables-legacy -S": {output: "-P INPUT ACCEPT\n-P FORWARD DROP\n"}}, id: "firewall", severity: Problem, what: "iptables-legacy FORWARD", fixable: true},
 		"no nf_tables":       {answers: map[string]answer{"/usr/sbin/nft list ruleset": {exit: 1, output: "Operation not supported"}}, id: "firewall", severity: Problem, what: "Operation not supported"},
 		"no forwarding":      {changes: map[string]string{"/proc/sys/net/ipv4/ip_forward": "0"}, id: "ip_forward", severity: OK, what: "Incus turns it on"},
 		"no DNS server":      {changes: map[string]string{"/etc/resolv.conf": "search x\n"}, id: "dns", severity: Warning},

@@ -228,7 +228,7 @@ func (m Machine) holdServices(say func(string, ...any)) (release func() error, e
 	if text, found := m.read(policyFile); found && !strings.Contains(text, policyMark) {
 		return none, nil
 	}
-	say("keeping the package from starting an Incus of the system's, by %s for as long as apt-get runs", policyFile)
+	say("keeping the package from starting an Incus of the system's, by %s for as long as apt-get runs; from the next boot on it listens, unless you disable incus.socket", policyFile)
 	if err := m.write(policyFile, policyText, 0o755); err != nil {
 		return none, err
 	}

@@ -1,13 +1,15 @@
 package doctor
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 )
+
+// embeddedBridges are the bridges of embedded hosts, all of whose names begin
+// so.
+const embeddedBridges = "lxcm+"
 
 // firewall looks whether nftables works here and whether something drops what
 // is forwarded between bridges, as Docker does.
@@ -20,17 +22,29 @@ func (m Machine) firewall(ctx context.Context, opts Options) []Finding {
 	if err != nil {
 		return problem("firewall", "use a kernel that has nf_tables", "nftables does not answer: %v", err)
 	}
-	chains := forwardDrops(ruleset)
+	chains, passed := forwardDrops(ruleset, opts.Bridge)
+	var tools []string
+	legacyRules := ""
+	if iptables, found := m.look("iptables"); found && len(chains) > 0 {
+		tools = append(tools, iptables)
+	}
+	fixable := len(tools) > 0 || len(chains) == 0
 	if legacy, found := m.look("iptables-legacy"); found {
-		if out, err := m.Runner.Run(ctx, Command{Args: []string{legacy, "-S"}}); err == nil && strings.Contains(out, "-P FORWARD DROP") && !legacyAllows(out, opts.Bridge) {
-			chains = append(chains, "iptables-legacy FORWARD")
+		if out, err := m.Runner.Run(ctx, Command{Args: []string{legacy, "-S"}}); err == nil && strings.Contains(out, "-P FORWARD DROP") {
+			if legacyAllows(out, opts.Bridge) {
+				passed = append(passed, "iptables-legacy FORWARD")
+			} else {
+				chains = append(chains, "iptables-legacy FORWARD")
+				tools, legacyRules = append(tools, legacy), out
+			}
 		}
 	}
-	if len(chains) == 0 {
+	switch {
+	case len(chains) > 0:
+	case len(passed) > 0:
+		return ok("firewall", "%s drops what is forwarded by default, and lets %s through", strings.Join(passed, ", "), opts.Bridge)
+	default:
 		return ok("firewall", "nothing drops what is forwarded by default")
-	}
-	if opts.Bridge != "" && !slices.Contains(chains, "iptables-legacy FORWARD") && allows(ruleset, opts.Bridge) {
-		return ok("firewall", "%s drops what is forwarded by default, and lets %s through", strings.Join(chains, ", "), opts.Bridge)
 	}
 	f := Finding{ID: "firewall", Severity: Problem,
 		What: fmt.Sprintf("%s drops what is forwarded by default (Docker sets this), which cuts nodes off from each other and from outside", strings.Join(chains, ", "))}
@@ -38,19 +52,19 @@ func (m Machine) firewall(ctx context.Context, opts Options) []Finding {
 	if bridge == "" {
 		bridge = "BRIDGE"
 	}
-	iptables, hasIptables := m.look("iptables")
 	chain := "FORWARD"
-	if strings.Contains(ruleset, "chain DOCKER-USER") {
+	if strings.Contains(ruleset+legacyRules, "DOCKER-USER") {
 		// Docker never touches this chain; what is in FORWARD it reorders.
 		chain = "DOCKER-USER"
 	}
-	commands := [][]string{
-		{iptables, "-I", chain, "-i", bridge, "-j", "ACCEPT"},
-		{iptables, "-I", chain, "-o", bridge, "-j", "ACCEPT"},
-	}
 	f.Remedy = fmt.Sprintf("iptables -I %s -i %s -j ACCEPT; iptables -I %s -o %s -j ACCEPT; or start Docker with --iptables=false", chain, bridge, chain, bridge)
-	if hasIptables && opts.Bridge != "" {
-		f.Fixable, f.repair.commands = true, commands
+	if fixable && opts.Bridge != "" {
+		f.Fixable = true
+		for _, tool := range tools {
+			f.repair.commands = append(f.repair.commands,
+				[]string{tool, "-I", chain, "-i", bridge, "-j", "ACCEPT"},
+				[]string{tool, "-I", chain, "-o", bridge, "-j", "ACCEPT"})
+		}
 	}
 	return []Finding{f}
 }
@@ -61,30 +75,41 @@ var (
 	nftDrop  = regexp.MustCompile(`hook forward .*policy drop`)
 )
 
-// forwardDrops names the base chains that drop what is forwarded: a packet
-// must get past every one of them. Bridges of IPv4 are what counts here.
-func forwardDrops(ruleset string) []string {
+// forwardDrops names the base chains of IPv4 that drop what is forwarded, those
+// whose table lets the bridge through apart: a packet must get past every one
+// of them, and what Incus' own table accepts is still dropped by another.
+func forwardDrops(ruleset, bridge string) (drops, passes []string) {
 	var table, chain string
-	var out []string
-	scan := bufio.NewScanner(strings.NewReader(ruleset))
-	for scan.Scan() {
-		line := scan.Text()
+	var dropping []string
+	var in, out bool
+	end := func() {
+		if in && out {
+			passes = append(passes, dropping...)
+		} else {
+			drops = append(drops, dropping...)
+		}
+		dropping, in, out = nil, false, false
+	}
+	name := regexp.QuoteMeta(strings.TrimSuffix(bridge, "+"))
+	if strings.HasSuffix(bridge, "+") {
+		name += `\*`
+	}
+	accepts := func(direction, line string) bool {
+		return bridge != "" && regexp.MustCompile(direction+`ifname "`+name+`" (counter \S+ \S+ \S+ \S+ )?accept`).MatchString(line)
+	}
+	for line := range strings.Lines(ruleset) {
 		if match := nftTable.FindStringSubmatch(line); match != nil {
+			end()
 			table = match[1] + " " + match[2]
 		} else if match := nftChain.FindStringSubmatch(line); match != nil {
 			chain = match[1]
 		} else if nftDrop.MatchString(line) && (strings.HasPrefix(table, "ip ") || strings.HasPrefix(table, "inet ")) {
-			out = append(out, fmt.Sprintf("table %s chain %s", table, chain))
+			dropping = append(dropping, fmt.Sprintf("table %s chain %s", table, chain))
 		}
+		in, out = in || accepts("i", line), out || accepts("o", line)
 	}
-	return out
-}
-
-// allows says whether the rules accept what comes from and goes to a bridge.
-func allows(ruleset, bridge string) bool {
-	in := regexp.MustCompile(`iifname "` + regexp.QuoteMeta(bridge) + `" .*accept`)
-	out := regexp.MustCompile(`oifname "` + regexp.QuoteMeta(bridge) + `" .*accept`)
-	return in.MatchString(ruleset) && out.MatchString(ruleset)
+	end()
+	return drops, passes
 }
 
 func legacyAllows(rules, bridge string) bool {

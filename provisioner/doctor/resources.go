@@ -3,37 +3,83 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 func gib(n int64) string { return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30)) }
 
+// onePrepared is what a prepared image and a node made from it take.
+const onePrepared = 6 << 30
+
+// disk adds up what is needed on each filesystem. The pool's file is sparse: a
+// pool that could grow past the disk is a warning, one that cannot hold a
+// prepared image and a node is a problem.
 func (m Machine) disk(_ context.Context, opts Options) []Finding {
-	if opts.CacheDir == "" {
-		return nil
+	type need struct {
+		dirs       []string
+		least, all int64
 	}
-	dir := filepath.Clean(opts.CacheDir)
+	needs := map[string]need{}
+	var order []string
+	add := func(dir string, least, all int64) {
+		if dir == "" {
+			return
+		}
+		on := m.filesystem(dir)
+		n, seen := needs[on]
+		if !seen {
+			order = append(order, on)
+		}
+		needs[on] = need{append(n.dirs, dir), n.least + least, n.all + all}
+	}
+	add(opts.CacheDir, opts.CacheBytes, opts.CacheBytes)
+	if opts.HostDriver == "embedded" {
+		add(opts.StateDir, min(opts.PoolBytes, onePrepared), opts.PoolBytes)
+	}
+	var findings []Finding
+	for _, on := range order {
+		n := needs[on]
+		dirs := strings.Join(n.dirs, " and ")
+		const remedy = "free some, or keep the cache elsewhere with XDG_CACHE_HOME"
+		free, err := m.Free(m.path(m.existing(n.dirs[0])))
+		switch {
+		case err != nil:
+			findings = append(findings, warning("disk", "", "the space free for %s could not be told: %v", dirs, err)...)
+		case free < n.least:
+			findings = append(findings, problem("disk", remedy, "%s free for %s, at least %s are needed", gib(free), dirs, gib(n.least))...)
+		case free < n.all:
+			findings = append(findings, warning("disk", remedy, "%s free for %s, which can grow to %s", gib(free), dirs, gib(n.all))...)
+		default:
+			findings = append(findings, ok("disk", "%s free for %s, which can grow to %s", gib(free), dirs, gib(n.all))...)
+		}
+	}
+	return findings
+}
+
+// existing is the folder itself or the nearest above it that is there.
+func (m Machine) existing(dir string) string {
+	dir = filepath.Clean(dir)
 	for !m.exists(dir) && dir != filepath.Dir(dir) {
 		dir = filepath.Dir(dir)
 	}
-	free, err := m.Free(m.path(dir))
+	return dir
+}
+
+// filesystem tells folders on different filesystems apart.
+func (m Machine) filesystem(dir string) string {
+	dir = m.existing(dir)
+	info, err := os.Stat(m.path(dir))
 	if err != nil {
-		return warning("disk", "", "the space free for %s could not be told: %v", opts.CacheDir, err)
+		return dir
 	}
-	const remedy = "free some, or put the cache elsewhere with XDG_CACHE_HOME"
-	// The pool's file is sparse: a pool that could grow past the disk is a
-	// warning, one that cannot hold a prepared image and a node is a problem.
-	const onePrepared = 6 << 30
-	least := opts.CacheBytes + min(opts.PoolBytes, onePrepared)
-	switch all := opts.CacheBytes + opts.PoolBytes; {
-	case free < least:
-		return problem("disk", remedy, "%s free for %s, at least %s are needed", gib(free), opts.CacheDir, gib(least))
-	case free < all:
-		return warning("disk", remedy, "%s free for %s, cache and a full pool take %s", gib(free), opts.CacheDir, gib(all))
+	if stat, is := info.Sys().(*syscall.Stat_t); is {
+		return fmt.Sprint(stat.Dev)
 	}
-	return ok("disk", "%s free for %s", gib(free), opts.CacheDir)
+	return dir
 }
 
 func (m Machine) memory(_ context.Context, opts Options) []Finding {
