@@ -2,131 +2,19 @@ package artifact
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
-	"slices"
 	"sort"
 	"strings"
 	"time"
+
+	"github.com/lxcmatrix/lxcmatrix/provisioner/debian"
 )
-
-// aptSource is one place that packages come from.
-type aptSource struct {
-	uri      string
-	suites   []string
-	comps    []string
-	signedBy string
-}
-
-// readAptSources reads sources.list and sources.list.d under dir, in both of
-// apt's formats. What it cannot read it leaves out.
-func readAptSources(dir string) []aptSource {
-	var sources []aptSource
-	names := []string{filepath.Join(dir, "sources.list")}
-	more, _ := filepath.Glob(filepath.Join(dir, "sources.list.d", "*"))
-	for _, name := range append(names, more...) {
-		content, err := os.ReadFile(name)
-		if err != nil {
-			continue
-		}
-		switch filepath.Ext(name) {
-		case ".list":
-			sources = append(sources, parseOneLine(string(content))...)
-		case ".sources":
-			sources = append(sources, parseDeb822(string(content))...)
-		}
-	}
-	return sources
-}
-
-// parseOneLine reads "deb [signed-by=KEY] URI SUITE COMPONENT..." lines.
-func parseOneLine(content string) (sources []aptSource) {
-	for line := range strings.Lines(content) {
-		line, _, _ = strings.Cut(line, "#")
-		rest, ok := strings.CutPrefix(strings.TrimSpace(line), "deb ")
-		if !ok {
-			continue
-		}
-		rest = strings.TrimSpace(rest)
-		var s aptSource
-		if strings.HasPrefix(rest, "[") {
-			options, after, closed := strings.Cut(rest[1:], "]")
-			if !closed {
-				continue
-			}
-			for _, o := range strings.Fields(options) {
-				if key, value, _ := strings.Cut(o, "="); strings.EqualFold(key, "signed-by") {
-					s.signedBy = value
-				}
-			}
-			rest = after
-		}
-		fields := strings.Fields(rest)
-		if len(fields) < 2 {
-			continue
-		}
-		s.uri, s.suites, s.comps = fields[0], fields[1:2], fields[2:]
-		sources = append(sources, s)
-	}
-	return sources
-}
-
-// parseDeb822 reads the paragraphs of a .sources file.
-func parseDeb822(content string) (sources []aptSource) {
-	paragraph := map[string]string{}
-	key := ""
-	flush := func() {
-		if slices.Contains(strings.Fields(paragraph["types"]), "deb") && !strings.EqualFold(paragraph["enabled"], "no") {
-			for _, uri := range strings.Fields(paragraph["uris"]) {
-				sources = append(sources, aptSource{uri, strings.Fields(paragraph["suites"]), strings.Fields(paragraph["components"]), strings.TrimSpace(paragraph["signed-by"])})
-			}
-		}
-		paragraph, key = map[string]string{}, ""
-	}
-	for line := range strings.Lines(content) {
-		line = strings.TrimRight(line, "\r\n")
-		switch {
-		case strings.HasPrefix(line, "#"):
-		case strings.TrimSpace(line) == "":
-			flush()
-		case line[0] == ' ' || line[0] == '\t':
-			paragraph[key] += "\n" + strings.TrimSpace(line)
-		default:
-			k, v, _ := strings.Cut(line, ":")
-			key = strings.ToLower(strings.TrimSpace(k))
-			paragraph[key] = strings.TrimSpace(v)
-		}
-	}
-	flush()
-	return sources
-}
-
-// debianSource picks the archive that carries Debian's releases: one that
-// this machine uses for a bare Debian suite with component main.
-func debianSource(sources []aptSource, suite string) (aptSource, error) {
-	bare := func(s aptSource, suites ...string) bool {
-		return slices.Contains(s.comps, "main") && slices.ContainsFunc(s.suites, func(x string) bool { return slices.Contains(suites, x) })
-	}
-	for _, s := range sources {
-		if bare(s, suite) {
-			return s, nil
-		}
-	}
-	// Every suite lies in the one archive.
-	for _, s := range sources {
-		if bare(s, "bullseye", "bookworm", "trixie", "forky", "sid", "oldoldstable", "oldstable", "stable", "testing", "unstable") {
-			return s, nil
-		}
-	}
-	return aptSource{}, errors.New("no Debian archive among apt's sources")
-}
 
 // droppedFromBase are patterns of what no program in an image reads, and of
 // what names the machine that made it. A folder that is emptied stays.
@@ -139,35 +27,20 @@ var droppedFromBase = []string{
 	"boot/*", "dev/*", "proc/*", "sys/*", "run/*", "tmp/*",
 }
 
-// buildBase makes a base's layer as a tarball: mmdebstrap from the machine's
-// own Debian archive, then trimmed and given fixed times and order.
-func buildBase(ctx context.Context, b baseRecipe, arch, aptDir, workDir, target string) error {
-	source, err := debianSource(readAptSources(aptDir), b.Suite)
-	if err != nil {
-		return fmt.Errorf("make base %s: %w", b.Name, err)
-	}
-	program, err := exec.LookPath("mmdebstrap")
-	if err != nil {
-		return fmt.Errorf("make base %s: %w", b.Name, err)
-	}
+// buildBase makes a base's layer as a tarball: a root filesystem from the
+// machine's own Debian archive, trimmed and given fixed times and order.
+func buildBase(ctx context.Context, b baseRecipe, workDir, target string) error {
 	raw := filepath.Join(workDir, "base-"+b.Name+".tar")
-	line := "deb "
-	if source.signedBy != "" && filepath.IsAbs(source.signedBy) {
-		line += "[signed-by=" + source.signedBy + "] "
-	}
-	line += source.uri + " " + b.Suite + " main"
-	cmd := exec.CommandContext(ctx, program, "--quiet", "--variant=essential", "--format=tar", "--architectures="+arch,
-		"--include="+strings.Join(b.Packages, ","), `--aptopt=APT::Install-Recommends "false"`, `--dpkgopt=path-exclude=/usr/share/man/*`,
-		`--dpkgopt=path-exclude=/usr/share/doc/*`, `--dpkgopt=path-exclude=/usr/share/locale/*`, b.Suite, raw, line)
-	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=0", "LC_ALL=C", "TMPDIR="+workDir)
-	stopAsOne(cmd)
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			return fmt.Errorf("make base %s: %w", b.Name, context.Cause(ctx))
-		}
-		return fmt.Errorf("make base %s: mmdebstrap %s: %w: %s", b.Name, b.Suite, err, tail(said.String(), 2000))
+	err := debian.Bootstrap(ctx, debian.Root{
+		Suite:    b.Suite,
+		Variant:  "essential",
+		Packages: b.Packages,
+		Aptopts:  []string{`APT::Install-Recommends "false"`},
+		// What is trimmed anyway need not be unpacked first.
+		Dpkgopts: []string{"path-exclude=/usr/share/doc/*", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/locale/*"},
+	}, workDir, raw)
+	if err != nil {
+		return fmt.Errorf("make base %s: %w", b.Name, err)
 	}
 	if err := normalise(raw, target); err != nil {
 		return fmt.Errorf("make base %s: %w", b.Name, err)

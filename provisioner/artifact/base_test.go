@@ -14,36 +14,6 @@ import (
 	. "github.com/onsi/gomega"
 )
 
-func TestAptSources(t *testing.T) {
-	g := NewWithT(t)
-	dir := t.TempDir()
-	g.Expect(os.Mkdir(filepath.Join(dir, "sources.list.d"), 0o755)).To(Succeed())
-	for name, content := range map[string]string{
-		"sources.list":                  "# deb http://old.test/debian bookworm main\ndeb [arch=amd64 signed-by=/k.gpg] http://one.test/debian trixie main contrib # why\ndeb-src http://one.test/debian trixie main\ndeb [broken http://x.test y main\n",
-		"sources.list.d/a.list":         "deb http://vendor.test/apt stable vendor\n",
-		"sources.list.d/b.sources":      "Types: deb deb-src\n# comment\nURIs: http://two.test/debian\nSuites: bookworm bookworm-updates\nComponents: main\nSigned-By: /two.gpg\n\nTypes: deb\nURIs: http://off.test/debian\nSuites: bookworm\nComponents: main\nEnabled: no\n",
-		"sources.list.d/ignored.backup": "deb http://ignored.test/debian bookworm main\n",
-	} {
-		g.Expect(os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644)).To(Succeed())
-	}
-	sources := readAptSources(dir)
-	var uris []string
-	for _, s := range sources {
-		uris = append(uris, s.uri)
-	}
-	g.Expect(uris).To(Equal([]string{"http://one.test/debian", "http://vendor.test/apt", "http://two.test/debian"}))
-
-	for suite, want := range map[string]string{"trixie": "http://one.test/debian", "bookworm": "http://two.test/debian", "bullseye": "http://one.test/debian"} {
-		s, err := debianSource(sources, suite)
-		g.Expect(err).NotTo(HaveOccurred())
-		g.Expect(s.uri).To(Equal(want), suite)
-	}
-	one, _ := debianSource(sources, "trixie")
-	g.Expect(one.signedBy).To(Equal("/k.gpg"))
-	_, err := debianSource(sources[1:2], "trixie")
-	g.Expect(err).To(MatchError(ContainSubstring("no Debian archive")))
-}
-
 func TestNormalise(t *testing.T) {
 	g := NewWithT(t)
 	dir := t.TempDir()

@@ -37,7 +37,7 @@ func (s *Store) build(ctx context.Context, distro, version, work string, force b
 	if err != nil {
 		return entry{}, err
 	}
-	release := Release{Distro: distro, Version: version, Arch: s.arch, Provenance: ProvenanceBuilt, Source: SourceBuild}
+	release := Release{Distro: distro, Version: version, Arch: s.arch, Provenance: ProvenanceBuilt, Source: SourceBuild, Runtime: r.Runtime}
 	// The archive is written before the binaries are moved away from under it.
 	archive, err := s.archive(ctx, images, work, SourceBuild)
 	if err != nil {
@@ -169,7 +169,7 @@ func (s *Store) makeBase(ctx context.Context, key string, b baseRecipe) (made bl
 	}
 	defer remove()
 	p := filepath.Join(work, "layer.tar")
-	if err := buildBase(ctx, b, s.arch, s.aptDir, work, p); err != nil {
+	if err := buildBase(ctx, b, work, p); err != nil {
 		return blob{}, err
 	}
 	if made, err = s.cache.adopt(ctx, p, 0o644); err != nil {

@@ -39,21 +39,77 @@ func (c cache) path(b blob) string { return filepath.Join(c.root, "sha256", b.SH
 func flat(key string) string { return strings.ReplaceAll(key, "/", "_") }
 
 // lock waits until this process alone may make key, and removes what another
-// that was killed left behind.
+// that was killed left behind. While it is held, nothing is pruned.
 func (c cache) lock(ctx context.Context, key string) (unlock func(), err error) {
 	dir := filepath.Join(c.root, "locks")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("lock %s in the cache: %w", key, err)
 	}
+	whole := flock.New(filepath.Join(dir, wholeLock))
+	if _, err := whole.TryRLockContext(ctx, 100*time.Millisecond); err != nil {
+		return nil, fmt.Errorf("lock %s in the cache: %w", key, err)
+	}
 	l := flock.New(filepath.Join(dir, flat(key)+".lock"))
 	if _, err := l.TryLockContext(ctx, 100*time.Millisecond); err != nil {
+		_ = whole.Unlock()
 		return nil, fmt.Errorf("lock %s in the cache: %w", key, err)
 	}
 	stale, _ := filepath.Glob(filepath.Join(c.root, "tmp", flat(key)+"-*"))
 	for _, dir := range stale {
 		_ = os.RemoveAll(dir)
 	}
-	return func() { _ = l.Unlock() }, nil
+	return func() {
+		_ = l.Unlock()
+		_ = whole.Unlock()
+	}, nil
+}
+
+// wholeLock is held shared by whoever makes something, and alone by prune.
+const wholeLock = "all.lock"
+
+// prune removes content that wanted does not name, and everything half-made. It
+// gives up where something is being made, and nothing is while it asks wanted.
+func (c cache) prune(wanted func() (map[string]bool, error)) (freed int64, err error) {
+	if _, err := os.Stat(c.root); errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	dir := filepath.Join(c.root, "locks")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return 0, err
+	}
+	whole := flock.New(filepath.Join(dir, wholeLock))
+	alone, err := whole.TryLock()
+	if err != nil {
+		return 0, err
+	}
+	if !alone {
+		return 0, errors.New("something is being made in it")
+	}
+	defer func() { _ = whole.Unlock() }()
+	keep, err := wanted()
+	if err != nil {
+		return 0, err
+	}
+	var problems []error
+	contents, err := os.ReadDir(filepath.Join(c.root, "sha256"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	for _, d := range contents {
+		if keep[d.Name()] {
+			continue
+		}
+		info, err := d.Info()
+		if err == nil {
+			err = os.Remove(filepath.Join(c.root, "sha256", d.Name()))
+		}
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		freed += info.Size()
+	}
+	return freed, errors.Join(append(problems, os.RemoveAll(filepath.Join(c.root, "tmp")))...)
 }
 
 // workDir makes a folder for making key in, on the cache's own file system.

@@ -53,7 +53,7 @@ func (s *Store) pull(ctx context.Context, source, distro, version, work string) 
 	if !found {
 		return entry{}, fmt.Errorf("no recipe for %s", distro)
 	}
-	release := Release{Distro: distro, Version: version, Arch: s.arch, Provenance: ProvenanceRelease, Source: source}
+	release := Release{Distro: distro, Version: version, Arch: s.arch, Provenance: ProvenanceRelease, Source: source, Runtime: r.Runtime}
 	for _, name := range r.Binaries {
 		done := s.progress.Step("download %s %s from %s", name, version, source)
 		f, err := s.pullBinary(ctx, from, version, name, work)

@@ -29,6 +29,8 @@ type recipe struct {
 	// Binaries are the commands that are files of the release.
 	Binaries []string      `yaml:"binaries"`
 	Images   []imageRecipe `yaml:"images"`
+	// Runtime is what the release's nodes run it with.
+	Runtime Runtime `yaml:"runtime"`
 }
 
 // moduleRecipe is a nested Go module and the commands to build from it.
@@ -120,6 +122,11 @@ func (r recipe) problems(modules fs.FS) (found []string) {
 	for _, b := range r.Binaries {
 		if !commands[b] {
 			bad("binary %s is built by no module", b)
+		}
+	}
+	for _, runtime := range []string{r.Runtime.Containerd, r.Runtime.Runc} {
+		if runtime != RuntimeOS && !slices.Contains(r.Binaries, runtime) {
+			bad("runtime %q is neither %q nor one of the binaries", runtime, RuntimeOS)
 		}
 	}
 	for _, i := range r.Images {

@@ -41,6 +41,7 @@ minor: "1.35"
 version: 1.34.4
 modules: [{name: absent, commands: {a: example.test/a, c: example.test/c/a}}]
 binaries: [b]
+runtime: {containerd: os, runc: magic}
 images:
 - {name: i, base: none, files: {relative: a}, entrypoint: [/a]}
 - {name: empty}
@@ -49,7 +50,7 @@ images:
 	})
 	g.Expect(err).To(HaveOccurred())
 	for _, want := range []string{`minor "1.35" does not fit`, "module absent", "two packages build a file a", "binary b is built by no module", `no base "none"`,
-		`path "relative" is not absolute`, "image empty needs files", "releases/unknown.yaml", "minors"} {
+		`path "relative" is not absolute`, "image empty needs files", `runtime "magic" is neither`, "releases/unknown.yaml", "minors"} {
 		g.Expect(err.Error()).To(ContainSubstring(want))
 	}
 }
@@ -115,6 +116,7 @@ modules:
 - name: own
   commands: {own: own.test/own}
 binaries: [kubeadm, kubelet]
+runtime: {containerd: os, runc: os}
 images:
 - {name: "registry.k8s.io/hello:v1.34.4", files: {/usr/local/bin/hello: kubeadm}, entrypoint: [/usr/local/bin/hello]}
 - {name: "lxcmatrix.dev/own:v1", own: true, files: {/own: own}, entrypoint: [/own], command: [serve]}

@@ -19,7 +19,10 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
+
+	"github.com/cenkalti/backoff/v5"
 )
 
 const (
@@ -169,7 +172,7 @@ type watchedBody struct {
 func (b *watchedBody) Read(p []byte) (int, error) {
 	b.watch.Reset(b.stall)
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF && b.ctx.Err() != nil {
+	if err != nil && b.ctx.Err() != nil { // An EOF too: it may be of the cancelling's making.
 		err = context.Cause(b.ctx)
 	}
 	return n, err
@@ -260,6 +263,17 @@ func answer(request *http.Request, status int, body io.ReadCloser, size int64) *
 	}
 }
 
+// statusError is an answer other than 200.
+type statusError struct {
+	address string
+	code    int
+}
+
+// Error names the URL and the answer.
+func (e *statusError) Error() string {
+	return fmt.Sprintf("get %s: %d %s", e.address, e.code, http.StatusText(e.code))
+}
+
 // get opens a URL; anything but 200 is an error.
 func (r *remote) get(ctx context.Context, address string) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
@@ -272,7 +286,7 @@ func (r *remote) get(ctx context.Context, address string) (*http.Response, error
 	}
 	if response.StatusCode != http.StatusOK {
 		_ = response.Body.Close()
-		return nil, fmt.Errorf("get %s: %s", address, response.Status)
+		return nil, &statusError{address, response.StatusCode}
 	}
 	return response, nil
 }
@@ -306,10 +320,31 @@ func (r *remote) checksum(ctx context.Context, address string) (string, error) {
 }
 
 // download puts a file at target, checked against upstream's checksum. A file
-// that differs is a *ChecksumError.
+// that differs is a *ChecksumError. What broke on the way is tried again, what
+// was answered is not.
 func (r *remote) download(ctx context.Context, address, target string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, downloadWithin, fmt.Errorf("not done within %s", downloadWithin))
 	defer cancel()
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := r.downloadOnce(ctx, address, target)
+		if err != nil && !passing(err) {
+			err = backoff.Permanent(err)
+		}
+		return struct{}{}, err
+	}, backoff.WithMaxTries(3))
+	return err
+}
+
+// passing says whether trying again may help.
+func passing(err error) bool {
+	var status *statusError
+	if errors.As(err, &status) {
+		return status.code >= 500 || status.code == http.StatusTooManyRequests
+	}
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
+}
+
+func (r *remote) downloadOnce(ctx context.Context, address, target string) error {
 	want, err := r.checksum(ctx, address)
 	if err != nil {
 		return err

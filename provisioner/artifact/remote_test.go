@@ -39,7 +39,7 @@ func serve(t *testing.T, handler http.Handler) *remote {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newRemote(SourceUpstream, &mirrorTransport{base: base, next: &guard{next: server.Client().Transport, stall: 200 * time.Millisecond}})
+	return newRemote(SourceUpstream, &mirrorTransport{base: base, next: &guard{next: server.Client().Transport, stall: time.Second}})
 }
 
 func TestDownload(t *testing.T) {
@@ -71,7 +71,7 @@ func TestDownload(t *testing.T) {
 		{name: "short in itself", checksum: right, want: "is refused", refused: true, file: func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, content[:10])
 		}},
-		{name: "stalls", checksum: right, want: "sent nothing for 200ms", file: func(w http.ResponseWriter, r *http.Request) {
+		{name: "stalls", checksum: right, want: "sent nothing for 1s", file: func(w http.ResponseWriter, r *http.Request) {
 			flush(w, content[:10])
 			<-r.Context().Done()
 		}},
@@ -92,8 +92,11 @@ func TestDownload(t *testing.T) {
 			}
 			http.Redirect(w, r, "/moved", http.StatusFound)
 		}},
+		{name: "broken twice", checksum: right, file: failing(2, whole)},
+		{name: "broken for good", checksum: right, file: failing(9, whole), want: "503 Service Unavailable"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			g := NewWithT(t)
 			r := serve(t, http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 				switch {
@@ -116,6 +119,18 @@ func TestDownload(t *testing.T) {
 			var refused *ChecksumError
 			g.Expect(errors.As(err, &refused)).To(Equal(c.refused))
 		})
+	}
+}
+
+// failing fails n times before it serves.
+func failing(n int32, then http.HandlerFunc) http.HandlerFunc {
+	var asked atomic.Int32
+	return func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) <= n {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		then(w, r)
 	}
 }
 

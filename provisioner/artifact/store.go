@@ -72,9 +72,21 @@ type Release struct {
 	// does not count.
 	Provenance string `json:"provenance"`
 	// Source is where the files were first had from: mirror, upstream, build.
-	Source string `json:"source"`
-	Files  []File `json:"files"`
+	Source  string  `json:"source"`
+	Files   []File  `json:"files"`
+	Runtime Runtime `json:"runtime"`
 }
+
+// Runtime says which containerd and runc a release is run with: "os" is the
+// package of the node's OS, anything else the name of one of the release's
+// files.
+type Runtime struct {
+	Containerd string `json:"containerd" yaml:"containerd"`
+	Runc       string `json:"runc" yaml:"runc"`
+}
+
+// RuntimeOS is the Runtime that comes with the node's OS.
+const RuntimeOS = "os"
 
 // File finds a file by name.
 func (r Release) File(name string) (File, bool) {
@@ -122,7 +134,6 @@ type Store struct {
 	progress provisioner.Progress
 	arch     string
 	modules  fs.FS
-	aptDir   string
 	recipes  []recipe
 	remotes  map[string]*remote
 }
@@ -163,7 +174,6 @@ func newStore(cacheDir string, opts Options, modules fs.FS) (*Store, error) {
 		progress: opts.Progress,
 		arch:     runtime.GOARCH,
 		modules:  modules,
-		aptDir:   "/etc/apt",
 		recipes:  recipes,
 	}
 	if len(s.sources) == 0 {
@@ -425,4 +435,37 @@ func (s *Store) Verify(ctx context.Context) error {
 		problems = append(problems, err)
 	}
 	return errors.Join(problems...)
+}
+
+// Prune removes what no release in the cache has any longer, such as files of
+// an earlier build, and says how many bytes that was. It is an error while
+// something is being made.
+func (s *Store) Prune() (freed int64, err error) {
+	if freed, err = s.cache.prune(s.indexed); err != nil {
+		return freed, fmt.Errorf("prune the artifact cache: %w", err)
+	}
+	return freed, nil
+}
+
+// indexed is the digests of all content that the index names.
+func (s *Store) indexed() (map[string]bool, error) {
+	keys, err := s.cache.keys("")
+	if err != nil {
+		return nil, err
+	}
+	digests := map[string]bool{}
+	for _, key := range keys {
+		// A base is a blob, a release has files.
+		var named struct {
+			blob
+			Files []blob `json:"files"`
+		}
+		if err := s.cache.load(key, &named); err != nil {
+			return nil, err
+		}
+		for _, b := range append(named.Files, named.blob) {
+			digests[b.SHA256] = true
+		}
+	}
+	return digests, nil
 }

@@ -236,6 +236,41 @@ func TestKilledBuildIsCleanedUp(t *testing.T) {
 	g.Expect(stale).NotTo(BeADirectory())
 }
 
+func TestPrune(t *testing.T) {
+	g := NewWithT(t)
+	dir := t.TempDir()
+	s := open(t, dir, helloModules(), Options{Sources: buildOnly})
+	g.Expect(s.Prune()).To(BeZero())
+	before, err := s.Ensure(t.Context(), "kubeadm", "1.34.4")
+	g.Expect(err).NotTo(HaveOccurred())
+	layer := filepath.Join(t.TempDir(), "layer.tar")
+	g.Expect(os.WriteFile(layer, []byte("layer"), 0o644)).To(Succeed())
+	base, err := s.cache.adopt(t.Context(), layer, 0o644)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(s.cache.store("bases/base", base)).To(Succeed())
+	g.Expect(s.Prune()).To(BeZero())
+	g.Expect(s.cache.path(base)).To(BeAnExistingFile())
+
+	changed := helloModules()
+	changed["hello/main.go.in"].Data = append([]byte("// "+strings.Repeat("x", 99)+"\n"), []byte(strings.Replace(string(changed["hello/main.go.in"].Data), "kubeadm", "changed", 1))...)
+	s = open(t, dir, changed, Options{Sources: buildOnly})
+	after, err := s.Ensure(t.Context(), "kubeadm", "1.34.4")
+	g.Expect(err).NotTo(HaveOccurred())
+	old, _ := before.File("kubeadm")
+	oldArchive, _ := before.File(ImagesName)
+	g.Expect(s.Prune()).To(Equal(old.Size + oldArchive.Size))
+	g.Expect(old.Path).NotTo(BeAnExistingFile())
+	g.Expect(s.Verify(t.Context())).To(Succeed())
+	g.Expect(s.Ensure(t.Context(), "kubeadm", "1.34.4")).To(Equal(after))
+
+	unlock, err := s.cache.lock(t.Context(), "something")
+	g.Expect(err).NotTo(HaveOccurred())
+	_, err = s.Prune()
+	g.Expect(err).To(MatchError(ContainSubstring("something is being made")))
+	unlock()
+	g.Expect(s.Prune()).To(BeZero())
+}
+
 func TestOptions(t *testing.T) {
 	for _, c := range []struct {
 		name string
