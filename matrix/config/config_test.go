@@ -208,6 +208,13 @@ func TestLargeMatrix(t *testing.T) {
 	g.Expect(err).To(MatchError("matrix.yaml:1:1: the axes make more than 50000 cells"))
 }
 
+func TestManyAliases(t *testing.T) {
+	g := NewWithT(t)
+	text := "apiVersion: lxcmatrix.dev/v1\ndistros: [&d kubeadm@1.34" + strings.Repeat(", *d", 101) + "]\nos: [debian/13]\n"
+	_, err := config.Parse("matrix.yaml", []byte(text), machine())
+	g.Expect(err).To(MatchError(ContainSubstring("distros[101]: there are more than 100 aliases")))
+}
+
 // large is a matrix of n times n cells.
 func large(n int) []byte {
 	var b strings.Builder

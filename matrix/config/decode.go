@@ -19,13 +19,16 @@ import (
 
 // decoder fills structs from YAML nodes and reports everything that does not
 // fit, with its place. It obeys the jsonschema tags required, enum, pattern,
-// minimum, maximum, minItems and uniqueItems, so that it and the JSON Schema
+// minimum, maximum, minItems, maxItems
+// and uniqueItems, so that it and the JSON Schema
 // cannot drift apart. Depth is bounded by the types, none of which contains
-// itself, so aliases can neither recurse nor explode.
+// itself, and the number of aliases by mostAliases, so that they can neither
+// recurse nor explode.
 type decoder struct {
 	problems  *problems
 	positions positions
 	types     map[reflect.Type][]field
+	aliases   int
 	// broken holds the top-level keys below which something does not fit.
 	broken map[string]bool
 }
@@ -99,6 +102,10 @@ func (d *decoder) value(node *yaml.Node, v reflect.Value, path string, tag const
 	at := place{node.Line, node.Column}
 	d.positions[path] = at
 	for node.Kind == yaml.AliasNode {
+		if d.aliases++; d.aliases > mostAliases {
+			d.problems.add(at, "%s: there are more than %d aliases", path, mostAliases)
+			return
+		}
 		node = node.Alias
 	}
 	if v.Kind() == reflect.Slice {
@@ -124,6 +131,10 @@ func (d *decoder) list(node *yaml.Node, v reflect.Value, path string, at place, 
 	}
 	if len(node.Content) < tag.minItems {
 		d.problems.add(at, "%s: the list is empty, want at least %d", path, tag.minItems)
+	}
+	if tag.maxItems > 0 && len(node.Content) > tag.maxItems {
+		d.problems.add(at, "%s: the list has %d elements, want at most %d", path, len(node.Content), tag.maxItems)
+		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(node.Content), len(node.Content)))
 	seen := map[string]bool{}
@@ -352,7 +363,8 @@ type constraints struct {
 	// want says in words what the pattern wants.
 	want             string
 	minimum, maximum int64
-	minItems         int
+	// maxItems is 0 where nothing is said.
+	minItems, maxItems int
 }
 
 // constraintsOf reads a field's jsonschema and want tags. A comma inside a
@@ -386,6 +398,8 @@ func constraintsOf(f reflect.StructField) constraints {
 			c.maximum = number()
 		case "minItems":
 			c.minItems = int(number())
+		case "maxItems":
+			c.maxItems = int(number())
 		default:
 			panic(fmt.Sprintf("config: field %s: jsonschema tag %q is not one that the decoder knows", f.Name, part))
 		}

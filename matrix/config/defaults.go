@@ -23,6 +23,7 @@ const (
 	// stable between two crashes.
 	leastStability = Duration(30 * time.Second)
 	mostCells      = 50_000
+	mostAliases    = 100
 )
 
 // Machine is what the default budget is a part of.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	. "github.com/onsi/gomega"
@@ -87,6 +88,8 @@ func TestSchemaRefuses(t *testing.T) {
 		"unsupported driver":     "hosts: [{name: a, driver: qemu}]",
 		"unsupported short host": "hosts: [remote]",
 		"name with a slash":      "hosts: [{name: a/b, driver: local}]",
+		"long name":              "hosts: [{name: " + strings.Repeat("a", 41) + ", driver: local}]",
+		"many rules":             "exclude: [" + strings.Repeat("{os: debian/13}, ", 1001) + "]",
 		"cgroup":                 "hosts: [{name: a, driver: local, cgroup: v3}]",
 		"host writes":            "hosts: [{name: a, driver: local, hostWrites: yes}]",
 		"optional":               "hosts: [{name: a, driver: local, optional: 1}]",

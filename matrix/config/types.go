@@ -28,11 +28,11 @@ type Matrix struct {
 	// Clusters as SERVERS or SERVERS+AGENTS. Default: "1", one server.
 	Topologies []Topology `yaml:"topologies" jsonschema:"minItems=1"`
 	// Combinations to remove.
-	Exclude []Selector `yaml:"exclude,omitempty"`
+	Exclude []Selector `yaml:"exclude,omitempty" jsonschema:"maxItems=1000"`
 	// Combinations to add, after exclude has removed its own.
-	Include []Combination `yaml:"include,omitempty"`
+	Include []Combination `yaml:"include,omitempty" jsonschema:"maxItems=1000"`
 	// Cells that are expected to fail, and how.
-	Expect []Expect `yaml:"expect,omitempty"`
+	Expect []Expect `yaml:"expect,omitempty" jsonschema:"maxItems=1000"`
 	// What a run may use at one time.
 	Budget Budget `yaml:"budget"`
 	// How long each phase may take; a phase that runs out has failed.
@@ -50,7 +50,7 @@ type Matrix struct {
 // name of its own, as its driver alone.
 type Host struct {
 	// The name in cell IDs, reports and selectors.
-	Name string `yaml:"name" jsonschema:"required,pattern=^[a-z][a-z0-9.-]*$" want:"a name of small letters, digits, dots and dashes that starts with a letter"`
+	Name string `yaml:"name" jsonschema:"required,pattern=^[a-z][a-z0-9.-]{0\\,39}$" want:"a name of at most 40 small letters, digits, dots and dashes that starts with a letter"`
 	// embedded: an Incus daemon of the harness's own, started and stopped by it. local: the system's Incus.
 	Driver string `yaml:"driver" jsonschema:"required,enum=embedded,enum=local"`
 	// The cgroup mode that the host has, if its cells shall hold it to that.
@@ -67,7 +67,7 @@ type Distro struct {
 	// Which distribution.
 	Name string `yaml:"name" jsonschema:"required,enum=kubeadm,enum=k3s,enum=rke2"`
 	// A minor version ("1.34": the newest release that can be had), or an exact one ("1.34.4"). In quotes: 1.30 without them is the number 1.3.
-	Version string `yaml:"version" jsonschema:"required,pattern=^1\\.[0-9]{1\\,2}(\\.[0-9]{1\\,3}([-+][0-9A-Za-z.+-]+)?)?$" want:"a version such as 1.34 or 1.34.4, without a leading v"`
+	Version string `yaml:"version" jsonschema:"required,pattern=^1\\.[0-9]{1\\,2}(\\.[0-9]{1\\,3}([-+][0-9A-Za-z.+-]{1\\,30})?)?$" want:"a version such as 1.34 or 1.34.4, without a leading v"`
 	// Where the release cannot be had, its cells are blocked and counted, but do not fail the run.
 	Optional bool `yaml:"optional,omitempty"`
 }
@@ -75,7 +75,7 @@ type Distro struct {
 // OS is a node's operating system, written as a mapping or as its name alone.
 type OS struct {
 	// FAMILY/RELEASE, as Incus images are named: debian/13.
-	Name string `yaml:"name" jsonschema:"required,pattern=^[a-z][a-z0-9-]*/[a-z0-9][a-z0-9.-]*$" want:"FAMILY/RELEASE in small letters, as debian/13"`
+	Name string `yaml:"name" jsonschema:"required,pattern=^[a-z][a-z0-9-]{0\\,29}/[a-z0-9][a-z0-9.-]{0\\,29}$" want:"FAMILY/RELEASE in small letters, as debian/13"`
 	// Where the image cannot be had, its cells are blocked and counted, but do not fail the run.
 	Optional bool `yaml:"optional,omitempty"`
 }
@@ -84,13 +84,13 @@ type OS struct {
 // value, * stands for any text without a slash and ** for any text.
 type Selector struct {
 	// NAME, NAME@MINOR or NAME@VERSION.
-	Distro string `yaml:"distro,omitempty" jsonschema:"pattern=." want:"a value"`
+	Distro string `yaml:"distro,omitempty" jsonschema:"pattern=^.{1\\,200}$" want:"a value of at most 200 characters"`
 	// FAMILY/RELEASE, debian/* for example.
-	OS string `yaml:"os,omitempty" jsonschema:"pattern=." want:"a value"`
+	OS string `yaml:"os,omitempty" jsonschema:"pattern=^.{1\\,200}$" want:"a value of at most 200 characters"`
 	// SERVERS or SERVERS+AGENTS.
-	Topology string `yaml:"topology,omitempty" jsonschema:"pattern=." want:"a value"`
+	Topology string `yaml:"topology,omitempty" jsonschema:"pattern=^.{1\\,200}$" want:"a value of at most 200 characters"`
 	// A host's name.
-	Host string `yaml:"host,omitempty" jsonschema:"pattern=." want:"a value"`
+	Host string `yaml:"host,omitempty" jsonschema:"pattern=^.{1\\,200}$" want:"a value of at most 200 characters"`
 }
 
 // Combination adds cells: each field is a value to add, on its axis or not,
@@ -310,8 +310,8 @@ func (d *Distro) fromScalar(s string) error {
 }
 
 func (Distro) scalarPattern() string {
-	return `^(kubeadm|k3s|rke2)@1\.[0-9]{1,2}(\.[0-9]{1,3}([-+][0-9A-Za-z.+-]+)?)?$`
+	return `^(kubeadm|k3s|rke2)@1\.[0-9]{1,2}(\.[0-9]{1,3}([-+][0-9A-Za-z.+-]{1,30})?)?$`
 }
 
 func (o *OS) fromScalar(s string) error { *o = OS{Name: s}; return nil }
-func (OS) scalarPattern() string        { return `^[a-z][a-z0-9-]*/[a-z0-9][a-z0-9.-]*$` }
+func (OS) scalarPattern() string        { return `^[a-z][a-z0-9-]{0,29}/[a-z0-9][a-z0-9.-]{0,29}$` }

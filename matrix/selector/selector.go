@@ -56,8 +56,15 @@ type Error struct {
 // Error quotes the expression.
 func (e *Error) Error() string { return fmt.Sprintf("selector %q: %s", e.Expr, e.Message) }
 
+// mostText is how long an expression may be; a pattern is compiled, and the
+// compiler has its limits.
+const mostText = 1000
+
 // Parse reads an expression. Its error is an *Error.
 func Parse(expr string) (Selector, error) {
+	if len(expr) > mostText {
+		return Selector{}, &Error{expr[:40] + "...", fmt.Sprintf("longer than %d characters", mostText)}
+	}
 	s := Selector{expr: expr}
 	for part := range strings.SplitSeq(expr, ",") {
 		part = strings.TrimSpace(part)
@@ -132,7 +139,8 @@ type Pattern struct {
 	glob *regexp.Regexp
 }
 
-// NewPattern makes a pattern; every text is one.
+// NewPattern makes a pattern; every text of at most a thousand characters is
+// one.
 func NewPattern(text string) Pattern {
 	p := Pattern{text: text}
 	if strings.Contains(text, "*") {

@@ -103,6 +103,7 @@ func TestSelectRefuses(t *testing.T) {
 		{"a comma too many", []string{"rke2,"}, nil, `selector "rke2,": an empty term; want for example rke2, debian/13, distro=kubeadm,os=debian/13 or a cell's ID`},
 		{"an unknown key", []string{"distor=rke2"}, nil, `selector "distor=rke2": unknown key "distor" (did you mean "distro"?); keys are distro, os, topology, host, variant`},
 		{"no value", []string{"os="}, nil, `selector "os=": os has no value`},
+		{"an expression without end", []string{strings.Repeat("*/", 600)}, nil, `selector "*/*/*/*/*/*/*/*/*/*/*/*/*/*/*/*/*/*/*/*/...": longer than 1000 characters`},
 		{"nothing left", []string{"rke2"}, []string{"lab"}, `selector "rke2 lab": together they leave no cell`},
 		{"all that is wrong", []string{"os="}, []string{"host="}, "selector \"os=\": os has no value\nselector \"host=\": host has no value"},
 	} {
