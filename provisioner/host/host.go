@@ -148,26 +148,34 @@ func (h *Host) Dial(ctx context.Context, node string, port int) (net.Conn, error
 	return d.DialContext(ctx, "tcp", net.JoinHostPort(a.String(), strconv.Itoa(port)))
 }
 
-// SetSysctl writes a sysctl of this machine and returns what was there before.
-// Where the matrix does not allow host writes it is a
-// *provisioner.HostWriteError.
-func (h *Host) SetSysctl(_ context.Context, key, value string) (string, error) {
-	name := filepath.Join("/proc/sys", strings.ReplaceAll(key, ".", "/"))
-	before, err := os.ReadFile(name) //nolint:gosec // a sysctl's name, from a fix
+// Sysctl reads a sysctl of this machine, its fields separated by one space.
+func (h *Host) Sysctl(_ context.Context, key string) (string, error) {
+	value, err := os.ReadFile(sysctlPath(key))
 	if err != nil {
 		return "", fmt.Errorf("read host sysctl %s: %w", key, err)
 	}
-	old := strings.Join(strings.Fields(string(before)), " ")
-	if old == value {
-		return old, nil
+	return strings.Join(strings.Fields(string(value)), " "), nil
+}
+
+// SetSysctl writes a sysctl of this machine and returns what was there before.
+// Where the matrix does not allow host writes it is a
+// *provisioner.HostWriteError.
+func (h *Host) SetSysctl(ctx context.Context, key, value string) (string, error) {
+	before, err := h.Sysctl(ctx, key)
+	if err != nil || before == value {
+		return before, err
 	}
 	if !h.writes {
-		return old, &provisioner.HostWriteError{What: fmt.Sprintf("sysctl %s=%s (now %s)", key, value, old)}
+		return before, &provisioner.HostWriteError{What: fmt.Sprintf("sysctl %s=%s (now %s)", key, value, before)}
 	}
-	if err := os.WriteFile(name, []byte(value), 0); err != nil {
-		return old, fmt.Errorf("write host sysctl %s=%s: %w", key, value, err)
+	if err := os.WriteFile(sysctlPath(key), []byte(value), 0); err != nil {
+		return before, fmt.Errorf("write host sysctl %s=%s: %w", key, value, err)
 	}
-	return old, nil
+	return before, nil
+}
+
+func sysctlPath(key string) string {
+	return filepath.Join("/proc/sys", strings.ReplaceAll(key, ".", "/"))
 }
 
 // Facts observes this machine and the Incus server.

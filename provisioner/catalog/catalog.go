@@ -1,0 +1,327 @@
+// Package catalog wires names to what they stand for: drivers, distributions,
+// fixes, gates, signatures, images and artifacts. It is the one place that
+// knows them all, and it decides nothing.
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lxcmatrix/lxcmatrix/fixtures"
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/diagnose"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/kubeadm"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/engine"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/fix/lease"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/health"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/image"
+)
+
+// Knowledge is everything declarative, loaded and checked.
+type Knowledge struct {
+	Fixes      *fix.Catalogue
+	Gates      *fix.Gates
+	Signatures []*diagnose.Signature
+	OSes       []image.OS
+}
+
+// LoadKnowledge loads what is embedded, and the fixes of the folders given.
+func LoadKnowledge(fixFolders ...string) (*Knowledge, error) {
+	sources := []fix.Source{{Name: "built-in", FS: fixtures.Fixes()}}
+	for _, dir := range fixFolders {
+		sources = append(sources, fix.Source{Name: dir, FS: os.DirFS(dir)})
+	}
+	var k Knowledge
+	var err error
+	if k.Fixes, err = fix.Load(sources...); err != nil {
+		return nil, err
+	}
+	if k.Gates, err = fix.LoadGates(k.Fixes, fix.Source{Name: "built-in", FS: fixtures.Gates()}); err != nil {
+		return nil, err
+	}
+	if k.Signatures, err = diagnose.Load(diagnose.Source{Name: "built-in", FS: fixtures.Signatures()}); err != nil {
+		return nil, err
+	}
+	if k.OSes, err = image.LoadOS(fixtures.OS()); err != nil {
+		return nil, err
+	}
+	return &k, nil
+}
+
+// Gate decides on a cell by declared facts (host nil) or observed ones.
+func (k *Knowledge) Gate(c matrix.Cell, observed *matrix.HostFacts) (*matrix.GateFinding, error) {
+	facts := fix.FactsOf(c, observed, nil)
+	decisions, err := k.Fixes.Decide(facts, c.Without)
+	if err != nil {
+		return nil, err
+	}
+	return k.Gates.Decide(facts, decisions)
+}
+
+// Decide says about a cell's gate on declared facts, at plan time.
+func (k *Knowledge) Decide(c matrix.Cell) (*matrix.GateFinding, error) { return k.Gate(c, nil) }
+
+// Options of a Ground.
+type Options struct {
+	Knowledge *Knowledge
+	Artifacts *artifact.Store
+	Plan      matrix.Plan
+	Folder    *runfolder.Folder
+	RunID     string
+	CacheDir  string
+	StateDir  string
+	Keep      cell.Keep
+	Progress  provisioner.Progress
+	Clock     provisioner.Clock
+}
+
+// Ground opens real hosts.
+type Ground struct{ Options }
+
+var _ engine.Ground = Ground{}
+
+// Open opens a host by its driver and observes it.
+func (g Ground) Open(ctx context.Context, ref matrix.HostRef) (engine.Host, error) {
+	h, err := OpenHost(ctx, ref, g.StateDir, g.Plan.Budget.DiskBytes)
+	if err != nil {
+		return nil, err
+	}
+	facts, err := h.Facts(ctx)
+	if err != nil {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		_ = h.Close(closing)
+		return nil, fmt.Errorf("observe host %s: %w", ref.Name, err)
+	}
+	return &openHost{Ground: g, host: h, facts: facts, lease: lease.New(h, LeaseFile(g.StateDir)), prepared: map[string]*preparation{},
+		images: &image.Store{Server: h.Server, CacheDir: g.CacheDir, Sources: g.Plan.Sources.Images, OSes: g.Knowledge.OSes, Progress: g.Progress}}, nil
+}
+
+// LeaseFile is where a host's sysctls of before are kept while they are
+// changed.
+func LeaseFile(stateDir string) string { return filepath.Join(stateDir, "host-sysctls.json") }
+
+// OpenHost opens a host by its driver.
+func OpenHost(ctx context.Context, ref matrix.HostRef, stateDir string, poolBytes int64) (*host.Host, error) {
+	switch ref.Driver {
+	case "embedded":
+		return host.OpenEmbedded(ctx, host.EmbeddedOptions{StateDir: stateDir, PoolBytes: poolBytes, DenyHostWrites: ref.HostWrites == "deny"})
+	case "local":
+		if err := os.MkdirAll(stateDir, 0o711); err != nil { //nolint:gosec // as the embedded host has it
+			return nil, fmt.Errorf("open host %s: %w", ref.Name, err)
+		}
+		return host.OpenLocal(ctx, host.LocalOptions{AllowHostWrites: ref.HostWrites == "allow"})
+	}
+	return nil, fmt.Errorf("open host %s: there is no driver %q", ref.Name, ref.Driver)
+}
+
+type openHost struct {
+	Ground
+	host   *host.Host
+	facts  matrix.HostFacts
+	lease  *lease.Manager
+	images *image.Store
+
+	mu       sync.Mutex
+	prepared map[string]*preparation
+}
+
+// preparation is an image that is made once for all cells that need it.
+type preparation struct {
+	once  sync.Once
+	image image.Prepared
+	err   error
+}
+
+// Facts is what was observed when the host was opened.
+func (h *openHost) Facts() matrix.HostFacts { return h.facts }
+
+// Gate decides by the host's observed facts.
+func (h *openHost) Gate(c matrix.Cell) (*matrix.GateFinding, error) {
+	return h.Knowledge.Gate(c, &h.facts)
+}
+
+// Close stops or releases the host.
+func (h *openHost) Close(ctx context.Context) error { return h.host.Close(ctx) }
+
+// Ready gets the release and the prepared image of a cell.
+func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, error) {
+	if c.Distro.Name != "kubeadm" {
+		return nil, &provisioner.UnavailableError{What: c.Distro.Name + " " + c.Distro.Version, Tried: []string{"only kubeadm can be installed"}}
+	}
+	release, err := h.Artifacts.Ensure(ctx, c.Distro.Name, c.Distro.Version)
+	if err != nil {
+		return nil, err
+	}
+	prepared, err := h.prepare(ctx, c, release)
+	if err != nil {
+		return nil, err
+	}
+	t := h.Plan.Timeouts
+	r := &cell.Runner{
+		Host: h.host, Facts: h.facts, Clock: h.Clock, Keep: h.Keep,
+		Distro: &kubeadm.Distro{Version: c.Distro.Version, Timeout: t.Install.Std()},
+		Fixes:  Fixes{h.Knowledge.Fixes}, Health: checks{t}, Lease: hostLease{h.lease},
+		KeepLog: func(node, name string, content []byte) error {
+			_, err := h.Folder.WriteLog(c.ID, node, name, content)
+			return err
+		},
+		Diagnose: func(ctx context.Context) ([]matrix.Diagnosis, error) {
+			logs := filepath.Join(h.Folder.CellDir(c.ID), "logs")
+			if _, err := os.Stat(logs); err != nil {
+				return nil, nil
+			}
+			return diagnose.Scan(ctx, h.Knowledge.Signatures, os.DirFS(logs))
+		},
+		Limits: h.Plan.Budget.Node, Timeouts: t, Image: prepared.Fingerprint, Provenance: release.Provenance,
+		Owner: map[string]string{"kind": "node", "run": h.RunID, "pid": strconv.Itoa(os.Getpid()), "created": h.Clock.Now().UTC().Format(time.RFC3339)},
+	}
+	return r, nil
+}
+
+// prepare makes one image per OS and release, however many cells wait for it.
+func (h *openHost) prepare(ctx context.Context, c matrix.Cell, release artifact.Release) (image.Prepared, error) {
+	content := Content(release)
+	h.mu.Lock()
+	key := c.OS.Name + " " + content.Name + " " + content.Version
+	p := h.prepared[key]
+	if p == nil {
+		p = &preparation{}
+		h.prepared[key] = p
+	}
+	h.mu.Unlock()
+	p.once.Do(func() { p.image, p.err = h.images.Prepare(ctx, c.OS.Name, content) })
+	return p.image, p.err
+}
+
+// Content is what a kubeadm release puts into a prepared image.
+func Content(r artifact.Release) image.Content {
+	content := image.Content{Name: r.Distro, Version: r.Version, Files: kubeadm.Files(), Units: kubeadm.Units()}
+	for _, f := range r.Files {
+		blob := image.Blob{Name: f.Name, Path: f.Path, SHA256: f.SHA256}
+		if f.Kind == artifact.KindImages {
+			content.Archives = append(content.Archives, blob)
+		} else {
+			content.Binaries = append(content.Binaries, blob)
+		}
+	}
+	return content
+}
+
+// Fixes is the fix set as cells use it.
+type Fixes struct{ Catalogue *fix.Catalogue }
+
+var _ cell.Fixes = Fixes{}
+
+// Decide says for each fix whether it applies.
+func (f Fixes) Decide(c matrix.Cell, observed matrix.HostFacts, node *matrix.NodeFacts) ([]matrix.AppliedFix, error) {
+	decisions, err := f.Catalogue.Decide(fix.FactsOf(c, &observed, node), c.Without)
+	if err != nil {
+		return nil, err
+	}
+	var records []matrix.AppliedFix
+	for _, d := range decisions {
+		records = append(records, d.Record())
+	}
+	return records, nil
+}
+
+// Desired merges the fixes that are in effect.
+func (f Fixes) Desired(applied []matrix.AppliedFix, node cell.NodeContext) (provisioner.Desired, error) {
+	var chosen []*fix.Fix
+	for _, a := range applied {
+		if a.State != string(fix.Applied) && a.State != string(fix.Satisfied) {
+			continue
+		}
+		one, err := f.Catalogue.Fix(a.ID)
+		if err != nil {
+			return provisioner.Desired{}, err
+		}
+		chosen = append(chosen, one)
+	}
+	return fix.Merge(chosen, fix.Context{NodeName: node.Name, NodeAddress: node.Address,
+		Gateway: node.Network.Gateway, Subnet: node.Network.Subnet, Kernel: node.Host.Kernel})
+}
+
+// Apply brings a node into the state.
+func (Fixes) Apply(ctx context.Context, node provisioner.Node, want provisioner.Desired) error {
+	return fix.Apply(ctx, node, want)
+}
+
+// Verify shows for each fix whether it is in effect.
+func (Fixes) Verify(ctx context.Context, node provisioner.Node, want provisioner.Desired, after matrix.Phase) []matrix.Evidence {
+	return fix.Verify(ctx, node, want, after)
+}
+
+// checks is health's list of checks as cells use it.
+type checks struct{ timeouts matrix.Timeouts }
+
+func (h checks) Baseline(ctx context.Context, cluster *provisioner.Cluster) ([]matrix.Evidence, time.Duration) {
+	return health.RunAll(ctx, cluster, health.Baseline(h.timeouts))
+}
+
+func (h checks) Mark(ctx context.Context, cluster *provisioner.Cluster) (cell.Mark, error) {
+	return health.TakeSnapshot(ctx, cluster)
+}
+
+func (h checks) AfterRestart(ctx context.Context, cluster *provisioner.Cluster, mark cell.Mark) ([]matrix.Evidence, time.Duration) {
+	before, ok := mark.(health.Snapshot)
+	if !ok {
+		return []matrix.Evidence{{Check: "snapshot", Saw: fmt.Sprintf("a %T, which is no snapshot", mark)}}, 0
+	}
+	return health.RunAll(ctx, cluster, health.AfterRestart(before, h.timeouts))
+}
+
+type hostLease struct{ manager *lease.Manager }
+
+func (l hostLease) Acquire(ctx context.Context, sysctls map[string]string) (func(context.Context) error, bool, error) {
+	release, satisfied, err := l.manager.Acquire(ctx, sysctls)
+	return release, satisfied, err
+}
+
+// Resolver pins versions and images at plan time.
+type Resolver struct {
+	Artifacts *artifact.Store
+	OSes      []image.OS
+	// Sources of images.
+	Sources []string
+}
+
+// Distro pins a distribution's version.
+func (r Resolver) Distro(ctx context.Context, name, version string) (string, []matrix.Input, error) {
+	if name != "kubeadm" {
+		return "", nil, &provisioner.UnavailableError{What: name + " " + version, Tried: []string{"only kubeadm can be installed yet"}}
+	}
+	return r.Artifacts.Resolve(ctx, name, version)
+}
+
+// Image says where an OS' image comes from.
+func (r Resolver) Image(_ context.Context, name string) ([]matrix.Input, error) {
+	store := image.Store{OSes: r.OSes}
+	o, err := store.OS(name)
+	if err != nil {
+		return nil, err
+	}
+	var usable []string
+	for _, source := range r.Sources {
+		if source == image.SourceServer && o.Server != "" || source == image.SourceMmdebstrap && o.Mmdebstrap != nil {
+			usable = append(usable, source)
+		}
+	}
+	if len(usable) == 0 {
+		return nil, &provisioner.UnavailableError{What: "image " + name, Tried: []string{"none of the sources " + strings.Join(r.Sources, ", ") + " has it"}}
+	}
+	return []matrix.Input{{Kind: "image", Name: name, Source: strings.Join(usable, ", else ")}}, nil
+}

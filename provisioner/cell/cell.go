@@ -1,0 +1,537 @@
+// Package cell takes one cell through its phases: create, fix, install,
+// baseline, restart, recover, forced-restart, forced-recover, collect,
+// destroy. It knows contracts only; what is behind them is chosen elsewhere.
+package cell
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+)
+
+// Host is what a cell needs of its host.
+type Host interface {
+	provisioner.Host
+	// Reserve chooses a node's address before the node is there.
+	Reserve(ctx context.Context, node string) (string, error)
+}
+
+// Fixes is the fix set.
+type Fixes interface {
+	// Decide says for each fix whether it applies, from what was observed so
+	// far; node is nil before the first node is there. Fixes that the cell
+	// leaves out are left-out.
+	Decide(c matrix.Cell, host matrix.HostFacts, node *matrix.NodeFacts) ([]matrix.AppliedFix, error)
+	// Desired merges the applied fixes into one node's state.
+	Desired(applied []matrix.AppliedFix, node NodeContext) (provisioner.Desired, error)
+	// Apply brings a node into that state.
+	Apply(ctx context.Context, node provisioner.Node, want provisioner.Desired) error
+	// Verify shows for each fix whether it is in effect after a phase.
+	Verify(ctx context.Context, node provisioner.Node, want provisioner.Desired, after matrix.Phase) []matrix.Evidence
+}
+
+// NodeContext is what fixes may name of a node and its host.
+type NodeContext struct {
+	Name, Address string
+	Network       provisioner.Network
+	Host          matrix.HostFacts
+}
+
+// Health looks at a running cluster.
+type Health interface {
+	// Baseline runs every check until it is healthy or ctx ends. waited is the
+	// time spent on the stability window.
+	Baseline(ctx context.Context, cluster *provisioner.Cluster) (evidence []matrix.Evidence, waited time.Duration)
+	// Mark writes what must survive a restart and records what must change.
+	Mark(ctx context.Context, cluster *provisioner.Cluster) (Mark, error)
+	// AfterRestart is Baseline with the proofs that the restart since mark
+	// was real and lost nothing.
+	AfterRestart(ctx context.Context, cluster *provisioner.Cluster, mark Mark) (evidence []matrix.Evidence, waited time.Duration)
+}
+
+// Mark is what Health remembers from before a restart.
+type Mark any
+
+// HostLease holds a host's sysctls for as long as cells need them.
+type HostLease interface {
+	// Acquire waits for other needs to end, writes what is not there yet, and
+	// returns what gives it back. satisfied: nothing had to be written.
+	Acquire(ctx context.Context, sysctls map[string]string) (release func(context.Context) error, satisfied bool, err error)
+}
+
+// Diagnose finds known causes in the logs that were kept of a cell.
+type Diagnose func(ctx context.Context) ([]matrix.Diagnosis, error)
+
+// KeepLog stores a log of a node for the report; it redacts.
+type KeepLog func(node, name string, content []byte) error
+
+// Keep says when a cell's nodes are left for a look.
+type Keep string
+
+// The ways to keep.
+const (
+	KeepNever     Keep = "never"
+	KeepOnFailure Keep = "on-failure"
+	KeepAlways    Keep = "always"
+)
+
+// Runner runs cells on one host.
+type Runner struct {
+	Host   Host
+	Facts  matrix.HostFacts
+	Distro provisioner.Distro
+	Fixes  Fixes
+	Health Health
+	// Lease is nil where the host cannot be changed at all.
+	Lease    HostLease
+	Diagnose Diagnose
+	KeepLog  KeepLog
+	Keep     Keep
+	Limits   matrix.NodeLimits
+	Timeouts matrix.Timeouts
+	// Image is the prepared image's fingerprint.
+	Image string
+	// Provenance of the distribution's files.
+	Provenance string
+	// Owner keys for every node.
+	Owner map[string]string
+	Clock provisioner.Clock
+}
+
+// run is one attempt in flight.
+type run struct {
+	*Runner
+	cell    matrix.Cell
+	changed func(matrix.Attempt)
+	attempt matrix.Attempt
+	names   []string
+	nodes   []provisioner.Node
+	wants   []provisioner.Desired
+	cluster *provisioner.Cluster
+	mark    Mark
+	release func(context.Context) error
+}
+
+// step is one phase: its name, its deadline, whose fault it is when the
+// deadline passes, and what is done.
+type step struct {
+	phase   matrix.Phase
+	timeout matrix.Duration
+	late    matrix.Blame
+	do      func(*run, context.Context, *matrix.PhaseResult) error
+}
+
+// steps in order. The cell's way is this table.
+func (r *Runner) steps() []step {
+	t := r.Timeouts
+	checked := matrix.Duration(t.Recover.Std() + t.Stability.Std())
+	return []step{
+		{matrix.PhaseCreate, t.Create, matrix.BlameWorld, (*run).create},
+		{matrix.PhaseFix, t.Fix, matrix.BlameNode, (*run).fix},
+		{matrix.PhaseInstall, t.Install, matrix.BlameNode, (*run).install},
+		{matrix.PhaseBaseline, checked, matrix.BlameNode, (*run).baseline},
+		{matrix.PhaseRestart, t.Restart, matrix.BlameNode, restart(provisioner.Node.Restart)},
+		{matrix.PhaseRecover, checked, matrix.BlameNode, (*run).recover},
+		{matrix.PhaseForcedRestart, t.Restart, matrix.BlameNode, restart(provisioner.Node.ForceRestart)},
+		{matrix.PhaseForcedRecover, checked, matrix.BlameNode, (*run).recover},
+	}
+}
+
+// Run takes a cell through one attempt. changed is called after every phase
+// with all that is known by then; the attempt it gets is its own. Nodes are
+// removed at the end, also when ctx ends, unless they are to be kept.
+func (r *Runner) Run(ctx context.Context, c matrix.Cell, attempt int, changed func(matrix.Attempt)) matrix.Attempt {
+	x := &run{Runner: r, cell: c, changed: changed,
+		attempt: matrix.Attempt{Started: r.Clock.Now(), Host: r.Facts, Provenance: r.Provenance},
+		release: func(context.Context) error { return nil }}
+	for n := range c.Topology.Nodes() {
+		x.names = append(x.names, NodeName(c, r.Owner["run"], attempt, n))
+	}
+	passed := true
+	for _, s := range r.steps() {
+		if passed = x.phase(ctx, s); !passed {
+			break
+		}
+	}
+	x.collect(ctx, passed)
+	x.destroy(ctx, passed)
+	x.attempt.Ended = r.Clock.Now()
+	x.report()
+	return x.attempt
+}
+
+// NodeName is a node's name: a DNS label that says what it is, with a hash
+// that makes it unique over runs and attempts.
+func NodeName(c matrix.Cell, runID string, attempt, index int) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %d", runID, c.ID, attempt))
+	role := fmt.Sprintf("s%d", index+1)
+	if index >= c.Topology.Servers {
+		role = fmt.Sprintf("a%d", index-c.Topology.Servers+1)
+	}
+	return strings.NewReplacer(".", "", "/", "-").Replace(fmt.Sprintf("%s-%s-%s-%s", c.Distro, c.OS, hex.EncodeToString(sum[:3]), role))
+}
+
+// phase runs one step and reports it; false means that the cell ends here.
+func (x *run) phase(ctx context.Context, s step) bool {
+	result := matrix.PhaseResult{Phase: s.phase, Started: x.Clock.Now()}
+	err := ctx.Err()
+	if err == nil {
+		within, cancel := context.WithTimeout(ctx, s.timeout.Std())
+		err = s.do(x, within, &result)
+		if err != nil && within.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("%s did not end within %s: %w", s.phase, s.timeout, err)
+			result.Blame = s.late
+		}
+		cancel()
+	}
+	if err != nil {
+		result.Error = err.Error()
+		switch {
+		case ctx.Err() != nil:
+			result.Blame = matrix.BlameInterrupt
+		case provisioner.IsNodes(err):
+			result.Blame = matrix.BlameNode
+		case result.Blame == matrix.BlameNone:
+			result.Blame = matrix.BlameWorld
+		}
+	}
+	x.finish(result)
+	return matrix.JudgePhase(result).Verdict == matrix.Pass
+}
+
+func (x *run) finish(result matrix.PhaseResult) {
+	result.Duration = matrix.Duration(x.Clock.Now().Sub(result.Started))
+	x.attempt.Phases = append(x.attempt.Phases, result)
+	x.report()
+}
+
+// report hands out a copy: the receiver reads it while the run goes on.
+func (x *run) report() {
+	a := x.attempt
+	a.Phases = append([]matrix.PhaseResult(nil), a.Phases...)
+	a.Nodes = append([]matrix.NodeFacts(nil), a.Nodes...)
+	for i := range a.Nodes {
+		a.Nodes[i].BootIDs = append([]string(nil), a.Nodes[i].BootIDs...)
+	}
+	x.changed(a)
+}
+
+// create takes the host's lease, creates all nodes and waits until they have
+// booted.
+func (x *run) create(ctx context.Context, result *matrix.PhaseResult) error {
+	applied, err := x.Fixes.Decide(x.cell, x.Facts, nil)
+	if err != nil {
+		return err
+	}
+	x.attempt.Fixes = applied
+	wants := make([]provisioner.Desired, len(x.names))
+	contexts := make([]NodeContext, len(x.names))
+	for i, name := range x.names {
+		address, err := x.Host.Reserve(ctx, name)
+		if err != nil {
+			return err
+		}
+		contexts[i] = NodeContext{Name: name, Address: address, Network: x.Host.Network(), Host: x.Facts}
+		if wants[i], err = x.Fixes.Desired(applied, contexts[i]); err != nil {
+			return err
+		}
+	}
+	if sysctls := wants[0].Host.Sysctls; len(sysctls) > 0 {
+		if x.Lease == nil {
+			return &provisioner.HostWriteError{What: "sysctls " + strings.Join(slices.Sorted(maps.Keys(sysctls)), ", ")}
+		}
+		release, satisfied, err := x.Lease.Acquire(ctx, sysctls)
+		if err != nil {
+			return err
+		}
+		x.release = release
+		if satisfied {
+			x.satisfied(wants[0])
+		}
+	}
+	x.nodes = make([]provisioner.Node, len(x.names))
+	x.attempt.Nodes = make([]matrix.NodeFacts, len(x.names))
+	boots := make([]matrix.Evidence, len(x.names))
+	group, gctx := errgroup.WithContext(ctx)
+	for i := range x.names {
+		group.Go(func() error {
+			owner := maps.Clone(x.Owner)
+			owner["cell"], owner["node"] = string(x.cell.ID), fmt.Sprint(i)
+			node, err := x.Host.CreateNode(gctx, provisioner.NodeSpec{Name: x.names[i], Image: x.Image,
+				Address: contexts[i].Address, Owner: owner, Limits: x.Limits, Incus: wants[i].Incus})
+			x.nodes[i] = node
+			if err != nil {
+				return err
+			}
+			boots[i], err = x.boot(gctx, node)
+			if err != nil {
+				return err
+			}
+			x.attempt.Nodes[i], err = observe(gctx, node, nil)
+			return err
+		})
+	}
+	err = group.Wait()
+	result.Evidence = append(result.Evidence, present(boots)...)
+	return err
+}
+
+// satisfied marks the fixes whose host effects were there already: leaving
+// them out on this host would prove nothing.
+func (x *run) satisfied(want provisioner.Desired) {
+	host := map[string]bool{}
+	for _, v := range want.Verify {
+		if v.On == "host" {
+			host[v.Fix] = true
+		}
+	}
+	for i, f := range x.attempt.Fixes {
+		if f.State == "applied" && host[f.ID] {
+			x.attempt.Fixes[i].State = "satisfied"
+		}
+	}
+}
+
+// fix decides again with what the nodes showed, applies and verifies.
+func (x *run) fix(ctx context.Context, result *matrix.PhaseResult) error {
+	x.wants = make([]provisioner.Desired, len(x.nodes))
+	states := map[string]string{}
+	for _, f := range x.attempt.Fixes {
+		states[f.ID] = f.State
+	}
+	for i, node := range x.nodes {
+		applied, err := x.Fixes.Decide(x.cell, x.Facts, &x.attempt.Nodes[i])
+		if err != nil {
+			return err
+		}
+		for k := range applied {
+			if applied[k].State == "undecided" {
+				return fmt.Errorf("fix %s on node %s: %s", applied[k].ID, node.Name(), applied[k].Why)
+			}
+		}
+		x.wants[i], err = x.Fixes.Desired(applied, NodeContext{Name: node.Name(), Address: node.Address(), Network: x.Host.Network(), Host: x.Facts})
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			for k := range applied {
+				if states[applied[k].ID] == "satisfied" {
+					applied[k].State = "satisfied"
+				}
+			}
+			x.attempt.Fixes = applied
+		}
+	}
+	return x.eachNode(ctx, result, func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
+		if err := x.Fixes.Apply(ctx, node, x.wants[i]); err != nil {
+			return nil, err
+		}
+		return x.Fixes.Verify(ctx, node, x.wants[i], matrix.PhaseFix), nil
+	})
+}
+
+// install configures every node at once, starts the first server, and joins
+// the rest one by one.
+func (x *run) install(ctx context.Context, result *matrix.PhaseResult) error {
+	err := x.eachNode(ctx, result, func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
+		return nil, x.Distro.Configure(ctx, node, x.wants[i])
+	})
+	if err != nil {
+		return err
+	}
+	first := x.nodes[0]
+	started := x.Clock.Now()
+	kubeconfig, err := x.Distro.Init(ctx, first, x.wants[0])
+	if err != nil {
+		return err
+	}
+	result.Evidence = append(result.Evidence, done("init", first.Name(), "the first server was initialised", x.Clock.Now().Sub(started)))
+	for i := 1; i < len(x.nodes); i++ {
+		started := x.Clock.Now()
+		if err := x.Distro.Join(ctx, first, x.nodes[i], x.wants[i]); err != nil {
+			return err
+		}
+		result.Evidence = append(result.Evidence, done("join", x.nodes[i].Name(), "the node was joined", x.Clock.Now().Sub(started)))
+	}
+	x.cluster = &provisioner.Cluster{Cell: x.cell, Host: x.Host, Nodes: x.nodes, Kubeconfig: kubeconfig}
+	return x.eachNode(ctx, result, func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
+		return x.Fixes.Verify(ctx, node, x.wants[i], matrix.PhaseInstall), nil
+	})
+}
+
+func (x *run) baseline(ctx context.Context, result *matrix.PhaseResult) error {
+	evidence, waited := x.Health.Baseline(ctx, x.cluster)
+	result.Evidence, result.Waited = evidence, matrix.Duration(waited)
+	return nil
+}
+
+func (x *run) recover(ctx context.Context, result *matrix.PhaseResult) error {
+	evidence, waited := x.Health.AfterRestart(ctx, x.cluster, x.mark)
+	result.Evidence, result.Waited = evidence, matrix.Duration(waited)
+	return nil
+}
+
+// restart marks the cluster, restarts every node, and shows by the boot IDs
+// that it happened and by the fixes' verification that they survived it.
+func restart(do func(provisioner.Node, context.Context) error) func(*run, context.Context, *matrix.PhaseResult) error {
+	return func(x *run, ctx context.Context, result *matrix.PhaseResult) error {
+		var err error
+		if x.mark, err = x.Health.Mark(ctx, x.cluster); err != nil {
+			return fmt.Errorf("mark the cluster before the restart: %w", err)
+		}
+		return x.eachNode(ctx, result, func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
+			started := x.Clock.Now()
+			if err := do(node, ctx); err != nil {
+				return nil, err
+			}
+			evidence := []matrix.Evidence{done("restarted", node.Name(), "stopped and started", x.Clock.Now().Sub(started))}
+			boot, err := x.boot(ctx, node)
+			if err != nil {
+				return evidence, err
+			}
+			before := x.attempt.Nodes[i].BootIDs
+			if x.attempt.Nodes[i], err = observe(ctx, node, before); err != nil {
+				return append(evidence, boot), err
+			}
+			evidence = append(evidence, boot, bootIDs(node.Name(), x.attempt.Nodes[i].BootIDs))
+			return append(evidence, x.Fixes.Verify(ctx, node, x.wants[i], matrix.PhaseInstall)...), nil
+		})
+	}
+}
+
+// bootIDs shows that the last start was a new one.
+func bootIDs(node string, ids []string) matrix.Evidence {
+	e := matrix.Evidence{Check: "boot-id", Node: node, Outcome: matrix.Healthy}
+	last := ids[len(ids)-1]
+	e.Saw = "new boot ID " + last
+	for _, earlier := range ids[:len(ids)-1] {
+		if earlier == last {
+			e.Outcome, e.Saw, e.Want = matrix.Unhealthy, "boot ID "+last+" again", "a new one: the node did not restart"
+		}
+	}
+	return e
+}
+
+// eachNode works on all nodes at once and keeps the evidence in their order.
+func (x *run) eachNode(ctx context.Context, result *matrix.PhaseResult, do func(context.Context, int, provisioner.Node) ([]matrix.Evidence, error)) error {
+	evidence := make([][]matrix.Evidence, len(x.nodes))
+	group, gctx := errgroup.WithContext(ctx)
+	for i, node := range x.nodes {
+		group.Go(func() (err error) {
+			evidence[i], err = do(gctx, i, node)
+			return err
+		})
+	}
+	err := group.Wait()
+	for _, e := range evidence {
+		result.Evidence = append(result.Evidence, e...)
+	}
+	return err
+}
+
+func done(check, node, what string, took time.Duration) matrix.Evidence {
+	return matrix.Evidence{Check: check, Node: node, Outcome: matrix.Healthy,
+		Saw: fmt.Sprintf("%s in %s", what, took.Round(10*time.Millisecond)), Took: matrix.Duration(took)}
+}
+
+func present(all []matrix.Evidence) (some []matrix.Evidence) {
+	for _, e := range all {
+		if e.Check != "" {
+			some = append(some, e)
+		}
+	}
+	return some
+}
+
+// collectPatience and destroyPatience bound the teardown of an interrupted
+// run: 30 seconds in all.
+const (
+	collectPatience = 10 * time.Second
+	destroyPatience = 20 * time.Second
+)
+
+// collect keeps every log of every node, and diagnoses what failed. A log that
+// cannot be had is told in the phase's error and stops nothing.
+func (x *run) collect(ctx context.Context, passed bool) {
+	result := matrix.PhaseResult{Phase: matrix.PhaseCollect, Started: x.Clock.Now()}
+	patience := x.Timeouts.Collect.Std()
+	if ctx.Err() != nil {
+		patience = min(patience, collectPatience)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	kept := 0
+	var errs []error
+	keep := func(from, name string, content []byte) {
+		errs = append(errs, x.KeepLog(from, name, content))
+		kept++
+	}
+	for _, node := range x.nodes {
+		if node == nil {
+			continue
+		}
+		for name, content := range x.logs(ctx, node, &errs) {
+			keep(node.Name(), name, content)
+		}
+	}
+	if !passed {
+		// What kubeadm itself said is a log like any other.
+		for _, p := range x.attempt.Phases {
+			if p.Error != "" {
+				keep("phases", string(p.Phase)+".log", []byte(p.Error))
+			}
+		}
+		diagnoses, err := x.Diagnose(ctx)
+		x.attempt.Diagnoses = diagnoses
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		result.Error, result.Blame = err.Error(), matrix.BlameWorld
+	} else {
+		result.Evidence = []matrix.Evidence{done("logs", "", fmt.Sprintf("%d logs kept", kept), x.Clock.Now().Sub(result.Started))}
+	}
+	x.finish(result)
+}
+
+// destroy removes the nodes and gives the host's lease back.
+func (x *run) destroy(ctx context.Context, passed bool) {
+	result := matrix.PhaseResult{Phase: matrix.PhaseDestroy, Started: x.Clock.Now()}
+	interrupted := ctx.Err() != nil
+	patience := x.Timeouts.Destroy.Std()
+	if interrupted {
+		patience = min(patience, destroyPatience)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	keep := !interrupted && (x.Keep == KeepAlways || x.Keep == KeepOnFailure && !passed)
+	var errs []error
+	removed := 0
+	for _, node := range x.nodes {
+		switch {
+		case node == nil:
+		case keep:
+			x.attempt.Kept = fmt.Sprintf("enter it with: lxcmatrix shell %s; remove it with: lxcmatrix gc --yes", x.cell.ID)
+		default:
+			errs = append(errs, node.Delete(ctx))
+			removed++
+		}
+	}
+	errs = append(errs, x.release(ctx))
+	if err := errors.Join(errs...); err != nil {
+		result.Error, result.Blame = err.Error(), matrix.BlameWorld
+	} else {
+		result.Evidence = []matrix.Evidence{done("nodes", "", fmt.Sprintf("%d nodes removed", removed), x.Clock.Now().Sub(result.Started))}
+	}
+	x.finish(result)
+}

@@ -1,0 +1,357 @@
+// Package engine runs a plan: it opens hosts, admits cells within the budget,
+// keeps every result on disk as it comes, and tells those who wait for it.
+// What hosts and cells really are is behind Ground.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/schedule"
+)
+
+// Ground opens the hosts that cells run on.
+type Ground interface {
+	Open(ctx context.Context, ref matrix.HostRef) (Host, error)
+}
+
+// Host is an open host that cells can be made ready on.
+type Host interface {
+	// Facts is what was observed when it was opened.
+	Facts() matrix.HostFacts
+	// Gate decides on a cell by the host's observed facts; nil lets it in.
+	Gate(c matrix.Cell) (*matrix.GateFinding, error)
+	// Ready gets a cell's artifacts and images and returns what runs it.
+	Ready(ctx context.Context, c matrix.Cell) (Runner, error)
+	// Close releases the host.
+	Close(ctx context.Context) error
+}
+
+// Runner takes one cell through one attempt; changed is called after every
+// phase.
+type Runner interface {
+	Run(ctx context.Context, c matrix.Cell, attempt int, changed func(matrix.Attempt)) matrix.Attempt
+}
+
+// Options of an engine.
+type Options struct {
+	Ground Ground
+	Plan   matrix.Plan
+	Folder *runfolder.Folder
+	// Attempts is how often a cell that did not pass is tried; at least 1.
+	Attempts int
+	// Progress may be nil.
+	Progress provisioner.Progress
+	Clock    provisioner.Clock
+}
+
+// closePatience bounds the closing of a host.
+const closePatience = 40 * time.Second
+
+// Engine runs one plan once.
+type Engine struct {
+	opts Options
+
+	mu      sync.Mutex
+	results map[matrix.CellID]matrix.Result
+	ended   map[matrix.CellID]bool
+	// moved is closed, and made anew, whenever the state above changes.
+	moved chan struct{}
+	done  chan struct{}
+	errs  []error
+}
+
+// New makes an engine; Start starts it.
+func New(opts Options) *Engine {
+	e := &Engine{opts: opts, results: map[matrix.CellID]matrix.Result{}, ended: map[matrix.CellID]bool{},
+		moved: make(chan struct{}), done: make(chan struct{})}
+	opts.Attempts = max(1, opts.Attempts)
+	for _, c := range opts.Plan.Cells {
+		e.results[c.ID] = matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c, Judgement: matrix.Judge(c, nil)}
+	}
+	return e
+}
+
+// Start runs the plan in the background. When ctx ends no new cell starts, and
+// running ones tear down.
+func (e *Engine) Start(ctx context.Context) {
+	go func() {
+		defer close(e.done)
+		var wait sync.WaitGroup
+		for _, ref := range hosts(e.opts.Plan) {
+			wait.Go(func() { e.host(ctx, ref) })
+		}
+		wait.Wait()
+		for _, c := range e.opts.Plan.Cells {
+			e.end(c.ID)
+		}
+	}()
+}
+
+// Wait returns when every cell has ended and every host is closed: failures of
+// the harness itself that no verdict shows.
+func (e *Engine) Wait() []error {
+	<-e.done
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.errs)
+}
+
+// Result waits for a cell's end.
+func (e *Engine) Result(ctx context.Context, id matrix.CellID) (matrix.Result, error) {
+	var result matrix.Result
+	err := e.await(ctx, func() bool {
+		result = e.results[id]
+		return e.ended[id]
+	})
+	if err != nil {
+		return result, fmt.Errorf("wait for cell %s: %w", id, err)
+	}
+	return result, nil
+}
+
+// Phase waits until a phase of the cell's first attempt has a result, or the
+// cell ended without one (ok is false).
+func (e *Engine) Phase(ctx context.Context, id matrix.CellID, phase matrix.Phase) (result matrix.PhaseResult, ok bool, err error) {
+	err = e.await(ctx, func() bool {
+		if attempts := e.results[id].Attempts; len(attempts) > 0 {
+			result, ok = attempts[0].Phase(phase)
+		}
+		return ok || e.ended[id]
+	})
+	if err != nil {
+		return result, ok, fmt.Errorf("wait for %s of cell %s: %w", phase, id, err)
+	}
+	return result, ok, nil
+}
+
+// await waits until met, which is called with the lock held.
+func (e *Engine) await(ctx context.Context, met func() bool) error {
+	for {
+		e.mu.Lock()
+		ok, moved := met(), e.moved
+		e.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// hosts lists the hosts that have cells to run, in the plan's order.
+func hosts(p matrix.Plan) []matrix.HostRef {
+	var refs []matrix.HostRef
+	for _, c := range p.Cells {
+		if runnable(c) && !slices.Contains(refs, c.Host) {
+			refs = append(refs, c.Host)
+		}
+	}
+	return refs
+}
+
+// runnable cells are neither gated nor without their inputs.
+func runnable(c matrix.Cell) bool { return c.Gate == nil && c.Unavailable == "" }
+
+// host opens one host, runs its cells and closes it.
+func (e *Engine) host(ctx context.Context, ref matrix.HostRef) {
+	var cells []matrix.Cell
+	for _, c := range e.opts.Plan.Cells {
+		if c.Host == ref && runnable(c) {
+			cells = append(cells, c)
+		}
+	}
+	end := e.step("opening host %s (%s)", ref.Name, ref.Driver)
+	host, err := e.opts.Ground.Open(ctx, ref)
+	end(err)
+	if err != nil {
+		for _, c := range cells {
+			e.stopped(ctx, c, matrix.HostFacts{}, fmt.Errorf("open host %s: %w", ref.Name, err))
+		}
+		return
+	}
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
+		defer cancel()
+		if err := host.Close(closing); err != nil {
+			e.failed(fmt.Errorf("close host %s: %w", ref.Name, err))
+		}
+	}()
+	b := e.opts.Plan.Budget
+	budget := schedule.Budget{CPUs: b.CPUs, MemoryBytes: b.MemoryBytes, Jobs: b.Cells}
+	var jobs []schedule.Job
+	for _, c := range cells {
+		// CPUs are shared, not given out: a node's limit is its share at the
+		// most, and half of the time it waits. Memory is claimed in full.
+		claim := schedule.Claim{CPUs: c.Topology.Nodes(), MemoryBytes: int64(c.Topology.Nodes()) * b.Node.MemoryBytes}
+		if err := budget.Fits(claim); err != nil {
+			e.stopped(ctx, c, host.Facts(), err)
+			continue
+		}
+		gate, err := host.Gate(c)
+		if err != nil {
+			e.stopped(ctx, c, host.Facts(), err)
+			continue
+		}
+		if gate != nil {
+			c.Gate = gate
+			e.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c}, nil)
+			e.end(c.ID)
+			continue
+		}
+		jobs = append(jobs, schedule.Job{Name: string(c.ID), Claim: claim, Run: func(ctx context.Context) { e.cell(ctx, host, c) }})
+	}
+	schedule.Run(ctx, budget, jobs)
+}
+
+// cell readies one cell and runs its attempts.
+func (e *Engine) cell(ctx context.Context, host Host, c matrix.Cell) {
+	defer e.end(c.ID)
+	e.event(runfolder.Event{Kind: runfolder.CellStarted, Cell: c.ID})
+	runner, err := host.Ready(ctx, c)
+	if err != nil {
+		e.stopped(ctx, c, host.Facts(), err)
+		return
+	}
+	var earlier []matrix.Attempt
+	for attempt := 1; attempt <= max(1, e.opts.Attempts); attempt++ {
+		told := 0
+		last := runner.Run(ctx, c, attempt, func(a matrix.Attempt) {
+			e.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c, Attempts: append(slices.Clone(earlier), a)}, &progress{attempt: attempt, told: &told})
+		})
+		earlier = append(earlier, last)
+		j := matrix.Judge(c, earlier)
+		if ctx.Err() != nil || j.Verdict != matrix.Fail && j.Verdict != matrix.Blocked {
+			break
+		}
+	}
+}
+
+// stopped keeps the result of a cell that never came to its first phase.
+func (e *Engine) stopped(ctx context.Context, c matrix.Cell, facts matrix.HostFacts, err error) {
+	blame := matrix.BlameWorld
+	if ctx.Err() != nil {
+		blame = matrix.BlameInterrupt
+	}
+	now := e.opts.Clock.Now()
+	e.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c, Attempts: []matrix.Attempt{{
+		Started: now, Ended: now, Host: facts,
+		Phases: []matrix.PhaseResult{{Phase: matrix.PhaseCreate, Started: now, Blame: blame, Error: err.Error()}},
+	}}}, nil)
+	e.end(c.ID)
+}
+
+// progress tells which phases of an attempt were told already.
+type progress struct {
+	attempt int
+	told    *int
+}
+
+// keep writes a result and wakes those who wait for it. A result that cannot
+// be written is the harness's failure, and still counts in this process.
+func (e *Engine) keep(r matrix.Result, p *progress) {
+	r.Judgement = matrix.Judge(r.Cell, r.Attempts)
+	written, err := e.opts.Folder.WriteResult(r)
+	if err != nil {
+		e.failed(err)
+		written = r
+	}
+	if p != nil {
+		phases := written.Attempts[len(written.Attempts)-1].Phases
+		for ; *p.told < len(phases); *p.told++ {
+			e.tell(r.Cell.ID, p.attempt, phases[*p.told])
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.results[r.Cell.ID] = written
+	close(e.moved)
+	e.moved = make(chan struct{})
+}
+
+func (e *Engine) tell(id matrix.CellID, attempt int, r matrix.PhaseResult) {
+	j := matrix.JudgePhase(r)
+	e.event(runfolder.Event{Kind: runfolder.PhaseEnded, Cell: id, Attempt: attempt, Phase: r.Phase, Verdict: &j.Verdict, Text: j.Reason})
+	note := fmt.Sprintf("%s  %-14s %6.1fs  %s", id, r.Phase, r.Duration.Std().Seconds(), j.Verdict)
+	if r.Waited > 0 {
+		note += fmt.Sprintf(" (%.0fs of it watching for stability)", r.Waited.Std().Seconds())
+	}
+	if j.Reason != "" {
+		note += ": " + firstLine(j.Reason)
+	}
+	if e.opts.Progress != nil {
+		e.opts.Progress.Note("%s", note)
+	}
+}
+
+// end marks a cell as ended, once.
+func (e *Engine) end(id matrix.CellID) {
+	e.mu.Lock()
+	if e.ended[id] {
+		e.mu.Unlock()
+		return
+	}
+	e.ended[id] = true
+	verdict := e.results[id].Judgement.Verdict
+	reason := e.results[id].Judgement.Reason
+	close(e.moved)
+	e.moved = make(chan struct{})
+	e.mu.Unlock()
+	e.event(runfolder.Event{Kind: runfolder.CellEnded, Cell: id, Verdict: &verdict, Text: reason})
+	if e.opts.Progress != nil {
+		e.opts.Progress.Note("%s  %s", id, verdict)
+	}
+}
+
+func (e *Engine) event(ev runfolder.Event) {
+	ev.Time = e.opts.Clock.Now()
+	if err := e.opts.Folder.AppendEvent(ev); err != nil {
+		e.failed(err)
+	}
+}
+
+// failed records a failure of the harness, each text once.
+func (e *Engine) failed(err error) {
+	e.mu.Lock()
+	known := slices.ContainsFunc(e.errs, func(old error) bool { return old.Error() == err.Error() })
+	if !known {
+		e.errs = append(e.errs, err)
+	}
+	e.mu.Unlock()
+	if known {
+		return
+	}
+	// The folder may be what failed; then it is told on the terminal only.
+	if folderErr := e.opts.Folder.AddHarnessError(err); folderErr != nil {
+		err = errors.Join(err, folderErr)
+	}
+	if e.opts.Progress != nil {
+		e.opts.Progress.Note("harness: %v", err)
+	}
+}
+
+func (e *Engine) step(format string, args ...any) func(error) {
+	if e.opts.Progress == nil {
+		return func(error) {}
+	}
+	return e.opts.Progress.Step(format, args...)
+}
+
+func firstLine(s string) string {
+	for i, r := range s {
+		if r == '\n' {
+			return s[:i]
+		}
+	}
+	return s
+}
