@@ -18,6 +18,7 @@ import (
 	appsclient "k8s.io/client-go/kubernetes/typed/apps/v1"
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
+	discoveryclient "k8s.io/client-go/kubernetes/typed/discovery/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -36,6 +37,7 @@ type client struct {
 	core      coreclient.CoreV1Interface
 	apps      appsclient.AppsV1Interface
 	leases    coordinationclient.CoordinationV1Interface
+	slices    discoveryclient.DiscoveryV1Interface
 }
 
 // connect makes a client from the cluster's kubeconfig; it sends nothing yet.
@@ -100,6 +102,9 @@ func connect(cluster *provisioner.Cluster) (*client, error) {
 		return nil, fmt.Errorf("make API client: %w", err)
 	}
 	if c.leases, err = coordinationclient.NewForConfigAndClient(config, hc); err != nil {
+		return nil, fmt.Errorf("make API client: %w", err)
+	}
+	if c.slices, err = discoveryclient.NewForConfigAndClient(config, hc); err != nil {
 		return nil, fmt.Errorf("make API client: %w", err)
 	}
 	return c, nil

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"encoding/pem"
@@ -22,6 +23,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -64,8 +66,10 @@ type world struct {
 	execNode func(node string, args []string) (provisioner.Output, error, bool)
 	dialErr  error
 	noWS     bool
-	proxy    func(w http.ResponseWriter)
-	dialed   []string
+	// endpoints, if set, is the address of every ready endpoint.
+	endpoints string
+	proxy     func(w http.ResponseWriter)
+	dialed    []string
 
 	api, proxyServer *httptest.Server
 	cluster          *provisioner.Cluster
@@ -188,6 +192,7 @@ func (w *world) addPod(namespace, name, node string, labels map[string]string) {
 		Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "main"}}},
 		Status: corev1.PodStatus{
 			Phase:      corev1.PodRunning,
+			PodIP:      fmt.Sprintf("10.244.0.%d", len(w.pods)),
 			Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
 			ContainerStatuses: []corev1.ContainerStatus{{Name: "main", ContainerID: "containerd://1-" + name,
 				State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{
@@ -309,6 +314,8 @@ func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 		replyOr404(rw, w.services[parts[3]+"/"+parts[5]])
 	case r.Method == http.MethodGet && len(parts) == 6 && parts[4] == "configmaps":
 		replyOr404(rw, w.maps[parts[5]])
+	case r.Method == http.MethodGet && len(parts) == 6 && parts[5] == "endpointslices":
+		reply(rw, w.endpointSlices(parts[4]))
 	case r.Method == http.MethodGet && len(parts) == 7 && parts[5] == "leases":
 		replyOr404(rw, w.leases[parts[6]])
 	case r.Method == http.MethodPost || r.Method == http.MethodPut:
@@ -316,6 +323,20 @@ func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 	default:
 		http.NotFound(rw, r)
 	}
+}
+
+// endpointSlices leads the one service that a namespace has to its pods.
+func (w *world) endpointSlices(namespace string) *discoveryv1.EndpointSliceList {
+	ready, notReady := true, false
+	slice := discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4}
+	slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{"10.244.9.9"}, Conditions: discoveryv1.EndpointConditions{Ready: &notReady}})
+	for _, p := range w.pods {
+		if p.Namespace == namespace && (hasLabel(&p, "k8s-app=kube-dns") || hasLabel(&p, probeLabel)) {
+			slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{
+				Addresses: []string{cmp.Or(w.endpoints, p.Status.PodIP)}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}})
+		}
+	}
+	return &discoveryv1.EndpointSliceList{Items: []discoveryv1.EndpointSlice{slice}}
 }
 
 func (w *world) write(rw http.ResponseWriter, r *http.Request) {

@@ -192,6 +192,8 @@ func baselineSpoiled() []spoiled {
 		{"dns", "no probe", func(w *world) { w.removePod("probe") }, "no probe pod yet"},
 		{"service-clusterip", "a failure", execFails, "it went wrong"},
 		{"service-clusterip", "a stranger answers", execSays("hostname stranger"), `10.96.7.7:80 answered "hostname stranger"`},
+		{"dns", "endpoints of before", func(w *world) { w.endpoints = "10.244.8.8" }, "service kube-dns has the endpoints [10.244.8.8 10.244.8.8], its Ready pods are [10.244.0.4 10.244.0.5]"},
+		{"service-clusterip", "endpoints of before", func(w *world) { w.endpoints = "10.244.8.8" }, "service probe has the endpoints [10.244.8.8], its Ready pods are [10.244.0.7]"},
 		{"service-clusterip", "headless", func(w *world) { w.services["lxcmatrix-probe/probe"].Spec.ClusterIP = "None" }, `cluster IP "None"`},
 		{"exec", "a failure", execFails, "it went wrong"},
 		{"exec", "another content", execSays("nonsense"), `read "nonsense"`},
@@ -593,7 +595,7 @@ func TestDeadlineKeepsTheLastThingSeen(t *testing.T) {
 		w.mu.Lock()
 		return true
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	evidence := byName(Baseline(timeouts()), "nodes-ready").Run(ctx, w.cluster)
 	g.Expect(evidence).To(HaveLen(1))
@@ -672,7 +674,7 @@ func TestStability(t *testing.T) {
 			t.Parallel()
 			g := NewWithT(t)
 			w := newWorld(t).withProbe()
-			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 			defer cancel()
 			defer time.AfterFunc(window/2, func() { w.mu.Lock(); defer w.mu.Unlock(); c.change(w) }).Stop()
 			evidence := restartStability(window).Run(ctx, w.cluster)
@@ -688,7 +690,7 @@ func TestStability(t *testing.T) {
 		w.pod("etcd").Status.ContainerStatuses[0].RestartCount = 3
 		evidence := restartStability(window).Run(t.Context(), w.cluster)
 		g.Expect(evidence[0].Outcome).To(Equal(matrix.Healthy))
-		g.Expect(evidence[0].Saw).To(HaveSuffix("before that: 3 restarts of kube-system/etcd-cp1/main"))
+		g.Expect(evidence[0].Saw).To(HaveSuffix("restarts before that: kube-system/etcd-cp1/main 3"))
 		g.Expect(evidence[0].Took.Std()).To(BeNumerically(">=", window))
 	})
 }
@@ -763,4 +765,14 @@ func TestProbeToleratesTheServersTaintOnly(t *testing.T) {
 		g.Expect(pod.Tolerations).To(Equal([]corev1.Toleration{{Key: "node-role.kubernetes.io/control-plane", Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}}))
 		g.Expect(pod.Containers[0].ImagePullPolicy).To(Equal(corev1.PullNever))
 	}
+}
+
+func TestPatience(t *testing.T) {
+	g := NewWithT(t)
+	var all []time.Duration
+	for n := range 7 {
+		all = append(all, patience(n))
+	}
+	const s = time.Second
+	g.Expect(all).To(Equal([]time.Duration{s / 2, s, 2 * s, 4 * s, 5 * s, 5 * s, 5 * s}))
 }

@@ -276,7 +276,7 @@ func restartStability(window time.Duration) stability {
 			default:
 				f.ok, f.saw = true, fmt.Sprintf("%d containers, none restarted for %s", len(now), held.Round(100*time.Millisecond))
 				if len(earlier) > 0 {
-					f.saw += "; before that: " + strings.Join(earlier, ", ")
+					f.saw += "; restarts before that: " + strings.Join(earlier, ", ")
 				}
 			}
 			return []finding{f}, nil
@@ -300,7 +300,7 @@ func compareRestarts(first, now map[string]corev1.ContainerStatus) (risen, gone,
 			risen = append(risen, name+" was started anew")
 		}
 		if was.RestartCount > 0 {
-			earlier = append(earlier, fmt.Sprintf("%d restarts of %s", was.RestartCount, name))
+			earlier = append(earlier, fmt.Sprintf("%s %d", name, was.RestartCount))
 		}
 	}
 	slices.Sort(risen)

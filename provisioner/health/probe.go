@@ -12,9 +12,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -251,43 +253,98 @@ func fromEachProbe(name string, before *Snapshot, one func(ctx context.Context, 
 	}}
 }
 
+// patience is how long the n-th question from inside a pod may take. What is
+// lost (the service's rules were not there yet) costs little at first, and a
+// slow node is waited for in the end.
+func patience(n int) time.Duration {
+	return min(500*time.Millisecond<<min(n, 4), 5*time.Second)
+}
+
+// notServed says why a service cannot answer yet: its endpoints are not the
+// pods. Asking it then would only wait for an answer that cannot come, which
+// after a restart, with the endpoints of before, takes many seconds. It is
+// empty if the service may be asked.
+func (s *session) notServed(ctx context.Context, namespace, service string, pods []*corev1.Pod) (string, error) {
+	list, err := s.api.slices.EndpointSlices(namespace).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service})
+	if err != nil {
+		return "", fmt.Errorf("list endpoint slices of service %s: %w", service, err)
+	}
+	var have, want []string
+	for _, slice := range list.Items {
+		for _, e := range slice.Endpoints {
+			if e.Conditions.Ready == nil || *e.Conditions.Ready {
+				have = append(have, e.Addresses...)
+			}
+		}
+	}
+	for _, p := range pods {
+		want = append(want, p.Status.PodIP)
+	}
+	slices.Sort(have)
+	slices.Sort(want)
+	if slices.Equal(have, want) {
+		return "", nil
+	}
+	return fmt.Sprintf("service %s has the endpoints [%s], its Ready pods are [%s]", service, strings.Join(have, " "), strings.Join(want, " ")), nil
+}
+
+// readyPods are those of a namespace with a label that are Ready.
+func (s *session) readyPods(ctx context.Context, before *Snapshot, namespace, label string) ([]*corev1.Pod, error) {
+	pods, err := s.pods(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var ready []*corev1.Pod
+	for i := range pods {
+		if p := &pods[i]; p.Namespace == namespace && hasLabel(p, label) {
+			problem, err := s.podProblem(ctx, before, p)
+			if err != nil {
+				return nil, err
+			}
+			if problem == "" {
+				ready = append(ready, p)
+			}
+		}
+	}
+	return ready, nil
+}
+
 // dns: kubernetes.default resolves to its service's address from a pod on
 // every node.
 func dns(before *Snapshot) check {
-	return fromEachProbe("dns", before, func(ctx context.Context, s *session, from probePod, _ []probePod) (finding, error) {
-		pods, err := s.pods(ctx)
-		if err != nil {
-			return finding{}, err
-		}
-		// A question that nobody answers takes seconds to fail.
-		serving := false
-		for i := range pods {
-			if p := &pods[i]; p.Namespace == metav1.NamespaceSystem && hasLabel(p, s.expect.dns) {
-				problem, err := s.podProblem(ctx, before, p)
-				if err != nil {
-					return finding{}, err
-				}
-				serving = serving || problem == ""
+	c := check{name: "dns", every: pollInterval}
+	c.begin = func(s *session) look {
+		asked := 0
+		return fromEachProbe(c.name, before, func(ctx context.Context, s *session, from probePod, _ []probePod) (finding, error) {
+			servers, err := s.readyPods(ctx, before, metav1.NamespaceSystem, s.expect.dns)
+			if err != nil {
+				return finding{}, err
 			}
-		}
-		if !serving {
-			return finding{saw: "no DNS server is Ready", want: "a Ready pod with " + s.expect.dns}, nil
-		}
-		service, err := s.api.core.Services(metav1.NamespaceDefault).Get(ctx, "kubernetes", metav1.GetOptions{})
-		if err != nil {
-			return finding{}, fmt.Errorf("get service kubernetes: %w", err)
-		}
-		want := service.Spec.ClusterIP
-		out, err := s.api.exec(ctx, probeNamespace, from.name, probeContainer, "/probe", "dns", "--timeout", "2s", "--want", want, "kubernetes.default")
-		if err != nil {
-			return finding{want: want}, err
-		}
-		return finding{
-			ok:   want != "" && slices.Contains(strings.Fields(out.stdout), want),
-			saw:  "kubernetes.default is " + strings.Join(strings.Fields(out.stdout), ", "),
-			want: want,
-		}, nil
-	})
+			if len(servers) == 0 {
+				return finding{saw: "no DNS server is Ready", want: "a Ready pod with " + s.expect.dns}, nil
+			}
+			if problem, err := s.notServed(ctx, metav1.NamespaceSystem, s.expect.dnsService, servers); err != nil || problem != "" {
+				return finding{saw: problem, want: "a service that leads to its pods"}, err
+			}
+			service, err := s.api.core.Services(metav1.NamespaceDefault).Get(ctx, "kubernetes", metav1.GetOptions{})
+			if err != nil {
+				return finding{}, fmt.Errorf("get service kubernetes: %w", err)
+			}
+			want := service.Spec.ClusterIP
+			timeout := patience(asked).String()
+			asked++
+			out, err := s.api.exec(ctx, probeNamespace, from.name, probeContainer, "/probe", "dns", "--timeout", timeout, "--want", want, "kubernetes.default")
+			if err != nil {
+				return finding{want: want}, err
+			}
+			return finding{
+				ok:   want != "" && slices.Contains(strings.Fields(out.stdout), want),
+				saw:  "kubernetes.default is " + strings.Join(strings.Fields(out.stdout), ", "),
+				want: want,
+			}, nil
+		}).begin(s)
+	}
+	return c
 }
 
 // serviceClusterIP: the probe's service answers at its cluster IP from a pod on
@@ -295,6 +352,7 @@ func dns(before *Snapshot) check {
 func serviceClusterIP(before *Snapshot) check {
 	c := check{name: "service-clusterip", every: pollInterval}
 	c.begin = func(s *session) look {
+		asked := 0
 		answered := map[string]map[string]bool{}
 		return fromEachProbe(c.name, before, func(ctx context.Context, s *session, from probePod, all []probePod) (finding, error) {
 			service, err := s.api.core.Services(probeNamespace).Get(ctx, probeService, metav1.GetOptions{})
@@ -304,20 +362,39 @@ func serviceClusterIP(before *Snapshot) check {
 			if ip := net.ParseIP(service.Spec.ClusterIP); ip == nil || len(service.Spec.Ports) == 0 {
 				return finding{saw: fmt.Sprintf("service %s has cluster IP %q", probeService, service.Spec.ClusterIP), want: "a cluster IP and a port"}, nil
 			}
-			address := net.JoinHostPort(service.Spec.ClusterIP, strconv.Itoa(int(service.Spec.Ports[0].Port)))
-			out, err := s.api.exec(ctx, probeNamespace, from.name, probeContainer, "/probe", "get", "--timeout", "2s", "http://"+address+"/")
+			backends, err := s.readyPods(ctx, before, probeNamespace, probeLabel)
 			if err != nil {
-				return finding{want: "an answer of " + address}, err
+				return finding{}, err
 			}
+			if problem, err := s.notServed(ctx, probeNamespace, probeService, backends); err != nil || problem != "" {
+				return finding{saw: problem, want: "a service that leads to its pods"}, err
+			}
+			address := net.JoinHostPort(service.Spec.ClusterIP, strconv.Itoa(int(service.Spec.Ports[0].Port)))
+			timeout := patience(asked).String()
+			asked++
 			if answered[from.node] == nil {
 				answered[from.node] = map[string]bool{}
 			}
-			words := strings.Fields(out.stdout)
+			var stdout string
+			// Which of its pods a service chooses is chance.
+			for range 2 * len(all) {
+				out, err := s.api.exec(ctx, probeNamespace, from.name, probeContainer, "/probe", "get", "--timeout", timeout, "http://"+address+"/")
+				if err != nil {
+					return finding{want: "an answer of " + address}, err
+				}
+				stdout = out.stdout
+				words := strings.Fields(stdout)
+				for _, p := range all {
+					if p.name != "" && slices.Contains(words, p.name) {
+						answered[from.node][p.node] = true
+					}
+				}
+				if len(answered[from.node]) == len(all) {
+					break
+				}
+			}
 			var by, missing []string
 			for _, p := range all {
-				if p.name != "" && slices.Contains(words, p.name) {
-					answered[from.node][p.node] = true
-				}
 				if answered[from.node][p.node] {
 					by = append(by, p.node)
 				} else {
@@ -327,7 +404,7 @@ func serviceClusterIP(before *Snapshot) check {
 			f := finding{want: "an answer of the probe on every node"}
 			switch {
 			case len(by) == 0:
-				f.saw = fmt.Sprintf("%s answered %q", address, shorten(out.stdout))
+				f.saw = fmt.Sprintf("%s answered %q", address, shorten(stdout))
 			case len(missing) > 0:
 				f.saw = fmt.Sprintf("%s was answered by %s, not yet by %s", address, strings.Join(by, ", "), strings.Join(missing, ", "))
 			default:

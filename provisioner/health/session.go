@@ -147,9 +147,11 @@ type expectations struct {
 	staticPods []string
 	// perNode holds labels of pods that every node has one of in kube-system.
 	perNode []string
-	// dns is the label of the DNS server's pods, dnsReplicas how many.
+	// dns is the label of the DNS server's pods, dnsReplicas how many, and
+	// dnsService the service in kube-system that leads to them.
 	dns         string
 	dnsReplicas int
+	dnsService  string
 	// serverTaints are those that servers may have.
 	serverTaints []corev1.Taint
 	// pki is the folder of the cluster's certificates on a node.
@@ -168,6 +170,7 @@ func expected(d matrix.Distro) (expectations, error) {
 			perNode:      []string{"k8s-app=kube-proxy"},
 			dns:          "k8s-app=kube-dns",
 			dnsReplicas:  2,
+			dnsService:   "kube-dns",
 			serverTaints: []corev1.Taint{{Key: "node-role.kubernetes.io/control-plane", Effect: corev1.TaintEffectNoSchedule}},
 			pki:          "/etc/kubernetes/pki",
 			proxyHealth:  10256,
