@@ -71,3 +71,7 @@ type HostWriteError struct {
 func (e *HostWriteError) Error() string {
 	return fmt.Sprintf("change the host's %s: not allowed; set it yourself, or write hostWrites: allow for this host in the matrix", e.What)
 }
+
+// Unavailable is true: who plans cells asks any error for it, without knowing
+// this type.
+func (e *UnavailableError) Unavailable() bool { return true }

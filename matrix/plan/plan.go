@@ -1,0 +1,210 @@
+// Package plan turns a matrix into the plan of a run: the cells, each with its
+// exact version and what rules it out, and the inputs that they are made of.
+package plan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/config"
+	"github.com/lxcmatrix/lxcmatrix/matrix/selector"
+)
+
+// Resolver finds what can be had. An error that wraps one with a method
+// Unavailable() bool that returns true says that it cannot be had: the cells
+// that need it are planned and will be blocked. Any other error ends the
+// planning. Each question is asked once.
+type Resolver interface {
+	// Distro resolves a version, a minor one or an exact one, to an exact one
+	// and the artifacts of it.
+	Distro(ctx context.Context, name, version string) (exact string, inputs []matrix.Input, err error)
+	// Image resolves what the nodes of an OS that run a distro are made from.
+	Image(ctx context.Context, os string, distro matrix.Distro) ([]matrix.Input, error)
+}
+
+// Gates decide by a cell's declared facts whether it is impossible. No finding
+// means that it is not, or that nobody can tell before the host was observed.
+type Gates interface {
+	Decide(cell matrix.Cell) (*matrix.GateFinding, error)
+}
+
+// Options narrow a plan.
+type Options struct {
+	// Only and Skip are selector expressions.
+	Only, Skip []string
+	// Without lists fixes to leave out of every cell, by ID.
+	Without []string
+	// Now is when the plan is made; the zero value is the present.
+	Now time.Time
+}
+
+// Make makes the plan of a matrix. Its cells are in the matrix's order. The
+// error is a *config.Error or *selector.Error where the user asked for
+// something that does not fit the matrix.
+func Make(ctx context.Context, m *config.Matrix, resolver Resolver, gates Gates, options Options) (matrix.Plan, error) {
+	all, err := m.Cells()
+	if err != nil {
+		return matrix.Plan{}, err
+	}
+	cells, err := selector.Select(all, options.Only, options.Skip)
+	if err != nil {
+		return matrix.Plan{}, err
+	}
+	without := slices.Clone(options.Without)
+	slices.Sort(without)
+	without = slices.Compact(without)
+
+	r := resolving{resolver: resolver, versions: map[matrix.Distro]*answer{}, images: map[image]*answer{}, seen: map[inputKey]matrix.Input{}}
+	for i := range cells {
+		if err := ctx.Err(); err != nil {
+			return matrix.Plan{}, fmt.Errorf("plan %s: %w", m.File, err)
+		}
+		c := &cells[i]
+		c.Without = without
+		release, err := r.distro(ctx, c)
+		if err != nil {
+			return matrix.Plan{}, err
+		}
+		if c.Gate, err = gates.Decide(*c); err != nil {
+			return matrix.Plan{}, fmt.Errorf("decide the gates of cell %s: %w", c.ID, err)
+		}
+		if c.Gate != nil || c.Unavailable != "" {
+			continue
+		}
+		base, err := r.image(ctx, c)
+		if err != nil {
+			return matrix.Plan{}, err
+		}
+		if c.Unavailable != "" {
+			continue
+		}
+		if err := r.use(release, base); err != nil {
+			return matrix.Plan{}, fmt.Errorf("plan cell %s: %w", c.ID, err)
+		}
+	}
+	now := options.Now
+	if now.IsZero() {
+		now = time.Now()
+	}
+	return matrix.Plan{APIVersion: matrix.PlanAPIVersion, Created: now.UTC(), Matrix: m.File, Cells: cells, Inputs: r.inputs,
+		Budget: m.PlanBudget(), Timeouts: m.PlanTimeouts(), Sources: m.PlanSources()}, nil
+}
+
+// resolving asks each question once.
+type resolving struct {
+	resolver Resolver
+	versions map[matrix.Distro]*answer
+	images   map[image]*answer
+	inputs   []matrix.Input
+	seen     map[inputKey]matrix.Input
+}
+
+// image is a question for an image.
+type image struct {
+	os     string
+	distro matrix.Distro
+}
+
+// answer is what a question got; unavailable says why it got nothing.
+type answer struct {
+	version     string
+	inputs      []matrix.Input
+	unavailable string
+	// used: a cell that will run needs it, so its inputs are in the plan.
+	used bool
+}
+
+// distro resolves the cell's version.
+func (r *resolving) distro(ctx context.Context, c *matrix.Cell) (*answer, error) {
+	asked := c.Distro
+	a, known := r.versions[asked]
+	if !known {
+		version := asked.Version
+		if version == "" {
+			version = asked.Minor
+		}
+		a = &answer{}
+		var err error
+		a.version, a.inputs, err = r.resolver.Distro(ctx, asked.Name, version)
+		if a.unavailable, err = unavailable(err); err != nil {
+			return nil, fmt.Errorf("resolve %s %s: %w", asked.Name, version, err)
+		}
+		if a.unavailable == "" && a.version != version && !strings.HasPrefix(a.version, version+".") {
+			return nil, fmt.Errorf("resolve %s %s: got version %q, which is another", asked.Name, version, a.version)
+		}
+		r.versions[asked] = a
+	}
+	if c.Unavailable = a.unavailable; c.Unavailable == "" {
+		c.Distro.Version = a.version
+	}
+	return a, nil
+}
+
+// image resolves what the cell's nodes are made from.
+func (r *resolving) image(ctx context.Context, c *matrix.Cell) (*answer, error) {
+	asked := image{c.OS.Name, c.Distro}
+	a, known := r.images[asked]
+	if !known {
+		a = &answer{}
+		var err error
+		a.inputs, err = r.resolver.Image(ctx, c.OS.Name, c.Distro)
+		if a.unavailable, err = unavailable(err); err != nil {
+			return nil, fmt.Errorf("resolve the image %s for %s %s: %w", c.OS.Name, c.Distro.Name, c.Distro.Version, err)
+		}
+		r.images[asked] = a
+	}
+	c.Unavailable = a.unavailable
+	return a, nil
+}
+
+// unavailable is why something cannot be had, if that is what err says; any
+// other error is returned.
+func unavailable(err error) (why string, other error) {
+	var u interface {
+		error
+		Unavailable() bool
+	}
+	if errors.As(err, &u) && u.Unavailable() {
+		return err.Error(), nil
+	}
+	return "", err
+}
+
+// inputKey is what an input is, whatever bytes it has.
+type inputKey struct{ kind, name, version string }
+
+// use takes answers' inputs into the plan. The same input with other bytes
+// would make the plan mean two things.
+func (r *resolving) use(answers ...*answer) error {
+	for _, a := range answers {
+		if a.used {
+			continue
+		}
+		a.used = true
+		for _, in := range a.inputs {
+			k := inputKey{in.Kind, in.Name, in.Version}
+			before, there := r.seen[k]
+			switch {
+			case !there:
+				r.seen[k] = in
+				r.inputs = append(r.inputs, in)
+			case before != in:
+				return fmt.Errorf("%s %s is resolved to %s from %s, and to %s from %s", in.Kind,
+					strings.TrimSpace(in.Name+" "+in.Version), orNone(before.Digest), before.Source, orNone(in.Digest), in.Source)
+			}
+		}
+	}
+	return nil
+}
+
+func orNone(digest string) string {
+	if digest == "" {
+		return "nothing yet"
+	}
+	return digest
+}

@@ -1,0 +1,305 @@
+package plan_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/config"
+	"github.com/lxcmatrix/lxcmatrix/matrix/plan"
+	"github.com/lxcmatrix/lxcmatrix/matrix/selector"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// golden compares got with a file, or rewrites the file.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v (run with -update)", err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs (run with -update to accept):\n--- got\n%s\n--- want\n%s", path, got, want)
+	}
+}
+
+// gone is something that cannot be had.
+type gone struct{ what string }
+
+func (g *gone) Error() string   { return g.what + " cannot be had: upstream: no such release" }
+func (*gone) Unavailable() bool { return true }
+
+// world answers from tables and counts the questions.
+type world struct {
+	asked  map[string]int
+	exact  map[string]string
+	failOn string
+	// drift makes each answer's digest another.
+	drift bool
+}
+
+func newWorld() *world {
+	return &world{asked: map[string]int{}, exact: map[string]string{
+		"kubeadm 1.34": "1.34.4", "kubeadm 1.35": "1.35.4", "kubeadm 1.33.5": "1.33.5"}}
+}
+
+func (w *world) Distro(_ context.Context, name, version string) (string, []matrix.Input, error) {
+	question := name + " " + version
+	w.asked[question]++
+	if w.failOn == question {
+		return "", nil, errors.New("the disk is full")
+	}
+	exact, there := w.exact[question]
+	if !there {
+		return "", nil, fmt.Errorf("look for %s: %w", question, &gone{question})
+	}
+	return exact, []matrix.Input{
+		{Kind: "artifact", Name: "kubelet", Version: exact, Digest: strings.Repeat("ab", 32), Source: "cache", Provenance: "release"},
+		{Kind: "artifact", Name: "etcd", Version: "3.6.8", Source: "build", Provenance: "built"},
+	}, nil
+}
+
+func (w *world) Image(_ context.Context, os string, distro matrix.Distro) ([]matrix.Input, error) {
+	question := os + " for " + distro.Name + " " + distro.Version
+	w.asked[question]++
+	if w.failOn == question {
+		return nil, errors.New("the disk is full")
+	}
+	if !strings.HasPrefix(os, "debian/") {
+		return nil, &gone{"image " + os}
+	}
+	digest := strings.Repeat("cd", 32)
+	if w.drift {
+		digest = fmt.Sprintf("%064d", len(w.asked))
+	}
+	return []matrix.Input{{Kind: "image", Name: os, Digest: digest, Source: "mmdebstrap"}}, nil
+}
+
+// old gates what is too new for cgroup v1.
+type old struct{ fail bool }
+
+func (o old) Decide(c matrix.Cell) (*matrix.GateFinding, error) {
+	if o.fail {
+		return nil, errors.New("no such fact")
+	}
+	if c.Host.Cgroup == "v1" && c.Distro.Minor == "1.35" {
+		return &matrix.GateFinding{Gate: "kubelet-cgroup1", Reason: "kubelet " + c.Distro.Version + " refuses cgroup v1", Source: "https://example.org/kep"}, nil
+	}
+	return nil, nil
+}
+
+const wide = `
+apiVersion: lxcmatrix.dev/v1
+hosts: [{name: embedded, driver: embedded, cgroup: v1}]
+distros: [kubeadm@1.34, kubeadm@1.35, kubeadm@1.33.5, {name: rke2, version: "1.34", optional: true}]
+os: [debian/12, debian/13, rockylinux/10]
+topologies: ["1", "1+1"]
+exclude: [{topology: 1+1, os: debian/12}, {distro: kubeadm@1.33, os: rockylinux/10}]
+expect: [{distro: kubeadm-1.33, os: debian/12, phase: install, signature: no-cpu, issue: "https://example.org/7"}]
+budget: {cpus: 2, memory: 12GiB}
+`
+
+func parse(t *testing.T, text string) *config.Matrix {
+	t.Helper()
+	m, err := config.Parse("matrix.yaml", []byte(text), config.Machine{CPUs: 2, Memory: 16 << 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func options() plan.Options {
+	return plan.Options{Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Without: []string{"stop-timeout", "ids", "ids"}}
+}
+
+func TestMake(t *testing.T) {
+	g := NewWithT(t)
+	w := newWorld()
+	p, err := plan.Make(t.Context(), parse(t, wide), w, old{}, options())
+	g.Expect(err).NotTo(HaveOccurred())
+	for question, times := range w.asked {
+		g.Expect(times).To(Equal(1), question)
+	}
+	g.Expect(w.asked).NotTo(HaveKey("debian/13 for kubeadm 1.35.4"), "a gated cell needs no image")
+	for _, in := range p.Inputs {
+		g.Expect(in.Version).NotTo(Equal("1.35.4"), "what only gated cells need is no input of the run")
+	}
+
+	var out strings.Builder
+	g.Expect(plan.Print(&out, p)).To(Succeed())
+	golden(t, "wide.golden", out.String())
+
+	path := filepath.Join(t.TempDir(), plan.FileName)
+	g.Expect(plan.Write(path, p)).To(Succeed())
+	text, err := os.ReadFile(path)
+	g.Expect(err).NotTo(HaveOccurred())
+	golden(t, "wide.json", string(text))
+	again, err := plan.Read(path)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(again).To(Equal(p))
+}
+
+func TestMakeNarrowed(t *testing.T) {
+	g := NewWithT(t)
+	w := newWorld()
+	o := options()
+	o.Only, o.Skip = []string{"kubeadm-1.34"}, []string{"rockylinux/10", "1+1"}
+	p, err := plan.Make(t.Context(), parse(t, wide), w, old{}, o)
+	g.Expect(err).NotTo(HaveOccurred())
+	var ids []matrix.CellID
+	for _, c := range p.Cells {
+		ids = append(ids, c.ID)
+	}
+	g.Expect(ids).To(Equal([]matrix.CellID{"kubeadm-1.34/debian-12/1/embedded", "kubeadm-1.34/debian-13/1/embedded"}))
+	g.Expect(w.asked).To(HaveLen(3), "what is not selected is not resolved: %v", w.asked)
+}
+
+func TestMakeRefuses(t *testing.T) {
+	asSelector := func(err error) bool { var e *selector.Error; return errors.As(err, &e) }
+	asConfig := func(err error) bool { var e *config.Error; return errors.As(err, &e) }
+	other := func(err error) bool { return !asSelector(err) && !asConfig(err) }
+	for _, test := range []struct {
+		name   string
+		change func(w *world, gates *old, m *config.Matrix, o *plan.Options)
+		kind   func(error) bool
+		want   string
+	}{
+		{"no such cell", func(_ *world, _ *old, _ *config.Matrix, o *plan.Options) { o.Only = []string{"k3s"} }, asSelector,
+			`selector "k3s": matches no cell`},
+		{"a matrix that does not hold", func(_ *world, _ *old, m *config.Matrix, _ *plan.Options) { m.OS = append(m.OS, m.OS[0]) }, asConfig,
+			"two cells have the ID"},
+		{"a release cannot be looked for", func(w *world, _ *old, _ *config.Matrix, _ *plan.Options) { w.failOn = "kubeadm 1.34" }, other,
+			"resolve kubeadm 1.34: the disk is full"},
+		{"an image cannot be looked for", func(w *world, _ *old, _ *config.Matrix, _ *plan.Options) { w.failOn = "debian/13 for kubeadm 1.34.4" }, other,
+			"resolve the image debian/13 for kubeadm 1.34.4: the disk is full"},
+		{"another version", func(w *world, _ *old, _ *config.Matrix, _ *plan.Options) { w.exact["kubeadm 1.34"] = "1.340.1" }, other,
+			`resolve kubeadm 1.34: got version "1.340.1", which is another`},
+		{"no version", func(w *world, _ *old, _ *config.Matrix, _ *plan.Options) { w.exact["kubeadm 1.34"] = "" }, other,
+			`resolve kubeadm 1.34: got version "", which is another`},
+		{"a gate cannot decide", func(_ *world, gates *old, _ *config.Matrix, _ *plan.Options) { gates.fail = true }, other,
+			"decide the gates of cell kubeadm-1.34/debian-12/1/embedded: no such fact"},
+		{"one image with two contents", func(w *world, _ *old, _ *config.Matrix, _ *plan.Options) { w.drift = true }, other,
+			"plan cell kubeadm-1.33/debian-12/1/embedded: image debian/12 is resolved to"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			g := NewWithT(t)
+			w, gates, m, o := newWorld(), old{}, parse(t, wide), options()
+			test.change(w, &gates, m, &o)
+			p, err := plan.Make(t.Context(), m, w, gates, o)
+			g.Expect(p).To(Equal(matrix.Plan{}))
+			g.Expect(err).To(MatchError(ContainSubstring(test.want)))
+			g.Expect(test.kind(err)).To(BeTrue(), "%T", err)
+		})
+	}
+}
+
+func TestMakeEndsWithItsContext(t *testing.T) {
+	g := NewWithT(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := plan.Make(ctx, parse(t, wide), newWorld(), old{}, options())
+	g.Expect(err).To(MatchError(context.Canceled))
+}
+
+func TestReadRefuses(t *testing.T) {
+	p, err := plan.Make(t.Context(), parse(t, wide), newWorld(), old{}, options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	good := filepath.Join(folder, "good.json")
+	if err := plan.Write(good, p); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const apiVersion = `"apiVersion": "lxcmatrix.dev/plan/v1"`
+	for name, test := range map[string]struct{ from, to, want string }{
+		"another version":  {apiVersion, `"apiVersion": "lxcmatrix.dev/plan/v9"`, `its apiVersion is "lxcmatrix.dev/plan/v9", this program reads "lxcmatrix.dev/plan/v1"`},
+		"an unknown field": {apiVersion, apiVersion + `, "colour": 1`, "unknown field"},
+		"a changed cell":   {`"minor": "1.34"`, `"minor": "1.31"`, "has the values of kubeadm-1.31"},
+		"cut off":          {"", "", "unexpected end of JSON input"},
+		"no cells":         {string(text), `{` + apiVersion + `}`, "it has no cells"},
+		"more":             {string(text), string(text) + "{}", "after top-level value"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			path := filepath.Join(folder, strings.ReplaceAll(name, " ", "-"))
+			changed := strings.Replace(string(text), test.from, test.to, 1)
+			if name == "cut off" {
+				changed = string(text[:len(text)/2])
+			}
+			g.Expect(os.WriteFile(path, []byte(changed), 0o600)).To(Succeed())
+			_, err := plan.Read(path)
+			g.Expect(err).To(MatchError(And(HavePrefix("read plan "+path+": "), ContainSubstring(test.want))))
+		})
+	}
+	t.Run("a cell twice", func(t *testing.T) {
+		g := NewWithT(t)
+		twice := p
+		twice.Cells = append(twice.Cells[:1:1], twice.Cells[0])
+		path := filepath.Join(folder, "twice.json")
+		g.Expect(plan.Write(path, twice)).To(Succeed())
+		_, err := plan.Read(path)
+		g.Expect(err).To(MatchError(ContainSubstring("is there twice")))
+	})
+	t.Run("not there", func(t *testing.T) {
+		_, err := plan.Read(filepath.Join(folder, "gone.json"))
+		NewWithT(t).Expect(err).To(MatchError(os.ErrNotExist))
+	})
+}
+
+func TestWriteLeavesNothingHalf(t *testing.T) {
+	g := NewWithT(t)
+	folder := t.TempDir()
+	target := filepath.Join(folder, plan.FileName)
+	g.Expect(os.MkdirAll(filepath.Join(target, "in-the-way"), 0o755)).To(Succeed())
+	g.Expect(plan.Write(target, matrix.Plan{})).To(MatchError(HavePrefix("write plan " + target + ": ")))
+	entries, err := os.ReadDir(folder)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(entries).To(HaveLen(1), "no temporary file stays behind")
+}
+
+// BenchmarkTenThousandCells plans a matrix; it should stay far below a second.
+func BenchmarkTenThousandCells(b *testing.B) {
+	var text strings.Builder
+	text.WriteString("apiVersion: lxcmatrix.dev/v1\ndistros: [kubeadm@1.34]\nhosts:\n")
+	for i := range 100 {
+		fmt.Fprintf(&text, "  - {name: h%d, driver: local}\n", i)
+	}
+	text.WriteString("os:\n")
+	for i := range 100 {
+		fmt.Fprintf(&text, "  - debian/%d\n", i)
+	}
+	m, err := config.Parse("matrix.yaml", []byte(text.String()), config.Machine{CPUs: 2, Memory: 16 << 30})
+	if err != nil {
+		b.Fatal(err)
+	}
+	o := options()
+	o.Skip = []string{"h7*", "os=debian/1*,host=h1"}
+	for b.Loop() {
+		p, err := plan.Make(b.Context(), m, newWorld(), old{}, o)
+		if err != nil || len(p.Cells) != 8900-11 {
+			b.Fatal(len(p.Cells), err)
+		}
+	}
+}

@@ -1,0 +1,90 @@
+package plan
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+)
+
+// Print writes the plan for people: a summary, its cells and their inputs.
+func Print(w io.Writer, p matrix.Plan) error {
+	var runs, gated, missing int
+	for _, c := range p.Cells {
+		switch {
+		case c.Gate != nil:
+			gated++
+		case c.Unavailable != "":
+			missing++
+		default:
+			runs++
+		}
+	}
+	if _, err := fmt.Fprintf(w, "%s: %d planned: %d to run, %d impossible, %d cannot be had\n\n", p.Matrix, len(p.Cells), runs, gated, missing); err != nil {
+		return err
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row(t, "CELL", "VERSION", "NODES", "NOTES")
+	for _, c := range p.Cells {
+		row(t, string(c.ID), orDash(c.Distro.Version), fmt.Sprint(c.Topology.Nodes()), notes(c))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if len(p.Inputs) == 0 {
+		return nil
+	}
+	if _, err := fmt.Fprintln(w); err != nil {
+		return err
+	}
+	row(t, "INPUT", "NAME", "VERSION", "SOURCE", "SHA-256")
+	for _, in := range p.Inputs {
+		source, digest := in.Source, "not made yet"
+		if in.Provenance != "" {
+			source += " (" + in.Provenance + ")"
+		}
+		if in.Digest != "" {
+			digest = in.Digest[:min(12, len(in.Digest))]
+		}
+		row(t, in.Kind, in.Name, orDash(in.Version), source, digest)
+	}
+	return t.Flush()
+}
+
+// row writes cells; t keeps an error until it is flushed. The last cell is
+// written without the padding that would follow a tab.
+func row(t *tabwriter.Writer, cells ...string) {
+	for i, c := range cells {
+		cells[i] = strings.Join(strings.Fields(c), " ")
+	}
+	fmt.Fprintln(t, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func notes(c matrix.Cell) string {
+	var notes []string
+	switch {
+	case c.Gate != nil:
+		notes = append(notes, fmt.Sprintf("impossible: %s: %s (%s)", c.Gate.Gate, c.Gate.Reason, c.Gate.Source))
+	case c.Unavailable != "":
+		notes = append(notes, "blocked: "+c.Unavailable)
+	}
+	if c.Optional {
+		notes = append(notes, "optional")
+	}
+	if c.Expect != nil {
+		notes = append(notes, fmt.Sprintf("expected to fail in %s with %s (%s)", c.Expect.Phase, c.Expect.Signature, c.Expect.Issue))
+	}
+	if len(c.Without) > 0 {
+		notes = append(notes, "without "+strings.Join(c.Without, ", "))
+	}
+	return strings.Join(notes, "; ")
+}
