@@ -187,7 +187,7 @@ func (m *Matrix) included(p *problems, rule Selector, path string) axes {
 		a.distros = filter(a.distros, pattern.MatchesDistro)
 		if len(a.distros) == 0 {
 			var d Distro
-			if err := d.fromScalar(rule.Distro); err != nil || pattern.IsGlob() || !d.valid() {
+			if d.fromScalar(rule.Distro); pattern.IsGlob() || !d.valid() {
 				nothing("distro", rule.Distro, "; to add one that is not there write NAME@VERSION, as kubeadm@1.34")
 			} else {
 				a.distros = []matrix.Distro{newDistro(d.Name, d.Version)}

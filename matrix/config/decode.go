@@ -50,7 +50,7 @@ func (d *decoder) fields(t reflect.Type) []field {
 }
 
 // parse reads the one document of a file.
-func parse(file string, data []byte, p *problems) *yaml.Node {
+func parse(data []byte, p *problems) *yaml.Node {
 	const most = 1 << 20
 	if len(data) > most {
 		p.add(place{}, "%d bytes, at most %d are read", len(data), most)
@@ -153,11 +153,8 @@ func (d *decoder) list(node *yaml.Node, v reflect.Value, path string, at place, 
 func (d *decoder) structure(node *yaml.Node, v reflect.Value, path string, at place) {
 	if node.Kind == yaml.ScalarNode && node.ShortTag() == "!!str" {
 		if short, ok := v.Addr().Interface().(shorthand); ok {
-			if err := short.fromScalar(node.Value); err != nil {
-				d.problems.add(at, "%s: %v", path, err)
-				return
-			}
-			d.checkFields(v, path, at)
+			short.fromScalar(node.Value)
+			d.checkFields(v, node.Value, path, at)
 			return
 		}
 	}
@@ -219,12 +216,18 @@ func (d *decoder) structure(node *yaml.Node, v reflect.Value, path string, at pl
 
 // checkFields holds a struct that was written as a scalar to its fields'
 // constraints.
-func (d *decoder) checkFields(v reflect.Value, path string, at place) {
+func (d *decoder) checkFields(v reflect.Value, written, path string, at place) {
 	for _, f := range d.fields(v.Type()) {
-		if fv := v.FieldByIndex(f.index); fv.Kind() == reflect.String && (f.required || fv.Len() > 0) {
-			if complaint := f.complain(fv.String()); complaint != "" {
-				d.problems.add(at, "%s: %s", join(path, f.name), complaint)
-			}
+		fv := v.FieldByIndex(f.index)
+		if fv.Kind() != reflect.String || (!f.required && fv.Len() == 0) {
+			continue
+		}
+		switch complaint := f.complain(fv.String()); {
+		case complaint == "":
+		case fv.Len() == 0 && f.want != "":
+			d.problems.add(at, "%s: %q has no %s; want %s", path, written, f.name, f.want)
+		default:
+			d.problems.add(at, "%s: %s", join(path, f.name), complaint)
 		}
 	}
 }

@@ -113,7 +113,7 @@ func problem(file, format string, args ...any) error {
 func Parse(file string, data []byte, machine Machine) (*Matrix, error) {
 	p := &problems{file: file}
 	m := &Matrix{File: file, positions: positions{}}
-	root := parse(file, data, p)
+	root := parse(data, p)
 	if root == nil {
 		return nil, p.err()
 	}

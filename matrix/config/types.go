@@ -292,26 +292,23 @@ func (Size) pattern() string { return `^[1-9][0-9]*(MiB|GiB|TiB)$` }
 
 // shorthand is a type that may be written as one scalar instead of a mapping.
 type shorthand interface {
-	// fromScalar reads it, in the form that scalarPattern gives.
-	fromScalar(s string) error
+	// fromScalar reads it, in the form that scalarPattern gives; of anything
+	// else it makes fields that do not hold.
+	fromScalar(s string)
 	scalarPattern() string
 }
 
-func (h *Host) fromScalar(s string) error { *h = Host{Name: s, Driver: s}; return nil }
-func (Host) scalarPattern() string        { return `^(embedded|local)$` }
+func (h *Host) fromScalar(s string) { *h = Host{Name: s, Driver: s} }
+func (Host) scalarPattern() string  { return `^(embedded|local)$` }
 
-func (d *Distro) fromScalar(s string) error {
-	name, version, found := strings.Cut(s, "@")
-	if !found {
-		return fmt.Errorf("%q has no version, want NAME@VERSION, as in kubeadm@1.34", s)
-	}
+func (d *Distro) fromScalar(s string) {
+	name, version, _ := strings.Cut(s, "@")
 	*d = Distro{Name: name, Version: version}
-	return nil
 }
 
 func (Distro) scalarPattern() string {
 	return `^(kubeadm|k3s|rke2)@1\.[0-9]{1,2}(\.[0-9]{1,3}([-+][0-9A-Za-z.+-]{1,30})?)?$`
 }
 
-func (o *OS) fromScalar(s string) error { *o = OS{Name: s}; return nil }
-func (OS) scalarPattern() string        { return `^[a-z][a-z0-9-]{0,29}/[a-z0-9][a-z0-9.-]{0,29}$` }
+func (o *OS) fromScalar(s string) { *o = OS{Name: s} }
+func (OS) scalarPattern() string  { return `^[a-z][a-z0-9-]{0,29}/[a-z0-9][a-z0-9.-]{0,29}$` }

@@ -116,9 +116,9 @@ expect: [{distro: kubeadm-1.33, os: debian/12, phase: install, signature: no-cpu
 budget: {cpus: 2, memory: 12GiB}
 `
 
-func parse(t *testing.T, text string) *config.Matrix {
+func wideMatrix(t *testing.T) *config.Matrix {
 	t.Helper()
-	m, err := config.Parse("matrix.yaml", []byte(text), config.Machine{CPUs: 2, Memory: 16 << 30})
+	m, err := config.Parse("matrix.yaml", []byte(wide), config.Machine{CPUs: 2, Memory: 16 << 30})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func options() plan.Options {
 func TestMake(t *testing.T) {
 	g := NewWithT(t)
 	w := newWorld()
-	p, err := plan.Make(t.Context(), parse(t, wide), w, old{}, options())
+	p, err := plan.Make(t.Context(), wideMatrix(t), w, old{}, options())
 	g.Expect(err).NotTo(HaveOccurred())
 	for question, times := range w.asked {
 		g.Expect(times).To(Equal(1), question)
@@ -161,7 +161,7 @@ func TestMakeNarrowed(t *testing.T) {
 	w := newWorld()
 	o := options()
 	o.Only, o.Skip = []string{"kubeadm-1.34"}, []string{"rockylinux/10", "1+1"}
-	p, err := plan.Make(t.Context(), parse(t, wide), w, old{}, o)
+	p, err := plan.Make(t.Context(), wideMatrix(t), w, old{}, o)
 	g.Expect(err).NotTo(HaveOccurred())
 	var ids []matrix.CellID
 	for _, c := range p.Cells {
@@ -200,7 +200,7 @@ func TestMakeRefuses(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			g := NewWithT(t)
-			w, gates, m, o := newWorld(), old{}, parse(t, wide), options()
+			w, gates, m, o := newWorld(), old{}, wideMatrix(t), options()
 			test.change(w, &gates, m, &o)
 			p, err := plan.Make(t.Context(), m, w, gates, o)
 			g.Expect(p).To(Equal(matrix.Plan{}))
@@ -214,12 +214,12 @@ func TestMakeEndsWithItsContext(t *testing.T) {
 	g := NewWithT(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := plan.Make(ctx, parse(t, wide), newWorld(), old{}, options())
+	_, err := plan.Make(ctx, wideMatrix(t), newWorld(), old{}, options())
 	g.Expect(err).To(MatchError(context.Canceled))
 }
 
 func TestReadRefuses(t *testing.T) {
-	p, err := plan.Make(t.Context(), parse(t, wide), newWorld(), old{}, options())
+	p, err := plan.Make(t.Context(), wideMatrix(t), newWorld(), old{}, options())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -144,9 +144,9 @@ type Pattern struct {
 func NewPattern(text string) Pattern {
 	p := Pattern{text: text}
 	if strings.Contains(text, "*") {
-		const any, segment = `.*`, `[^/]*`
+		const anything, segment = `.*`, `[^/]*`
 		expr := regexp.QuoteMeta(strings.ToValidUTF8(text, "\uFFFD"))
-		expr = strings.ReplaceAll(expr, `\*\*`, any)
+		expr = strings.ReplaceAll(expr, `\*\*`, anything)
 		expr = strings.ReplaceAll(expr, `\*`, segment)
 		p.glob = regexp.MustCompile(`(?s)^` + expr + `$`)
 	}
