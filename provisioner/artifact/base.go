@@ -22,7 +22,7 @@ var droppedFromBase = []string{
 	"usr/share/doc/*", "usr/share/man/*", "usr/share/info/*", "usr/share/locale/*", "usr/share/lintian/*", "usr/share/bug/*",
 	"usr/share/common-licenses/*", "usr/share/i18n/*", "usr/share/zoneinfo/*", "usr/share/bash-completion/*", "usr/lib/*/gconv/*",
 	"usr/bin/perl*", "usr/share/perl*", "usr/lib/*/perl*", "usr/lib/*/libperl.so*",
-	"etc/apt/*", "etc/hostname", "etc/machine-id", "etc/resolv.conf",
+	"etc/apt/*", "etc/dpkg/*", "etc/hostname", "etc/machine-id", "etc/resolv.conf",
 	"var/lib/apt/*", "var/lib/dpkg/*", "var/cache/*", "var/log/*", "var/backups/*",
 	"boot/*", "dev/*", "proc/*", "sys/*", "run/*", "tmp/*",
 }

@@ -18,7 +18,7 @@ import (
 
 // builderVersion changes when this package makes other bytes from the same
 // recipe.
-const builderVersion = "1"
+const builderVersion = "2"
 
 // buildFlags are the same for every module: nothing of this machine in the
 // binary, and no go.mod or go.sum changed by a build.

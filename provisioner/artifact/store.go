@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/Masterminds/semver/v3"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lxcmatrix/lxcmatrix/fixtures"
@@ -223,6 +224,12 @@ func (s *Store) Build(ctx context.Context, distro, version string, force bool) (
 
 func (s *Store) ensure(ctx context.Context, distro, version string, sources []string, force bool) (Release, error) {
 	version = strings.TrimPrefix(version, "v")
+	if _, err := semver.StrictNewVersion(version); err != nil {
+		return Release{}, fmt.Errorf("get %s %s: not an exact version: %w", distro, version, err)
+	}
+	if distro == "" || strings.ContainsAny(distro, "/\\.") {
+		return Release{}, fmt.Errorf("get %q %s: not a distribution's name", distro, version)
+	}
 	if !force && sources[0] == SourceCache {
 		// What is there needs no lock.
 		if release, err := s.cached(ctx, distro, version, sources); err == nil || !errors.Is(err, fs.ErrNotExist) {

@@ -236,6 +236,17 @@ func TestKilledBuildIsCleanedUp(t *testing.T) {
 	g.Expect(stale).NotTo(BeADirectory())
 }
 
+func TestEnsureWantsExactNames(t *testing.T) {
+	s := open(t, t.TempDir(), helloModules(), Options{Sources: buildOnly})
+	for _, c := range [][2]string{{"kubeadm", "1.34"}, {"kubeadm", "latest"}, {"kubeadm", "../1.34.4"}, {"../kubeadm", "1.34.4"}, {"", "1.34.4"}} {
+		_, err := s.Ensure(t.Context(), c[0], c[1])
+		var unavailable *provisioner.UnavailableError
+		if err == nil || errors.As(err, &unavailable) {
+			t.Errorf("%q gives %v", c, err)
+		}
+	}
+}
+
 func TestPrune(t *testing.T) {
 	g := NewWithT(t)
 	dir := t.TempDir()
