@@ -602,6 +602,8 @@ func TestDeadlineKeepsTheLastThingSeen(t *testing.T) {
 	g.Expect(evidence[0].Outcome).To(Equal(matrix.Unhealthy))
 	g.Expect(evidence[0].Saw).To(HavePrefix("Ready is False: KubeletNotReady"))
 	g.Expect(evidence[0].Node).To(Equal("cp1"))
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	g.Expect(looks).To(BeNumerically(">=", 3))
 }
 
