@@ -49,8 +49,8 @@ func (s *Store) pull(ctx context.Context, source, distro, version, work string) 
 	if err != nil {
 		return entry{}, err
 	}
-	r, found := s.recipe(distro, version)
-	if !found {
+	r, _ := s.recipe(distro, version)
+	if r.Distro == "" {
 		return entry{}, fmt.Errorf("no recipe for %s", distro)
 	}
 	release := Release{Distro: distro, Version: version, Arch: s.arch, Provenance: ProvenanceRelease, Source: source, Runtime: r.Runtime}

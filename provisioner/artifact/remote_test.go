@@ -238,7 +238,9 @@ func TestPullFromMirrors(t *testing.T) {
 	dir := t.TempDir()
 	lay(t, dir, "1.34.4", map[string]v1.Image{"v1.34.4": image})
 	lay(t, dir, "1.34.9", map[string]v1.Image{"v1.34.9": image})
-	for _, version := range []string{"1.34.4", "1.34.9"} {
+	lay(t, dir, "1.35.0", map[string]v1.Image{"v1.35.0": image})
+	// As a recipe says, another patch of its minor, and a minor without one.
+	for _, version := range []string{"1.34.4", "1.34.9", "1.35.0"} {
 		for _, kind := range []string{"file", "https"} {
 			t.Run(kind+" "+version, func(t *testing.T) {
 				g := NewWithT(t)

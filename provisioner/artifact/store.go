@@ -360,8 +360,8 @@ func (s *Store) builtPart(distro, version, source string) recipe {
 	return r.only(true)
 }
 
-// recipe finds the recipe for a version: that of its minor, else the newest of
-// the distribution, whose own images fit any version.
+// recipe finds the recipe for a version. Where none is of its minor, it is the
+// distribution's last: what files a release has, and our own images, fit any.
 func (s *Store) recipe(distro, version string) (r recipe, found bool) {
 	for _, candidate := range s.recipes {
 		if candidate.Distro != distro {
