@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -72,6 +73,11 @@ func (k *Knowledge) Gate(c matrix.Cell, observed *matrix.HostFacts) (*matrix.Gat
 
 // Decide says about a cell's gate on declared facts, at plan time.
 func (k *Knowledge) Decide(c matrix.Cell) (*matrix.GateFinding, error) { return k.Gate(c, nil) }
+
+// HasSignature says whether a signature is known.
+func (k *Knowledge) HasSignature(id string) bool {
+	return slices.ContainsFunc(k.Signatures, func(s *diagnose.Signature) bool { return s.ID == id })
+}
 
 // Options of a Ground.
 type Options struct {
@@ -308,7 +314,7 @@ func (r Resolver) Distro(ctx context.Context, name, version string) (string, []m
 }
 
 // Image says where an OS' image comes from.
-func (r Resolver) Image(_ context.Context, name string) ([]matrix.Input, error) {
+func (r Resolver) Image(_ context.Context, name string, _ matrix.Distro) ([]matrix.Input, error) {
 	store := image.Store{OSes: r.OSes}
 	o, err := store.OS(name)
 	if err != nil {

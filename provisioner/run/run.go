@@ -1,0 +1,167 @@
+// Package run makes a plan of what the user asked for, and a run of a plan.
+// The command line and the suite both start here, so that they cannot differ.
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/config"
+	"github.com/lxcmatrix/lxcmatrix/matrix/plan"
+	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/engine"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/redact"
+)
+
+// Request is what the user asked for.
+type Request struct {
+	// Matrix is a path or a built-in's name; empty looks for matrix.yaml here,
+	// then takes the built-in default.
+	Matrix string
+	// Only and Skip select cells, Without leaves fixes out.
+	Only, Skip, Without []string
+	// FixFolders hold fixes of the user's own.
+	FixFolders []string
+	// Mirror overrides the matrix file's; empty leaves it.
+	Mirror   string
+	Progress provisioner.Progress
+}
+
+// Planned is a frozen plan and what is needed to run it.
+type Planned struct {
+	Plan      matrix.Plan
+	Knowledge *catalog.Knowledge
+	Artifacts *artifact.Store
+	CacheDir  string
+	progress  provisioner.Progress
+}
+
+// UsageError is a request that does not fit: a matrix file with problems, an
+// unknown selector or fix.
+type UsageError struct{ Err error }
+
+// Error is the cause's.
+func (e *UsageError) Error() string { return e.Err.Error() }
+
+// Unwrap is the cause.
+func (e *UsageError) Unwrap() error { return e.Err }
+
+// Plan expands the matrix, resolves everything, and freezes it. Errors of the
+// user's are *UsageError.
+func Plan(ctx context.Context, r Request) (*Planned, error) {
+	cwd, err := os.Getwd()
+	if err != nil {
+		return nil, fmt.Errorf("find the matrix: %w", err)
+	}
+	m, err := config.Find(r.Matrix, cwd)
+	if err != nil {
+		return nil, &UsageError{err}
+	}
+	knowledge, err := catalog.LoadKnowledge(r.FixFolders...)
+	if err != nil {
+		return nil, &UsageError{err}
+	}
+	for _, id := range r.Without {
+		if _, err := knowledge.Fixes.Fix(id); err != nil {
+			return nil, &UsageError{fmt.Errorf("leave out a fix: %w", err)}
+		}
+	}
+	for _, e := range m.Expect {
+		if !knowledge.HasSignature(e.Signature) {
+			return nil, &UsageError{fmt.Errorf("%s: expect: there is no signature %q", m.File, e.Signature)}
+		}
+	}
+	cacheDir, err := artifact.DefaultCacheDir()
+	if err != nil {
+		return nil, err
+	}
+	sources := m.PlanSources()
+	if r.Mirror != "" {
+		sources.Mirror = r.Mirror
+	}
+	store, err := artifact.New(cacheDir, artifact.Options{Sources: sources.Artifacts, Mirror: sources.Mirror, Progress: r.Progress})
+	if err != nil {
+		return nil, &UsageError{err}
+	}
+	p, err := plan.Make(ctx, m, catalog.Resolver{Artifacts: store, OSes: knowledge.OSes, Sources: sources.Images}, knowledge,
+		plan.Options{Only: r.Only, Skip: r.Skip, Without: r.Without})
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("make the plan: %w", context.Cause(ctx))
+		}
+		return nil, &UsageError{err}
+	}
+	p.Sources = sources
+	return &Planned{Plan: p, Knowledge: knowledge, Artifacts: store, CacheDir: cacheDir, progress: r.Progress}, nil
+}
+
+// Options of a run.
+type Options struct {
+	// Version of the program.
+	Version string
+	// Root is the folder that runs are kept in.
+	Root string
+	// Keep says when nodes are left.
+	Keep cell.Keep
+	// Attempts is how often a cell that fails is tried.
+	Attempts int
+}
+
+// Run is a run in flight.
+type Run struct {
+	ID     string
+	Engine *engine.Engine
+	Folder *runfolder.Folder
+}
+
+// Start writes the plan into a new run's folder and starts the engine. When
+// ctx ends, running cells tear down; Finish waits for that.
+func (p *Planned) Start(ctx context.Context, o Options) (*Run, error) {
+	started := time.Now()
+	id := runfolder.NewRunID(started)
+	folder, err := runfolder.Create(filepath.Join(o.Root, id), matrix.Run{ID: id, Version: o.Version, Plan: p.Plan, Started: started.UTC()},
+		runfolder.WithRedactor(redact.Text))
+	if err != nil {
+		return nil, err
+	}
+	e := engine.New(engine.Options{Plan: p.Plan, Folder: folder, Attempts: o.Attempts, Progress: p.progress, Clock: wallClock{},
+		Ground: catalog.Ground{Options: catalog.Options{Knowledge: p.Knowledge, Artifacts: p.Artifacts, Plan: p.Plan, Folder: folder,
+			RunID: id, CacheDir: p.CacheDir, StateDir: host.StateDir(), Keep: o.Keep, Progress: p.progress, Clock: wallClock{}}}})
+	e.Start(ctx)
+	return &Run{ID: id, Engine: e, Folder: folder}, nil
+}
+
+// Finish waits for the engine's end and reads the run back from its folder.
+// interrupted is the signal that ended the run early, or "".
+func (r *Run) Finish(interrupted func() string) (matrix.Run, error) {
+	r.Engine.Wait()
+	err := r.Folder.Finish(time.Now().UTC(), interrupted())
+	run, readErr := r.Folder.Read()
+	return run, errors.Join(err, readErr, r.Folder.Close())
+}
+
+// wallClock is the machine's clock.
+type wallClock struct{}
+
+func (wallClock) Now() time.Time { return time.Now() }
+
+func (wallClock) Sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,55 @@
+//go:build integration
+
+package compat_test
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
+	"github.com/lxcmatrix/lxcmatrix/reports/progress"
+	"github.com/lxcmatrix/lxcmatrix/reports/table"
+	"github.com/lxcmatrix/lxcmatrix/suites/compat"
+)
+
+// TestCompat runs the matrix that LXCMATRIX_MATRIX names, or the default, as
+// lxcmatrix run does: real cells, and the same specs.
+func TestCompat(t *testing.T) {
+	RegisterFailHandler(ginkgo.Fail)
+	suite, _ := ginkgo.GinkgoConfiguration()
+	if suite.ParallelTotal > 1 {
+		t.Fatal(compat.ErrParallel)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	shown := progress.New(os.Stderr, time.Now)
+	planned, err := run.Plan(ctx, run.Request{Matrix: os.Getenv("LXCMATRIX_MATRIX"), Progress: shown})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := planned.Start(ctx, run.Options{Version: "test", Root: t.TempDir(), Keep: cell.KeepNever})
+	if err != nil {
+		t.Fatal(err)
+	}
+	compat.Define(planned.Plan, r.Engine)
+	ginkgo.RunSpecs(t, "lxcmatrix compatibility")
+	result, err := r.Finish(func() string { return "" })
+	if err != nil {
+		t.Error(err)
+	}
+	if err := table.Render(os.Stdout, result); err != nil {
+		t.Error(err)
+	}
+	if code := matrix.ExitCode(result, true); code != matrix.ExitExpected {
+		t.Errorf("the run's exit code is %d, want %d", code, matrix.ExitExpected)
+	}
+}

@@ -1,0 +1,38 @@
+package compat
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/onsi/gomega"
+	"github.com/onsi/gomega/types"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+)
+
+// passPhase matches a phase that Judge passes.
+func passPhase() types.GomegaMatcher {
+	return gomega.WithTransform(func(r matrix.PhaseResult) string {
+		j := matrix.JudgePhase(r)
+		if j.Verdict == matrix.Pass {
+			return ""
+		}
+		return fmt.Sprintf("%s: %s", j.Verdict, j.Reason)
+	}, gomega.BeEmpty())
+}
+
+// beAsExpected matches a result whose verdict is as expected.
+func beAsExpected() types.GomegaMatcher {
+	return gomega.WithTransform(func(r matrix.Result) string {
+		if r.Judgement.Verdict.AsExpected() {
+			return ""
+		}
+		text := fmt.Sprintf("%s: %s", r.Judgement.Verdict, r.Judgement.Reason)
+		if a, ok := r.Last(); ok {
+			for _, d := range a.Diagnoses {
+				text += fmt.Sprintf("\n%s (cured by %s): %s", d.Title, d.Cure, strings.TrimSpace(d.Line))
+			}
+		}
+		return text
+	}, gomega.BeEmpty())
+}
