@@ -135,7 +135,9 @@ type step struct {
 // steps in order. The cell's way is this table.
 func (r *Runner) steps() []step {
 	t := r.Timeouts
-	checked := matrix.Duration(t.Recover.Std() + t.Stability.Std())
+	// The stability window begins when all else is healthy; the rest is for
+	// the last answers on the way.
+	checked := matrix.Duration(t.Recover.Std() + t.Stability.Std() + 10*time.Second)
 	return []step{
 		{matrix.PhaseCreate, t.Create, matrix.BlameWorld, (*run).create},
 		{matrix.PhaseFix, t.Fix, matrix.BlameNode, (*run).fix},

@@ -48,7 +48,7 @@ func (i *Instance) Stream(ctx context.Context, cmd provisioner.Command, stdout, 
 		Command: cmd.Args, Environment: cmd.Env, WaitForWS: true,
 	}, &client.InstanceExecArgs{Stdin: io.NopCloser(stdin), Stdout: stdout, Stderr: stderr, DataDone: done, Control: control.set})
 	if err != nil {
-		return -1, err
+		return -1, i.execError(ctx, err)
 	}
 	// The operation's result is only read after the data: the other way round
 	// cuts the output off.
@@ -74,6 +74,15 @@ func (i *Instance) Stream(ctx context.Context, cmd provisioner.Command, stdout, 
 		return -1, err
 	}
 	return int(code), nil
+}
+
+// execError tells a node that is down from a server that is.
+func (i *Instance) execError(ctx context.Context, err error) error {
+	state, _, stateErr := i.server.with(ctx).GetInstanceState(i.name)
+	if stateErr != nil || state.StatusCode == api.Running {
+		return err
+	}
+	return &provisioner.NodeError{Node: i.name, Action: "run a command on", Err: fmt.Errorf("it is %s: %w", strings.ToLower(state.Status), err)}
 }
 
 // controlSocket is the exec's control connection, which arrives on a
