@@ -41,7 +41,7 @@ const imageServer = "https://images.linuxcontainers.org"
 
 // recipeVersion is part of every prepared image's hash: a change of how it is
 // made makes a new one.
-const recipeVersion = "2"
+const recipeVersion = "3"
 
 // Store makes images on one Incus server.
 type Store struct {
@@ -370,7 +370,10 @@ func fill(ctx context.Context, instance *incus.Instance, content Content) error 
 		if err := push(b, target, 0o600); err != nil {
 			return err
 		}
-		script := `systemctl daemon-reload; systemctl start containerd; ctr -n k8s.io images import --discard-unpacked-layers "$1" >/dev/null; rm "$1"`
+		// Unpacked, a layer is not needed twice; containerd 1.6 cannot drop it.
+		script := `systemctl daemon-reload; systemctl start containerd
+discard=; ctr images import --help | grep -q discard-unpacked-layers && discard=--discard-unpacked-layers
+ctr -n k8s.io images import $discard "$1" >/dev/null; rm "$1"`
 		if _, err := instance.Exec(ctx, provisioner.Command{Args: []string{"sh", "-ec", script, "import", target}}); err != nil {
 			return fmt.Errorf("import container images %s: %w", b.Name, err)
 		}

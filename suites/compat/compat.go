@@ -105,7 +105,6 @@ func Run(log io.Writer, description string) (passed bool, err error) {
 	// The engine goes on while no spec runs; its output is not to be captured.
 	suite.OutputInterceptorMode = "none"
 	reporter.NoColor = true
-	reporter.Verbose = true
 	formatter.ColorableStdOut = log
 	gomega.RegisterFailHandler(ginkgo.Fail)
 	return ginkgo.RunSpecs(ordinary{}, description, suite, reporter), nil
