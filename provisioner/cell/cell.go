@@ -10,8 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -118,9 +120,11 @@ type run struct {
 	names   []string
 	nodes   []provisioner.Node
 	wants   []provisioner.Desired
-	cluster *provisioner.Cluster
-	mark    Mark
-	release func(context.Context) error
+	// addresses are reserved before the nodes are there.
+	addresses []string
+	cluster   *provisioner.Cluster
+	mark      Mark
+	release   func(context.Context) error
 }
 
 // step is one phase: its name, its deadline, whose fault it is when the
@@ -130,6 +134,9 @@ type step struct {
 	timeout matrix.Duration
 	late    matrix.Blame
 	do      func(*run, context.Context, *matrix.PhaseResult) error
+	// before, if set, is done first and outside the deadline: it waits for
+	// other cells.
+	before func(*run, context.Context) error
 }
 
 // steps in order. The cell's way is this table.
@@ -139,14 +146,14 @@ func (r *Runner) steps() []step {
 	// the last answers on the way.
 	checked := matrix.Duration(t.Recover.Std() + t.Stability.Std() + 10*time.Second)
 	return []step{
-		{matrix.PhaseCreate, t.Create, matrix.BlameWorld, (*run).create},
-		{matrix.PhaseFix, t.Fix, matrix.BlameNode, (*run).fix},
-		{matrix.PhaseInstall, t.Install, matrix.BlameNode, (*run).install},
-		{matrix.PhaseBaseline, checked, matrix.BlameNode, (*run).baseline},
-		{matrix.PhaseRestart, t.Restart, matrix.BlameNode, restart(provisioner.Node.Restart)},
-		{matrix.PhaseRecover, checked, matrix.BlameNode, (*run).recover},
-		{matrix.PhaseForcedRestart, t.Restart, matrix.BlameNode, restart(provisioner.Node.ForceRestart)},
-		{matrix.PhaseForcedRecover, checked, matrix.BlameNode, (*run).recover},
+		{matrix.PhaseCreate, t.Create, matrix.BlameWorld, (*run).create, (*run).admit},
+		{matrix.PhaseFix, t.Fix, matrix.BlameNode, (*run).fix, nil},
+		{matrix.PhaseInstall, t.Install, matrix.BlameNode, (*run).install, nil},
+		{matrix.PhaseBaseline, checked, matrix.BlameNode, (*run).baseline, nil},
+		{matrix.PhaseRestart, t.Restart, matrix.BlameNode, restart(provisioner.Node.Restart), nil},
+		{matrix.PhaseRecover, checked, matrix.BlameNode, (*run).recover, nil},
+		{matrix.PhaseForcedRestart, t.Restart, matrix.BlameNode, restart(provisioner.Node.ForceRestart), nil},
+		{matrix.PhaseForcedRecover, checked, matrix.BlameNode, (*run).recover, nil},
 	}
 }
 
@@ -187,7 +194,11 @@ func NodeName(c matrix.Cell, runID string, attempt, index int) string {
 // phase runs one step and reports it; false means that the cell ends here.
 func (x *run) phase(ctx context.Context, s step) bool {
 	result := matrix.PhaseResult{Phase: s.phase, Started: x.Clock.Now()}
-	err := ctx.Err()
+	err := context.Cause(ctx)
+	if err == nil && s.before != nil {
+		err = s.before(x, ctx)
+		result.Started = x.Clock.Now()
+	}
 	if err == nil {
 		within, cancel := context.WithTimeout(ctx, s.timeout.Std())
 		err = s.do(x, within, &result)
@@ -196,12 +207,19 @@ func (x *run) phase(ctx context.Context, s step) bool {
 			result.Blame = s.late
 		}
 		cancel()
+		// What a check saw last when it was cut short is no finding.
+		if err == nil && ctx.Err() != nil && matrix.JudgePhase(result).Verdict != matrix.Pass {
+			err = context.Cause(ctx)
+		}
 	}
 	if err != nil {
 		result.Error = err.Error()
 		switch {
 		case ctx.Err() != nil:
 			result.Blame = matrix.BlameInterrupt
+			if cause := context.Cause(ctx); !errors.Is(err, cause) {
+				result.Error = fmt.Sprintf("%v: %v", cause, err)
+			}
 		case provisioner.IsNodes(err):
 			result.Blame = matrix.BlameNode
 		case result.Blame == matrix.BlameNone:
@@ -223,47 +241,63 @@ func (x *run) report() {
 	a := x.attempt
 	a.Phases = append([]matrix.PhaseResult(nil), a.Phases...)
 	a.Nodes = append([]matrix.NodeFacts(nil), a.Nodes...)
+	a.Fixes = append([]matrix.AppliedFix(nil), a.Fixes...)
 	for i := range a.Nodes {
 		a.Nodes[i].BootIDs = append([]string(nil), a.Nodes[i].BootIDs...)
 	}
 	x.changed(a)
 }
 
-// create takes the host's lease, creates all nodes and waits until they have
-// booted.
-func (x *run) create(ctx context.Context, result *matrix.PhaseResult) error {
+// admit decides on the fixes by what the host showed, and takes the host's
+// lease for them.
+func (x *run) admit(ctx context.Context) error {
 	applied, err := x.Fixes.Decide(x.cell, x.Facts, nil)
 	if err != nil {
 		return err
 	}
 	x.attempt.Fixes = applied
-	wants := make([]provisioner.Desired, len(x.names))
-	contexts := make([]NodeContext, len(x.names))
+	x.wants = make([]provisioner.Desired, len(x.names))
+	x.addresses = make([]string, len(x.names))
+	// Only the wait for others has no deadline.
+	within, cancel := context.WithTimeout(ctx, x.Timeouts.Create.Std())
+	defer cancel()
 	for i, name := range x.names {
-		address, err := x.Host.Reserve(ctx, name)
-		if err != nil {
+		if x.addresses[i], err = x.Host.Reserve(within, name); err != nil {
 			return err
 		}
-		contexts[i] = NodeContext{Name: name, Address: address, Network: x.Host.Network(), Host: x.Facts}
-		if wants[i], err = x.Fixes.Desired(applied, contexts[i]); err != nil {
+		if x.wants[i], err = x.Fixes.Desired(applied, x.nodeContext(i)); err != nil {
 			return err
 		}
 	}
-	if sysctls := wants[0].Host.Sysctls; len(sysctls) > 0 {
-		if x.Lease == nil {
-			return &provisioner.HostWriteError{What: "sysctls " + strings.Join(slices.Sorted(maps.Keys(sysctls)), ", ")}
-		}
-		release, satisfied, err := x.Lease.Acquire(ctx, sysctls)
-		if err != nil {
-			return err
-		}
-		x.release = release
-		if satisfied {
-			x.satisfied(wants[0])
-		}
+	sysctls := x.wants[0].Host.Sysctls
+	if len(sysctls) == 0 {
+		return nil
 	}
+	if x.Lease == nil {
+		return &provisioner.HostWriteError{What: "sysctls " + strings.Join(slices.Sorted(maps.Keys(sysctls)), ", ")}
+	}
+	release, satisfied, err := x.Lease.Acquire(ctx, sysctls)
+	if err != nil {
+		return err
+	}
+	x.release = release
+	if satisfied {
+		x.satisfied(x.wants[0])
+	}
+	return nil
+}
+
+func (x *run) nodeContext(i int) NodeContext {
+	return NodeContext{Name: x.names[i], Address: x.addresses[i], Network: x.Host.Network(), Host: x.Facts}
+}
+
+// create creates all nodes and waits until they have booted.
+func (x *run) create(ctx context.Context, result *matrix.PhaseResult) error {
 	x.nodes = make([]provisioner.Node, len(x.names))
 	x.attempt.Nodes = make([]matrix.NodeFacts, len(x.names))
+	for i, name := range x.names {
+		x.attempt.Nodes[i].Node = name
+	}
 	boots := make([]matrix.Evidence, len(x.names))
 	group, gctx := errgroup.WithContext(ctx)
 	for i := range x.names {
@@ -271,7 +305,7 @@ func (x *run) create(ctx context.Context, result *matrix.PhaseResult) error {
 			owner := maps.Clone(x.Owner)
 			owner["cell"], owner["node"] = string(x.cell.ID), fmt.Sprint(i)
 			node, err := x.Host.CreateNode(gctx, provisioner.NodeSpec{Name: x.names[i], Image: x.Image,
-				Address: contexts[i].Address, Owner: owner, Limits: x.Limits, Incus: wants[i].Incus})
+				Address: x.addresses[i], Owner: owner, Limits: x.Limits, Incus: x.wants[i].Incus})
 			x.nodes[i] = node
 			if err != nil {
 				return err
@@ -280,11 +314,10 @@ func (x *run) create(ctx context.Context, result *matrix.PhaseResult) error {
 			if err != nil {
 				return err
 			}
-			x.attempt.Nodes[i], err = observe(gctx, node, nil)
-			return err
+			return x.observe(gctx, i, node)
 		})
 	}
-	err = group.Wait()
+	err := group.Wait()
 	result.Evidence = append(result.Evidence, present(boots)...)
 	return err
 }
@@ -307,7 +340,6 @@ func (x *run) satisfied(want provisioner.Desired) {
 
 // fix decides again with what the nodes showed, applies and verifies.
 func (x *run) fix(ctx context.Context, result *matrix.PhaseResult) error {
-	x.wants = make([]provisioner.Desired, len(x.nodes))
 	states := map[string]string{}
 	for _, f := range x.attempt.Fixes {
 		states[f.ID] = f.State
@@ -322,10 +354,15 @@ func (x *run) fix(ctx context.Context, result *matrix.PhaseResult) error {
 				return fmt.Errorf("fix %s on node %s: %s", applied[k].ID, node.Name(), applied[k].Why)
 			}
 		}
-		x.wants[i], err = x.Fixes.Desired(applied, NodeContext{Name: node.Name(), Address: node.Address(), Network: x.Host.Network(), Host: x.Facts})
+		want, err := x.Fixes.Desired(applied, x.nodeContext(i))
 		if err != nil {
 			return err
 		}
+		// These were used up when the node was created.
+		if !reflect.DeepEqual(want.Incus, x.wants[i].Incus) || !reflect.DeepEqual(want.Host, x.wants[i].Host) {
+			return fmt.Errorf("fix node %s: what it showed asks for another Incus configuration or other host sysctls than it was created with: such a fix may only depend on what is known of the host", node.Name())
+		}
+		x.wants[i] = want
 		if i == 0 {
 			for k := range applied {
 				if states[applied[k].ID] == "satisfied" {
@@ -402,8 +439,7 @@ func restart(do func(provisioner.Node, context.Context) error) func(*run, contex
 			if err != nil {
 				return evidence, err
 			}
-			before := x.attempt.Nodes[i].BootIDs
-			if x.attempt.Nodes[i], err = observe(ctx, node, before); err != nil {
+			if err := x.observe(ctx, i, node); err != nil {
 				return append(evidence, boot), err
 			}
 			evidence = append(evidence, boot, bootIDs(node.Name(), x.attempt.Nodes[i].BootIDs))
@@ -456,84 +492,105 @@ func present(all []matrix.Evidence) (some []matrix.Evidence) {
 	return some
 }
 
-// collectPatience and destroyPatience bound the teardown of an interrupted
-// run: 30 seconds in all.
+// The teardown of an interrupted run is bounded by 30 seconds in all.
 const (
 	collectPatience = 10 * time.Second
-	destroyPatience = 20 * time.Second
+	destroyPatience = 15 * time.Second
+	// releasePatience is beside that of destroy: nodes that do not go must not
+	// leave the host's sysctls changed.
+	releasePatience = 5 * time.Second
 )
+
+// patience is a context for tearing down: it outlives ctx, and is cut short
+// where ctx has ended.
+func patience(ctx context.Context, usual matrix.Duration, interrupted time.Duration) (context.Context, context.CancelFunc) {
+	d := usual.Std()
+	if ctx.Err() != nil {
+		d = min(d, interrupted)
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), d)
+}
 
 // collect keeps every log of every node, and diagnoses what failed. A log that
 // cannot be had is told in the phase's error and stops nothing.
 func (x *run) collect(ctx context.Context, passed bool) {
 	result := matrix.PhaseResult{Phase: matrix.PhaseCollect, Started: x.Clock.Now()}
-	patience := x.Timeouts.Collect.Std()
-	if ctx.Err() != nil {
-		patience = min(patience, collectPatience)
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	interrupted := ctx.Err() != nil
+	collecting, cancel := patience(ctx, x.Timeouts.Collect, collectPatience)
 	defer cancel()
 	kept := 0
 	var errs []error
 	keep := func(from, name string, content []byte) {
-		errs = append(errs, x.KeepLog(from, name, content))
+		if err := x.KeepLog(from, name, content); err != nil {
+			errs = append(errs, err)
+			return
+		}
 		kept++
 	}
-	for _, node := range x.nodes {
-		if node == nil {
-			continue
-		}
-		for name, content := range x.logs(ctx, node, &errs) {
-			keep(node.Name(), name, content)
+	logs := make([]map[string][]byte, len(x.nodes))
+	failures := make([]error, len(x.nodes))
+	x.everyNode(func(i int, node provisioner.Node) { logs[i], failures[i] = x.logs(collecting, node) })
+	errs = append(errs, failures...)
+	for i := range logs {
+		for _, name := range slices.Sorted(maps.Keys(logs[i])) {
+			keep(x.names[i], name, logs[i][name])
 		}
 	}
-	if !passed {
+	if !passed && !interrupted {
 		// What kubeadm itself said is a log like any other.
 		for _, p := range x.attempt.Phases {
 			if p.Error != "" {
 				keep("phases", string(p.Phase)+".log", []byte(p.Error))
 			}
 		}
-		diagnoses, err := x.Diagnose(ctx)
+		// Logs that took all the time are still worth a look.
+		diagnosing, cancel := patience(ctx, x.Timeouts.Collect, collectPatience)
+		defer cancel()
+		diagnoses, err := x.Diagnose(diagnosing)
 		x.attempt.Diagnoses = diagnoses
 		errs = append(errs, err)
 	}
-	if err := errors.Join(errs...); err != nil {
-		result.Error, result.Blame = err.Error(), matrix.BlameWorld
-	} else {
-		result.Evidence = []matrix.Evidence{done("logs", "", fmt.Sprintf("%d logs kept", kept), x.Clock.Now().Sub(result.Started))}
-	}
-	x.finish(result)
+	x.ended(result, errs, "logs", fmt.Sprintf("%d logs kept", kept))
 }
 
 // destroy removes the nodes and gives the host's lease back.
 func (x *run) destroy(ctx context.Context, passed bool) {
 	result := matrix.PhaseResult{Phase: matrix.PhaseDestroy, Started: x.Clock.Now()}
-	interrupted := ctx.Err() != nil
-	patience := x.Timeouts.Destroy.Std()
-	if interrupted {
-		patience = min(patience, destroyPatience)
+	keep := ctx.Err() == nil && (x.Keep == KeepAlways || x.Keep == KeepOnFailure && !passed)
+	errs := make([]error, len(x.nodes))
+	removed := slices.DeleteFunc(slices.Clone(x.nodes), func(n provisioner.Node) bool { return n == nil })
+	if keep && len(removed) > 0 {
+		removed = nil
+		x.attempt.Kept = fmt.Sprintf("enter it with: lxcmatrix shell %s; remove it with: lxcmatrix gc --yes", x.cell.ID)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	if len(removed) > 0 {
+		removing, cancel := patience(ctx, x.Timeouts.Destroy, destroyPatience)
+		x.everyNode(func(i int, node provisioner.Node) { errs[i] = node.Delete(removing) })
+		cancel()
+	}
+	releasing, cancel := context.WithTimeout(context.WithoutCancel(ctx), releasePatience)
 	defer cancel()
-	keep := !interrupted && (x.Keep == KeepAlways || x.Keep == KeepOnFailure && !passed)
-	var errs []error
-	removed := 0
-	for _, node := range x.nodes {
-		switch {
-		case node == nil:
-		case keep:
-			x.attempt.Kept = fmt.Sprintf("enter it with: lxcmatrix shell %s; remove it with: lxcmatrix gc --yes", x.cell.ID)
-		default:
-			errs = append(errs, node.Delete(ctx))
-			removed++
+	errs = append(errs, x.release(releasing))
+	x.ended(result, errs, "nodes", fmt.Sprintf("%d nodes removed", len(removed)))
+}
+
+// everyNode works on all nodes that are there at once.
+func (x *run) everyNode(do func(i int, node provisioner.Node)) {
+	var wait sync.WaitGroup
+	for i, node := range x.nodes {
+		if node != nil {
+			wait.Go(func() { do(i, node) })
 		}
 	}
-	errs = append(errs, x.release(ctx))
+	wait.Wait()
+}
+
+// ended finishes a phase of the teardown.
+func (x *run) ended(result matrix.PhaseResult, errs []error, check, what string) {
 	if err := errors.Join(errs...); err != nil {
 		result.Error, result.Blame = err.Error(), matrix.BlameWorld
 	} else {
-		result.Evidence = []matrix.Evidence{done("nodes", "", fmt.Sprintf("%d nodes removed", removed), x.Clock.Now().Sub(result.Started))}
+		result.Evidence = []matrix.Evidence{done(check, "", what, x.Clock.Now().Sub(result.Started))}
 	}
 	x.finish(result)
 }

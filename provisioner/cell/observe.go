@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,17 +18,32 @@ import (
 // an exec of some 20 ms.
 const bootPoll = 50 * time.Millisecond
 
+// bootState prints systemd's state on its first line and failed units below.
+// systemd itself waits, but not for long: a unit that hangs must show as
+// "starting" and not as a command that never ends.
+const bootState = `state=$(timeout 2 systemctl is-system-running --wait 2>&1)
+[ -n "$state" ] || state=$(systemctl is-system-running 2>&1)
+echo "$state" | head -n 1; systemctl --failed --plain --no-legend 2>/dev/null`
+
 // boot waits until systemd has brought the node up. A node that came up with
 // failed units is unhealthy, and says which.
 func (x *run) boot(ctx context.Context, node provisioner.Node) (matrix.Evidence, error) {
 	e := matrix.Evidence{Check: "boot", Node: node.Name(), Want: "running"}
 	started := x.Clock.Now()
+	last := ""
+	// A node that answered and did not come up did it itself; one that never
+	// answered may be the host's doing.
+	late := func(err error) error {
+		if last == "" {
+			return fmt.Errorf("wait for node %s to boot: %w", node.Name(), err)
+		}
+		return &provisioner.NodeError{Node: node.Name(), Action: "boot", Err: fmt.Errorf("systemd is %q: %w", last, err)}
+	}
 	for {
-		out, err := node.Exec(ctx, provisioner.Command{Args: []string{"sh", "-c",
-			`systemctl is-system-running --wait 2>&1; systemctl --failed --plain --no-legend 2>/dev/null`}})
+		out, err := node.Exec(ctx, provisioner.Command{Args: []string{"sh", "-c", bootState}})
 		var failed *provisioner.CommandError
 		if err != nil && !errors.As(err, &failed) {
-			return e, fmt.Errorf("wait for node %s to boot: %w", node.Name(), err)
+			return e, late(err)
 		}
 		state, units, _ := strings.Cut(strings.TrimSpace(out.Stdout), "\n")
 		e.Took = matrix.Duration(x.Clock.Now().Sub(started))
@@ -38,9 +54,12 @@ func (x *run) boot(ctx context.Context, node provisioner.Node) (matrix.Evidence,
 		case "degraded":
 			e.Outcome, e.Saw = matrix.Unhealthy, "systemd is degraded, failed units: "+strings.Join(strings.Fields(units), " ")
 			return e, nil
+		case "":
+			state = "not answering"
 		}
+		last = state
 		if err := x.Clock.Sleep(ctx, bootPoll); err != nil {
-			return e, &provisioner.NodeError{Node: node.Name(), Action: "boot", Err: fmt.Errorf("systemd is %q: %w", state, err)}
+			return e, late(err)
 		}
 	}
 }
@@ -55,17 +74,31 @@ echo runc=$(runc --version 2>/dev/null | head -n 1)
 echo kubernetes=$(kubelet --version 2>/dev/null)
 echo boot=$(cat /proc/sys/kernel/random/boot_id)`
 
-var versionNumber = regexp.MustCompile(`\d+\.\d+[\w.+~-]*|\d+`)
+// A bare number may be part of a module's path, as in containerd/v2.
+var (
+	versionNumber = regexp.MustCompile(`\d+\.\d+[\w.+~-]*`)
+	systemdNumber = regexp.MustCompile(`\d+`)
+)
 
-// observe reads a node's facts; boots are the boot IDs seen before.
-func observe(ctx context.Context, node provisioner.Node, boots []string) (matrix.NodeFacts, error) {
-	f := matrix.NodeFacts{Node: node.Name()}
+// observe reads a node's facts and adds its boot ID to those seen before.
+func (x *run) observe(ctx context.Context, i int, node provisioner.Node) error {
 	out, err := node.Exec(ctx, provisioner.Command{Args: []string{"sh", "-c", observation}})
 	if err != nil {
-		return f, fmt.Errorf("observe node %s: %w", node.Name(), err)
+		return fmt.Errorf("observe node %s: %w", node.Name(), err)
 	}
+	f, boot := nodeFacts(out.Stdout)
+	if boot == "" {
+		return fmt.Errorf("observe node %s: it shows no boot ID", node.Name())
+	}
+	f.Node, f.BootIDs = node.Name(), append(slices.Clone(x.attempt.Nodes[i].BootIDs), boot)
+	x.attempt.Nodes[i] = f
+	return nil
+}
+
+// nodeFacts reads what observation printed.
+func nodeFacts(printed string) (f matrix.NodeFacts, boot string) {
 	seen := map[string]string{}
-	for line := range strings.Lines(out.Stdout) {
+	for line := range strings.Lines(printed) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		seen[key] = value
 	}
@@ -76,20 +109,17 @@ func observe(ctx context.Context, node provisioner.Node, boots []string) (matrix
 	case "tmpfs":
 		f.Cgroup = "v1"
 	}
-	f.Systemd = versionNumber.FindString(seen["systemd"])
+	f.Systemd = systemdNumber.FindString(seen["systemd"])
 	f.Containerd = versionNumber.FindString(seen["containerd"])
 	f.Runc = versionNumber.FindString(seen["runc"])
-	f.Kubernetes = strings.TrimPrefix(versionNumber.FindString(seen["kubernetes"]), "v")
-	if seen["boot"] == "" {
-		return f, fmt.Errorf("observe node %s: it shows no boot ID", node.Name())
-	}
-	f.BootIDs = append(append([]string(nil), boots...), seen["boot"])
-	return f, nil
+	f.Kubernetes = versionNumber.FindString(seen["kubernetes"])
+	return f, seen["boot"]
 }
 
 // logs reads a node's logs, all at once, and its console.
-func (x *run) logs(ctx context.Context, node provisioner.Node, errs *[]error) map[string][]byte {
+func (x *run) logs(ctx context.Context, node provisioner.Node) (map[string][]byte, error) {
 	logs := map[string][]byte{}
+	var errs []error
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	for name, command := range x.Distro.LogCommands() {
@@ -99,7 +129,7 @@ func (x *run) logs(ctx context.Context, node provisioner.Node, errs *[]error) ma
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil && !errors.As(err, &failed) {
-				*errs = append(*errs, fmt.Errorf("collect %s: %w", name, err))
+				errs = append(errs, fmt.Errorf("collect %s of node %s: %w", name, node.Name(), err))
 				return
 			}
 			logs[name] = []byte(out.Stdout)
@@ -108,8 +138,8 @@ func (x *run) logs(ctx context.Context, node provisioner.Node, errs *[]error) ma
 	wait.Wait()
 	console, err := node.Console(ctx)
 	if err != nil {
-		*errs = append(*errs, err)
+		errs = append(errs, err)
 	}
 	logs["console.log"] = []byte(console)
-	return logs
+	return logs, errors.Join(errs...)
 }

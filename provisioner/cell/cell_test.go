@@ -1,0 +1,586 @@
+package cell_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/quick"
+	"testing/synctest"
+	"time"
+
+	. "github.com/onsi/gomega"
+	"go.uber.org/goleak"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// attempt runs a cell in a bubble of its own, where time passes only while
+// all wait, and returns with nothing left running in it.
+func attempt(t *testing.T, w *fakeWorld, c matrix.Cell, change func(*cell.Runner)) (a matrix.Attempt) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { a = run(t.Context(), w, c, change) })
+	return a
+}
+
+func run(ctx context.Context, w *fakeWorld, c matrix.Cell, change func(*cell.Runner)) matrix.Attempt {
+	r := w.runner()
+	if change != nil {
+		change(r)
+	}
+	return r.Run(ctx, c, 1, func(matrix.Attempt) {})
+}
+
+func phases(a matrix.Attempt) (names []matrix.Phase) {
+	for _, p := range a.Phases {
+		names = append(names, p.Phase)
+	}
+	return names
+}
+
+func verdict(c matrix.Cell, a matrix.Attempt) matrix.Judgement {
+	return matrix.Judge(c, []matrix.Attempt{a})
+}
+
+func TestPass(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1")
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a)).To(Equal(matrix.Judgement{Verdict: matrix.Pass}))
+	g.Expect(phases(a)).To(Equal(matrix.Phases()))
+	g.Expect(w.calls).To(HaveExactElements("reserve 1", "acquire 1", "create 1", "create s1 1", "boot 1", "observe 1",
+		"apply 1", "verify 1", "configure 1", "init 1", "verify 2", "baseline 1",
+		"mark 1", "restart 1", "boot 2", "observe 2", "verify 3", "after-restart 1",
+		"mark 2", "force-restart 1", "boot 3", "observe 3", "verify 4", "after-restart 2",
+		"log 1", "log 2", "console 1", "delete 1", "release 1"))
+	g.Expect(w.verified).To(Equal([]matrix.Phase{matrix.PhaseFix, matrix.PhaseInstall, matrix.PhaseInstall, matrix.PhaseInstall}))
+	g.Expect(a.Nodes).To(HaveLen(1))
+	g.Expect(a.Nodes[0].BootIDs).To(Equal([]string{"boot-1", "boot-2", "boot-3"}))
+	g.Expect(a.Nodes[0].Containerd).To(Equal("2.1.4"), "not the 2 of containerd/v2")
+	g.Expect(a.Nodes[0].Systemd).To(Equal("257"))
+	g.Expect(a.Nodes[0].Kubernetes).To(Equal("1.34.4"))
+	baseline, _ := a.Phase(matrix.PhaseBaseline)
+	g.Expect(baseline.Waited.Std()).To(Equal(stability))
+	g.Expect(a.Diagnoses).To(BeEmpty())
+	g.Expect(w.logs).To(And(HaveLen(3), HaveKey(a.Nodes[0].Node+"/kubelet.log"), HaveKey(a.Nodes[0].Node+"/console.log")))
+	g.Expect(w.specs[a.Nodes[0].Node].Owner).To(Equal(map[string]string{"run": "r1", "cell": string(c.ID), "node": "0"}))
+}
+
+// attacks is one call of each proving phase; those that are checks show what
+// they saw and have no error.
+var attacks = []struct {
+	phase  matrix.Phase
+	called string
+	check  bool
+	late   matrix.Verdict
+}{
+	{matrix.PhaseCreate, "acquire 1", false, matrix.Unknown}, // waits for others, without a deadline of its own
+	{matrix.PhaseCreate, "reserve 1", false, matrix.Blocked},
+	{matrix.PhaseCreate, "create 1", false, matrix.Blocked},
+	{matrix.PhaseCreate, "boot 1", false, matrix.Blocked},
+	{matrix.PhaseCreate, "observe 1", false, matrix.Blocked},
+	{matrix.PhaseFix, "apply 1", false, matrix.Fail},
+	{matrix.PhaseInstall, "configure 1", false, matrix.Fail},
+	{matrix.PhaseInstall, "init 1", false, matrix.Fail},
+	{matrix.PhaseBaseline, "baseline 1", true, matrix.Fail},
+	{matrix.PhaseRestart, "mark 1", false, matrix.Fail},
+	{matrix.PhaseRestart, "restart 1", false, matrix.Fail},
+	{matrix.PhaseRestart, "observe 2", false, matrix.Fail},
+	{matrix.PhaseRecover, "after-restart 1", true, matrix.Fail},
+	{matrix.PhaseForcedRestart, "force-restart 1", false, matrix.Fail},
+	{matrix.PhaseForcedRestart, "boot 3", false, matrix.Fail},
+	{matrix.PhaseForcedRecover, "after-restart 2", true, matrix.Fail},
+}
+
+var (
+	errNode  = &provisioner.CommandError{Node: "s1", Command: []string{"it"}, Output: provisioner.Output{Stderr: "broke", ExitCode: 1}}
+	errWorld = errors.New("the server does not answer")
+	errGone  = errors.New("the user pressed Ctrl-C")
+)
+
+// TestEndings lets every phase fail in every way and looks at the verdict, at
+// what was never started, and at what is left.
+func TestEndings(t *testing.T) {
+	for _, at := range attacks {
+		for _, how := range []string{"node", "world", "deadline", "interrupt"} {
+			switch {
+			case how == "deadline" && at.late == matrix.Unknown:
+				continue
+			case how == "node" && (strings.HasPrefix(at.called, "boot") || strings.HasPrefix(at.called, "acquire")):
+				continue // a command that fails while booting is asked again
+			}
+			t.Run(at.called+"/"+how, func(t *testing.T) {
+				g := NewWithT(t)
+				w, c := newFakeWorld(), planned("1")
+				var a matrix.Attempt
+				synctest.Test(t, func(t *testing.T) {
+					ctx, interrupt := context.WithCancelCause(t.Context())
+					defer interrupt(nil)
+					end := func(ctx context.Context) {
+						if how == "interrupt" {
+							interrupt(errGone)
+						}
+						<-ctx.Done()
+					}
+					w.meet = func(ctx context.Context, _, called string) error {
+						switch {
+						case called != at.called || at.check:
+							return nil
+						case how == "node":
+							return errNode
+						case how == "world":
+							return errWorld
+						}
+						end(ctx)
+						return ctx.Err()
+					}
+					w.evidence = func(ctx context.Context, called string) matrix.Evidence {
+						e := matrix.Evidence{Check: "nodes-ready", Outcome: matrix.Unhealthy, Saw: "0 of 1 Ready"}
+						switch {
+						case called != at.called:
+							return matrix.Evidence{}
+						case how == "world":
+							e.Outcome, e.Saw = matrix.Undecided, errWorld.Error()
+						case how != "node":
+							end(ctx)
+						}
+						return e
+					}
+					a = run(ctx, w, c, func(r *cell.Runner) { r.Keep = cell.KeepOnFailure })
+				})
+				want := map[string]matrix.Verdict{"node": matrix.Fail, "world": matrix.Blocked, "deadline": at.late, "interrupt": matrix.Unknown}[how]
+				j := verdict(c, a)
+				g.Expect(j.Verdict).To(Equal(want), j.Reason)
+				g.Expect(j.Phase).To(Equal(at.phase))
+				if how == "interrupt" {
+					g.Expect(j.Reason).To(ContainSubstring("interrupted"))
+				}
+				proving := matrix.ProvingPhases()
+				ran := append(slices.Clone(proving[:slices.Index(proving, at.phase)+1]), matrix.PhaseCollect, matrix.PhaseDestroy)
+				g.Expect(phases(a)).To(Equal(ran))
+				// Nothing after the call that failed but the teardown.
+				rest := w.calls[slices.Index(w.calls, at.called)+1:]
+				for _, call := range rest {
+					name, _, _ := strings.Cut(call, " ")
+					g.Expect(name).To(BeElementOf("log", "console", "diagnose", "delete", "release"))
+				}
+				nodes, leases := w.left()
+				g.Expect(leases).To(BeZero())
+				created := at.called != "reserve 1" && at.called != "acquire 1" && at.called != "create 1"
+				if created && how != "interrupt" {
+					g.Expect(nodes).To(Equal(1), "keep=on-failure")
+					g.Expect(a.Kept).To(ContainSubstring("lxcmatrix shell " + string(c.ID)))
+					g.Expect(w.was("log")).To(BeTrue())
+				} else {
+					g.Expect(nodes).To(BeZero())
+					g.Expect(a.Kept).To(BeEmpty())
+				}
+				if how == "interrupt" {
+					g.Expect(w.was("diagnose")).To(BeFalse(), "an interrupted cell failed at nothing")
+				} else {
+					g.Expect(a.Diagnoses).To(HaveLen(1))
+				}
+			})
+		}
+	}
+}
+
+func TestKeep(t *testing.T) {
+	for _, c := range []struct {
+		keep        cell.Keep
+		fails, left bool
+	}{{cell.KeepNever, false, false}, {cell.KeepNever, true, false}, {cell.KeepOnFailure, false, false},
+		{cell.KeepOnFailure, true, true}, {cell.KeepAlways, false, true}, {cell.KeepAlways, true, true}} {
+		t.Run(fmt.Sprintf("%s fails=%t", c.keep, c.fails), func(t *testing.T) {
+			g := NewWithT(t)
+			w := newFakeWorld()
+			if c.fails {
+				w.meet = func(_ context.Context, call, _ string) error {
+					if call == "init" {
+						return errNode
+					}
+					return nil
+				}
+			}
+			a := attempt(t, w, planned("1"), func(r *cell.Runner) { r.Keep = c.keep })
+			nodes, leases := w.left()
+			g.Expect(nodes > 0).To(Equal(c.left))
+			g.Expect(a.Kept != "").To(Equal(c.left))
+			g.Expect(leases).To(BeZero())
+			g.Expect(a.Diagnoses != nil).To(Equal(c.fails))
+		})
+	}
+}
+
+func TestCreatedButNotStarted(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1")
+	w.meet = func(_ context.Context, call, _ string) error {
+		if call == "create s1" {
+			return unstarted{&provisioner.NodeError{Node: "s1", Action: "start", Err: errors.New("lxc.mount.entry: no such key")}}
+		}
+		return nil
+	}
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a)).To(And(HaveField("Verdict", matrix.Fail), HaveField("Phase", matrix.PhaseCreate), HaveField("Reason", ContainSubstring("no such key"))))
+	g.Expect(w.was("console")).To(BeTrue())
+	nodes, leases := w.left()
+	g.Expect(nodes + leases).To(BeZero())
+}
+
+func TestTwoNodes(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1+1")
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a)).To(Equal(matrix.Judgement{Verdict: matrix.Pass}))
+	g.Expect(w.counts).To(And(HaveKeyWithValue("join", 1), HaveKeyWithValue("init", 1), HaveKeyWithValue("restart", 2), HaveKeyWithValue("delete", 2), HaveKeyWithValue("configure", 2)))
+	g.Expect(a.Nodes).To(HaveLen(2))
+	g.Expect(a.Nodes[0].Node).To(HaveSuffix("-s1"))
+	g.Expect(a.Nodes[1].Node).To(HaveSuffix("-a1"))
+	install, _ := a.Phase(matrix.PhaseInstall)
+	g.Expect(install.Evidence[1]).To(And(HaveField("Check", "join"), HaveField("Node", a.Nodes[1].Node)))
+}
+
+func TestSecondNodeCannotBeCreated(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1+1")
+	w.meet = func(_ context.Context, call, _ string) error {
+		if call == "create a1" {
+			return errWorld
+		}
+		return nil
+	}
+	// The first one would boot for ever: the second's end must end it.
+	w.state = func(string, int) string { return "starting" }
+	a := attempt(t, w, c, func(r *cell.Runner) { r.Keep = cell.KeepNever })
+	g.Expect(verdict(c, a)).To(Equal(matrix.Judgement{Verdict: matrix.Blocked, Phase: matrix.PhaseCreate, Reason: errWorld.Error()}))
+	g.Expect(a.Ended.Sub(a.Started)).To(BeNumerically("<", time.Second))
+	g.Expect(a.Nodes).To(HaveEach(HaveField("Node", Not(BeEmpty()))))
+	nodes, leases := w.left()
+	g.Expect(nodes + leases).To(BeZero())
+}
+
+func TestBoot(t *testing.T) {
+	for name, c := range map[string]struct {
+		state   func(string, int) string
+		verdict matrix.Verdict
+		reason  string
+	}{
+		"starting, then running": {func(_ string, asked int) string {
+			return map[bool]string{true: "starting", false: "running"}[asked < 20]
+		}, matrix.Pass, ""},
+		"no bus, then degraded": {func(_ string, asked int) string {
+			return map[bool]string{true: "Failed to connect to bus", false: "degraded\nsystemd-sysctl.service loaded failed failed Apply Kernel Variables"}[asked < 3]
+		}, matrix.Fail, "systemd-sysctl.service"},
+		"starting for ever": {func(string, int) string { return "starting" }, matrix.Fail, `systemd is "starting"`},
+		"nothing is said":   {func(string, int) string { return "" }, matrix.Fail, "not answering"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			w, planned := newFakeWorld(), planned("1")
+			w.state = c.state
+			a := attempt(t, w, planned, nil)
+			j := verdict(planned, a)
+			g.Expect(j.Verdict).To(Equal(c.verdict), j.Reason)
+			g.Expect(j.Reason).To(ContainSubstring(c.reason))
+			if c.verdict == matrix.Fail {
+				g.Expect(j.Phase).To(Equal(matrix.PhaseCreate))
+			}
+		})
+	}
+}
+
+func TestRestartThatWasNone(t *testing.T) {
+	for start, phase := range map[int]matrix.Phase{2: matrix.PhaseRestart, 3: matrix.PhaseForcedRestart} {
+		g := NewWithT(t)
+		w, c := newFakeWorld(), planned("1")
+		w.boot = func(_ string, n int) string {
+			if n == start {
+				n--
+			}
+			return fmt.Sprint("boot-", n)
+		}
+		j := verdict(c, attempt(t, w, c, nil))
+		g.Expect(j.Verdict).To(Equal(matrix.Fail))
+		g.Expect(j.Phase).To(Equal(phase))
+		g.Expect(j.Reason).To(ContainSubstring("again"))
+	}
+}
+
+// TestFixStaysUndecided: before nodes are there a fix may be undecided, not
+// after.
+func TestFixStaysUndecided(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1")
+	w.applied = func(bool) []matrix.AppliedFix {
+		return []matrix.AppliedFix{{ID: "restrict-oom-score-adj", State: "undecided", Why: "capabilities were not observed"}}
+	}
+	j := verdict(c, attempt(t, w, c, nil))
+	g.Expect(j.Verdict).To(Equal(matrix.Blocked))
+	g.Expect(j.Phase).To(Equal(matrix.PhaseFix))
+	g.Expect(j.Reason).To(And(ContainSubstring("restrict-oom-score-adj"), ContainSubstring("capabilities were not observed")))
+	g.Expect(w.was("apply")).To(BeFalse())
+}
+
+// TestFixComesTooLate: what the node shows cannot change how it was created.
+func TestFixComesTooLate(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1")
+	w.applied = func(node bool) []matrix.AppliedFix {
+		return []matrix.AppliedFix{{ID: "by-containerd", State: map[bool]string{true: "applied", false: "undecided"}[node]}}
+	}
+	w.desired = func(applied []matrix.AppliedFix) (want provisioner.Desired) {
+		if applied[0].State == "applied" {
+			want.Incus.RawLXC = []string{"lxc.cap.drop="}
+		}
+		return want
+	}
+	j := verdict(c, attempt(t, w, c, nil))
+	g.Expect(j.Verdict).To(Equal(matrix.Blocked))
+	g.Expect(j.Reason).To(ContainSubstring("another Incus configuration"))
+}
+
+func TestHostLease(t *testing.T) {
+	t.Run("satisfied", func(t *testing.T) {
+		g := NewWithT(t)
+		w := newFakeWorld()
+		a := attempt(t, w, planned("1"), func(r *cell.Runner) { r.Lease = satisfiedLease{} })
+		g.Expect(a.Fixes).To(Equal([]matrix.AppliedFix{{ID: "kmsg-device", State: "applied"}, {ID: "host-sysctls", State: "satisfied"}}))
+	})
+	t.Run("not allowed", func(t *testing.T) {
+		g := NewWithT(t)
+		w, c := newFakeWorld(), planned("1")
+		a := attempt(t, w, c, func(r *cell.Runner) { r.Lease = nil })
+		g.Expect(verdict(c, a)).To(And(HaveField("Verdict", matrix.Blocked), HaveField("Reason", ContainSubstring("kernel.panic"))))
+		g.Expect(w.was("create")).To(BeFalse())
+	})
+	t.Run("others hold it for long", func(t *testing.T) {
+		g := NewWithT(t)
+		w, c := newFakeWorld(), planned("1")
+		w.meet = func(_ context.Context, call, _ string) error {
+			if call == "acquire" {
+				time.Sleep(time.Hour) // of the bubble's
+			}
+			return nil
+		}
+		a := attempt(t, w, c, nil)
+		g.Expect(verdict(c, a)).To(HaveField("Verdict", matrix.Pass), "waiting for others is not the cell's time")
+		create, _ := a.Phase(matrix.PhaseCreate)
+		g.Expect(create.Duration.Std()).To(BeNumerically("<", time.Minute))
+	})
+}
+
+type satisfiedLease struct{}
+
+func (satisfiedLease) Acquire(context.Context, map[string]string) (func(context.Context) error, bool, error) {
+	return func(context.Context) error { return nil }, true, nil
+}
+
+// TestInterruptEndsWithin30Seconds: every call of the teardown hangs until its
+// time is over, on two nodes.
+func TestInterruptEndsWithin30Seconds(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1+1")
+	var took time.Duration
+	var a matrix.Attempt
+	synctest.Test(t, func(t *testing.T) {
+		ctx, interrupt := context.WithCancelCause(t.Context())
+		var at time.Time
+		w.meet = func(ctx context.Context, call, _ string) error {
+			if call == "init" {
+				at = time.Now()
+				interrupt(errGone)
+			}
+			if call == "init" || call == "log" || call == "console" || call == "delete" || call == "release" {
+				<-ctx.Done()
+			}
+			return ctx.Err()
+		}
+		a = run(ctx, w, c, nil)
+		took = time.Since(at)
+	})
+	g.Expect(took).To(BeNumerically("<=", 30*time.Second))
+	g.Expect(verdict(c, a)).To(And(HaveField("Verdict", matrix.Unknown), HaveField("Reason", ContainSubstring("Ctrl-C"))))
+	g.Expect(w.counts).To(And(HaveKeyWithValue("delete", 2), HaveKeyWithValue("release", 1)))
+	destroy, _ := a.Phase(matrix.PhaseDestroy)
+	g.Expect(matrix.JudgePhase(destroy).Verdict).To(Equal(matrix.Blocked), "what could not be removed is told")
+}
+
+func TestInterruptBeforeTheStart(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1")
+	ctx, interrupt := context.WithCancelCause(t.Context())
+	interrupt(errGone)
+	a := run(ctx, w, c, nil)
+	g.Expect(verdict(c, a)).To(And(HaveField("Verdict", matrix.Unknown), HaveField("Phase", matrix.PhaseCreate)))
+	g.Expect(w.calls).To(BeEmpty())
+}
+
+// TestDeletionThatFails: a node that stays is told, and the lease is given
+// back all the same.
+func TestDeletionThatFails(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1+1")
+	w.meet = func(ctx context.Context, call, called string) error {
+		switch {
+		case called == "delete 1":
+			return errWorld
+		case call == "delete":
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return nil
+	}
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a).Verdict).To(Equal(matrix.Pass), "the teardown proves nothing about the cell")
+	destroy, _ := a.Phase(matrix.PhaseDestroy)
+	g.Expect(destroy.Error).To(And(ContainSubstring(errWorld.Error()), ContainSubstring("deadline")))
+	_, leases := w.left()
+	g.Expect(leases).To(BeZero())
+}
+
+// TestReportsAreCopies reads every report while the run goes on; the race
+// detector sees a shared one.
+func TestReportsAreCopies(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1+1")
+	var reports atomic.Int64
+	synctest.Test(t, func(t *testing.T) {
+		last := w.runner().Run(t.Context(), c, 1, func(a matrix.Attempt) {
+			n := reports.Add(1)
+			if want := min(int(n), len(matrix.Phases())); len(a.Phases) != want {
+				t.Errorf("report %d has %d phases", n, len(a.Phases))
+			}
+			go func() {
+				for i := range a.Phases {
+					a.Phases[i].Error = "mine"
+				}
+				for i := range a.Nodes {
+					a.Nodes[i].Kernel = "mine"
+					for k := range a.Nodes[i].BootIDs {
+						a.Nodes[i].BootIDs[k] = "mine"
+					}
+				}
+				for i := range a.Fixes {
+					a.Fixes[i].State = "mine"
+				}
+			}()
+		})
+		synctest.Wait()
+		g.Expect(verdict(c, last)).To(Equal(matrix.Judgement{Verdict: matrix.Pass}))
+		g.Expect(last.Fixes[0].State).To(Equal("applied"))
+	})
+	g.Expect(reports.Load()).To(BeEquivalentTo(len(matrix.Phases()) + 1))
+}
+
+// TestAnyWorld: whatever answers come, in whatever order, a pass has evidence
+// from every proving phase, destroy is last, the lease is given back, no node
+// stays, and it ends.
+func TestAnyWorld(t *testing.T) {
+	seen := map[matrix.Verdict]int{}
+	property := func(seed int64) bool {
+		g := NewWithT(t)
+		w, c := newFakeWorld(), planned([]string{"1", "1+1", "1+2"}[int(uint64(seed)%3)])
+		var a matrix.Attempt
+		synctest.Test(t, func(t *testing.T) {
+			ctx, interrupt := context.WithCancelCause(t.Context())
+			defer interrupt(nil)
+			// Several nodes ask at once; which gets which answer is chance,
+			// and the properties hold for all of it.
+			var dice = make(chan *rand.Rand, 1)
+			dice <- rand.New(rand.NewSource(seed)) //nolint:gosec // reproducible
+			roll := func() int {
+				d := <-dice
+				defer func() { dice <- d }()
+				return d.Intn(250)
+			}
+			w.meet = func(ctx context.Context, call, _ string) error {
+				switch roll() {
+				case 0:
+					return errNode
+				case 1:
+					return errWorld
+				case 2:
+					if call != "acquire" { // others give theirs back some time
+						<-ctx.Done()
+						return ctx.Err()
+					}
+				case 3:
+					interrupt(errGone)
+					return nil
+				case 4:
+					if call == "create s1" {
+						return unstarted{errNode}
+					}
+				case 5:
+					time.Sleep(20 * time.Second) // of the bubble's
+				}
+				return nil
+			}
+			w.evidence = func(context.Context, string) matrix.Evidence {
+				switch roll() {
+				case 0:
+					return matrix.Evidence{Check: "x", Outcome: matrix.Unhealthy, Saw: "bad"}
+				case 1:
+					return matrix.Evidence{Check: "x", Saw: "cannot look"}
+				case 2:
+					return matrix.Evidence{Check: "x", Outcome: matrix.Healthy}
+				}
+				return matrix.Evidence{}
+			}
+			a = run(ctx, w, c, nil)
+		})
+		j := verdict(c, a)
+		seen[j.Verdict]++
+		order := phases(a)
+		g.Expect(order[len(order)-2:]).To(Equal([]matrix.Phase{matrix.PhaseCollect, matrix.PhaseDestroy}))
+		g.Expect(matrix.Phases()).To(ContainElements(order))
+		if j.Verdict == matrix.Pass {
+			g.Expect(order).To(Equal(matrix.Phases()))
+			for _, p := range a.Phases[:len(matrix.ProvingPhases())] {
+				g.Expect(p.Evidence).NotTo(BeEmpty())
+				g.Expect(p.Evidence).To(HaveEach(And(HaveField("Outcome", matrix.Healthy), HaveField("Saw", Not(BeEmpty())))))
+			}
+		} else {
+			g.Expect(j.Reason).NotTo(BeEmpty())
+		}
+		g.Expect(w.counts["delete"]).To(Equal(len(w.specs)), "every node that was there is removed")
+		destroy, _ := a.Phase(matrix.PhaseDestroy)
+		if nodes, leases := w.left(); nodes+leases > 0 {
+			g.Expect(destroy.Error).NotTo(BeEmpty(), "what is left is told")
+		}
+		return !t.Failed()
+	}
+	if err := quick.Check(property, &quick.Config{MaxCount: 300, Rand: rand.New(rand.NewSource(1))}); err != nil { //nolint:gosec // reproducible
+		t.Error(err)
+	}
+	for _, v := range []matrix.Verdict{matrix.Pass, matrix.Fail, matrix.Blocked, matrix.Unknown} {
+		if seen[v] < 10 {
+			t.Errorf("only %d of the worlds ended %s: %v", seen[v], v, seen)
+		}
+	}
+}
+
+func TestNodeName(t *testing.T) {
+	g := NewWithT(t)
+	c := planned("1+2")
+	seen := map[string]bool{}
+	for _, run := range []string{"a", "b"} {
+		for attempt := range 3 {
+			for index := range 3 {
+				name := cell.NodeName(c, run, attempt, index)
+				g.Expect(name).To(MatchRegexp(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`))
+				g.Expect(seen).NotTo(HaveKey(name))
+				seen[name] = true
+			}
+		}
+	}
+}
