@@ -1,0 +1,91 @@
+//go:build integration
+
+package compat_test
+
+import (
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+	. "github.com/onsi/gomega/gstruct"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
+	"github.com/lxcmatrix/lxcmatrix/reports/progress"
+	"github.com/lxcmatrix/lxcmatrix/reports/table"
+)
+
+// TestWithout leaves one fix out of a real cell and sees it fail: in the phase
+// and with the log line that the fix claims to cure.
+func TestWithout(t *testing.T) {
+	facts := observe(t)
+	for _, test := range []struct {
+		fix   string
+		phase matrix.Phase
+		// needed says whether this machine needs the fix at all.
+		needed bool
+	}{
+		{"cgroup1-split-cpu", matrix.PhaseInstall, facts.CgroupCPUSplit},
+		{"restrict-oom-score-adj", matrix.PhaseInstall, !slices.Contains(facts.Capabilities, "CAP_SYS_RESOURCE")},
+	} {
+		t.Run(test.fix, func(t *testing.T) {
+			g := NewWithT(t)
+			result := attempt(t, test.fix)
+			if !test.needed {
+				// Not this machine's fix: leaving it out must then change nothing.
+				g.Expect(result.Judgement.Verdict).To(Equal(matrix.Pass), result.Judgement.Reason)
+				return
+			}
+			g.Expect(result.Judgement.Verdict).To(Equal(matrix.Fail), result.Judgement.Reason)
+			g.Expect(result.Judgement.Phase).To(Equal(test.phase))
+			last, ok := result.Last()
+			g.Expect(ok).To(BeTrue())
+			g.Expect(last.Diagnoses).To(ContainElement(MatchFields(IgnoreExtras, Fields{"Cure": Equal(test.fix), "Line": Not(BeEmpty())})))
+			g.Expect(last.Fixes).To(ContainElement(MatchFields(IgnoreExtras, Fields{"ID": Equal(test.fix), "State": Equal("left-out")})))
+		})
+	}
+}
+
+func attempt(t *testing.T, without string) matrix.Result {
+	t.Helper()
+	planned, err := run.Plan(t.Context(), run.Request{Matrix: "testdata/without.yaml", Without: []string{without}, Progress: progress.New(os.Stderr, time.Now)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := planned.Start(t.Context(), run.Options{Version: "test", Root: t.TempDir(), Keep: cell.KeepNever})
+	if err != nil {
+		t.Fatal(err)
+	}
+	finished, err := r.Finish(func() string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := table.Render(os.Stdout, finished); err != nil {
+		t.Error(err)
+	}
+	if len(finished.HarnessErrors) > 0 {
+		t.Errorf("the harness failed: %v", finished.HarnessErrors)
+	}
+	return finished.Results[0]
+}
+
+// observe opens the embedded host for a moment.
+func observe(t *testing.T) matrix.HostFacts {
+	t.Helper()
+	h, err := host.OpenEmbedded(t.Context(), host.EmbeddedOptions{StateDir: host.StateDir(), PoolBytes: 20 << 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	facts, err := h.Facts(t.Context())
+	if err != nil {
+		t.Error(err)
+	}
+	if err := h.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return facts
+}
