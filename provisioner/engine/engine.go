@@ -70,9 +70,9 @@ type Engine struct {
 
 // New makes an engine; Start starts it.
 func New(opts Options) *Engine {
+	opts.Attempts = max(1, opts.Attempts)
 	e := &Engine{opts: opts, results: map[matrix.CellID]matrix.Result{}, ended: map[matrix.CellID]bool{},
 		moved: make(chan struct{}), done: make(chan struct{})}
-	opts.Attempts = max(1, opts.Attempts)
 	for _, c := range opts.Plan.Cells {
 		e.results[c.ID] = matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c, Judgement: matrix.Judge(c, nil)}
 	}
@@ -194,10 +194,6 @@ func (e *Engine) host(ctx context.Context, ref matrix.HostRef) {
 		// CPUs are shared, not given out: a node's limit is its share at the
 		// most, and half of the time it waits. Memory is claimed in full.
 		claim := schedule.Claim{CPUs: c.Topology.Nodes(), MemoryBytes: int64(c.Topology.Nodes()) * b.Node.MemoryBytes}
-		if err := budget.Fits(claim); err != nil {
-			e.stopped(ctx, c, host.Facts(), err)
-			continue
-		}
 		gate, err := host.Gate(c)
 		if err != nil {
 			e.stopped(ctx, c, host.Facts(), err)
@@ -207,6 +203,10 @@ func (e *Engine) host(ctx context.Context, ref matrix.HostRef) {
 			c.Gate = gate
 			e.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c}, nil)
 			e.end(c.ID)
+			continue
+		}
+		if err := budget.Fits(claim); err != nil {
+			e.stopped(ctx, c, host.Facts(), err)
 			continue
 		}
 		jobs = append(jobs, schedule.Job{Name: string(c.ID), Claim: claim, Run: func(ctx context.Context) { e.cell(ctx, host, c) }})
@@ -224,7 +224,7 @@ func (e *Engine) cell(ctx context.Context, host Host, c matrix.Cell) {
 		return
 	}
 	var earlier []matrix.Attempt
-	for attempt := 1; attempt <= max(1, e.opts.Attempts); attempt++ {
+	for attempt := 1; attempt <= e.opts.Attempts; attempt++ {
 		told := 0
 		last := runner.Run(ctx, c, attempt, func(a matrix.Attempt) {
 			e.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c, Attempts: append(slices.Clone(earlier), a)}, &progress{attempt: attempt, told: &told})
