@@ -77,7 +77,7 @@ func assertPhase(ctx context.Context, subject Subject, c matrix.Cell, phase matr
 	case !ok:
 		gomega.Expect(ok).To(gomega.BeTrue(), "%s has no result: %s: %s", phase, result.Judgement.Verdict, result.Judgement.Reason)
 	default:
-		gomega.Expect(r).To(passPhase())
+		gomega.Expect(r).To(passPhase(), "%s: %s%s", result.Judgement.Verdict, result.Judgement.Reason, known(result))
 	}
 }
 

@@ -27,12 +27,17 @@ func beAsExpected() types.GomegaMatcher {
 		if r.Judgement.Verdict.AsExpected() {
 			return ""
 		}
-		text := fmt.Sprintf("%s: %s", r.Judgement.Verdict, r.Judgement.Reason)
-		if a, ok := r.Last(); ok {
-			for _, d := range a.Diagnoses {
-				text += fmt.Sprintf("\n%s (cured by %s): %s", d.Title, d.Cure, strings.TrimSpace(d.Line))
-			}
-		}
-		return text
+		return fmt.Sprintf("%s: %s%s", r.Judgement.Verdict, r.Judgement.Reason, known(r))
 	}, gomega.BeEmpty())
+}
+
+// known is what is known of a cell's failure, one line each.
+func known(r matrix.Result) string {
+	var b strings.Builder
+	if a, ok := r.Last(); ok {
+		for _, d := range a.Diagnoses {
+			fmt.Fprintf(&b, "\n%s (cured by %s): %s", d.Title, d.Cure, strings.TrimSpace(d.Line))
+		}
+	}
+	return b.String()
 }
