@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,18 +36,56 @@ func (i *Instance) Exec(ctx context.Context, cmd provisioner.Command) (provision
 // Stream is Exec with the output written as it comes. A command that ran and
 // failed is no error: its exit code says so.
 func (i *Instance) Stream(ctx context.Context, cmd provisioner.Command, stdout, stderr io.Writer) (int, error) {
-	if err := ctx.Err(); err != nil {
-		return -1, err
-	}
 	stdin := cmd.Stdin
 	if stdin == nil {
 		stdin = strings.NewReader("")
 	}
+	return i.run(ctx, api.InstanceExecPost{Command: cmd.Args, Environment: cmd.Env, WaitForWS: true},
+		client.InstanceExecArgs{Stdin: io.NopCloser(stdin), Stdout: stdout, Stderr: stderr}, &controlSocket{})
+}
+
+// Size is a terminal's size.
+type Size struct{ Columns, Rows int }
+
+// Terminal is what an interactive command reads from and writes to, in raw
+// mode: the command's own terminal, in the instance, does the rest.
+type Terminal struct {
+	In   io.Reader
+	Out  io.Writer
+	Size Size
+	// Resized sends the size whenever it changes; nil where it never does.
+	Resized <-chan Size
+}
+
+// Interactive runs a command on a terminal until it ends and returns its exit
+// code. When ctx ends, the command is killed.
+func (i *Instance) Interactive(ctx context.Context, cmd provisioner.Command, terminal Terminal) (int, error) {
 	var control controlSocket
+	resizing, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		for {
+			select {
+			case size := <-terminal.Resized:
+				control.resize(size)
+			case <-resizing.Done():
+				return
+			}
+		}
+	}()
+	return i.run(ctx, api.InstanceExecPost{Command: cmd.Args, Environment: cmd.Env, WaitForWS: true, Interactive: true,
+		Width: terminal.Size.Columns, Height: terminal.Size.Rows},
+		client.InstanceExecArgs{Stdin: io.NopCloser(terminal.In), Stdout: terminal.Out}, &control)
+}
+
+// run runs a command to its end and returns its exit code.
+func (i *Instance) run(ctx context.Context, post api.InstanceExecPost, args client.InstanceExecArgs, control *controlSocket) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return -1, err
+	}
 	done := make(chan bool)
-	op, err := i.server.with(context.WithoutCancel(ctx)).ExecInstance(i.name, api.InstanceExecPost{
-		Command: cmd.Args, Environment: cmd.Env, WaitForWS: true,
-	}, &client.InstanceExecArgs{Stdin: io.NopCloser(stdin), Stdout: stdout, Stderr: stderr, DataDone: done, Control: control.set})
+	args.DataDone, args.Control = done, control.set
+	op, err := i.server.with(context.WithoutCancel(ctx)).ExecInstance(i.name, post, &args)
 	if err != nil {
 		return -1, i.execError(ctx, err)
 	}
@@ -98,6 +137,17 @@ func (c *controlSocket) set(conn *websocket.Conn) {
 	c.conn = conn
 }
 
+// resize tells the command's terminal its size. One that is lost is followed
+// by the next.
+func (c *controlSocket) resize(size Size) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn != nil {
+		_ = c.conn.WriteJSON(api.InstanceExecControl{Command: "window-resize",
+			Args: map[string]string{"width": strconv.Itoa(size.Columns), "height": strconv.Itoa(size.Rows)}})
+	}
+}
+
 // kill ends the command; a control socket that is gone means that the command
 // is, too.
 func (c *controlSocket) kill() {
@@ -108,4 +158,12 @@ func (c *controlSocket) kill() {
 	}
 	_ = c.conn.WriteJSON(api.InstanceExecControl{Command: "signal", Signal: int(syscall.SIGKILL)})
 	_ = c.conn.Close()
+}
+
+// Start starts an instance that is stopped. Errors are as those of Create.
+func (i *Instance) Start(ctx context.Context) error {
+	if err := i.setState(ctx, "start", false); err != nil {
+		return i.startError(ctx, err)
+	}
+	return nil
 }
