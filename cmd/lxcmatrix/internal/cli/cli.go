@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/config"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
 )
 
@@ -40,32 +41,86 @@ func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // Main runs the command line and returns the exit code: 0 all as expected, 1 a
 // deviation, 2 usage or configuration, 3 the harness failed or could not tell,
-// 130 and 143 interrupted.
+// 130 and 143 interrupted. The first SIGINT or SIGTERM lets the verb clean up,
+// a second one does not wait for that.
 func Main(args []string, streams Streams, version string) int {
-	p := &program{Streams: streams, version: version}
-	p.signalled.Store("")
-	ctx, stop := p.untilSignal(context.Background())
-	defer stop()
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	p := newProgram(streams, version)
 	root := p.root()
 	root.SetArgs(args)
-	root.SetIn(streams.In)
-	root.SetOut(streams.Out)
-	root.SetErr(streams.Err)
-	err := root.ExecuteContext(ctx)
+	return p.execute(root, signals)
+}
+
+func newProgram(streams Streams, version string) *program {
+	p := &program{Streams: streams, version: version}
+	p.signalled.Store("")
+	return p
+}
+
+// execute returns when the verb has ended or the second signal came, whichever
+// is first.
+func (p *program) execute(root *cobra.Command, signals <-chan os.Signal) int {
+	root.SetIn(p.In)
+	root.SetOut(p.Out)
+	root.SetErr(p.Err)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	ended := make(chan error, 1)
+	go func() { ended <- root.ExecuteContext(ctx) }()
+	for {
+		select {
+		case err := <-ended:
+			return p.exitCode(err)
+		case s := <-signals:
+			name := "SIGINT"
+			if s == syscall.SIGTERM {
+				name = "SIGTERM"
+			}
+			if p.signalled.CompareAndSwap("", name) {
+				p.say("interrupted by %s: cleaning up; a second signal ends at once", name)
+				cancel(fmt.Errorf("interrupted by %s", name))
+				continue
+			}
+			p.say("ended at once by a second signal; what was left is removed by: lxcmatrix gc --yes")
+			return p.interruptCode()
+		}
+	}
+}
+
+// say writes one line to standard error. A terminal that is gone stops nothing.
+func (p *program) say(format string, args ...any) {
+	_, _ = fmt.Fprintf(p.Err, "lxcmatrix: "+format+"\n", args...)
+}
+
+func (p *program) interruptCode() int {
+	if p.signalled.Load() == "SIGTERM" {
+		return matrix.ExitTerminated
+	}
+	return matrix.ExitInterrupt
+}
+
+// exitCode tells an error, unless its reason has been told, and says how the
+// program ends.
+func (p *program) exitCode(err error) int {
 	var code exitError
 	var usage *run.UsageError
+	var problems *config.Error
 	switch {
 	case err == nil:
 		return matrix.ExitExpected
 	case errors.As(err, &code):
 		return int(code)
+	case errors.As(err, &problems):
+		// One problem a line, each with its place, as editors read them.
+		_, _ = fmt.Fprintln(p.Err, problems)
+		return matrix.ExitUsage
 	}
-	_, _ = fmt.Fprintf(streams.Err, "lxcmatrix: %v\n", err)
+	p.say("%v", err)
 	switch {
-	case p.signalled.Load() == "SIGINT":
-		return matrix.ExitInterrupt
-	case p.signalled.Load() == "SIGTERM":
-		return matrix.ExitTerminated
+	case p.signalled.Load() != "":
+		return p.interruptCode()
 	case errors.As(err, &usage), errors.Is(err, errUsage):
 		return matrix.ExitUsage
 	}
@@ -75,28 +130,51 @@ func Main(args []string, streams Streams, version string) int {
 // errUsage marks errors of the command line itself.
 var errUsage = errors.New("see lxcmatrix --help")
 
-// untilSignal ends the context at SIGINT or SIGTERM.
-func (p *program) untilSignal(ctx context.Context) (context.Context, func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		select {
-		case s := <-signals:
-			name := "SIGINT"
-			if s == syscall.SIGTERM {
-				name = "SIGTERM"
-			}
-			p.signalled.Store(name)
-			cancel(fmt.Errorf("interrupted by %s", name))
-		case <-ctx.Done():
+// usage is an error that the user can mend by asking for something else.
+func usage(format string, args ...any) error {
+	return &run.UsageError{Err: fmt.Errorf(format, args...)}
+}
+
+// args holds a verb to its arguments; what is wrong with them is usage.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usage("%s: %w; want: %s", cmd.CommandPath(), err, cmd.UseLine())
 		}
-	}()
-	return ctx, func() {
-		signal.Stop(signals)
-		cancel(nil)
+		return nil
 	}
 }
+
+// noArgs are the arguments of a verb that has none.
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("unexpected argument %q", args[0])
+	}
+	return nil
+}
+
+// verbs is the argument check of a command that has only verbs below it.
+func verbs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := ""
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = fmt.Sprintf(" (did you mean %q?)", near[0])
+	}
+	return usage("%s has no verb %q%s; see %s --help", cmd.CommandPath(), args[0], hint, cmd.CommandPath())
+}
+
+// help is what a command does that has only verbs below it.
+func help(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+
+// The groups that verbs are listed in.
+const (
+	groupRun     = "run"
+	groupLook    = "look"
+	groupMachine = "machine"
+)
 
 func (p *program) root() *cobra.Command {
 	root := &cobra.Command{
@@ -113,22 +191,42 @@ Exit codes: 0 all as expected, 1 a deviation, 2 usage or configuration,
   lxcmatrix run --only debian/13 --keep on-failure
   lxcmatrix report --format markdown`,
 		SilenceErrors: true, SilenceUsage: true,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args: verbs, RunE: help,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%s: %w; %w", cmd.CommandPath(), err, errUsage)
 	})
-	root.AddCommand(p.run(), p.versionVerb())
+	root.AddGroup(
+		&cobra.Group{ID: groupRun, Title: "Run:"},
+		&cobra.Group{ID: groupLook, Title: "Look closer:"},
+		&cobra.Group{ID: groupMachine, Title: "This machine:"},
+	)
+	for group, commands := range map[string][]*cobra.Command{
+		groupRun:     {p.run(), p.plan(), p.report(), p.schema()},
+		groupLook:    {p.logs(), p.shell(), p.fixes()},
+		groupMachine: {p.doctor(), p.artifacts(), p.image(), p.gc()},
+		"":           {p.versionVerb()},
+	} {
+		for _, c := range commands {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	root.AddCommand(topics()...)
 	return root
 }
 
 // colour says whether to colour what is written to w: a terminal, and nobody
 // said no.
 func colour(w io.Writer) bool {
-	f, ok := w.(*os.File)
 	_, no := os.LookupEnv("NO_COLOR")
-	return ok && !no && term.IsTerminal(int(f.Fd()))
+	return !no && isTerminal(w)
+}
+
+// isTerminal says whether a stream of the program is a terminal.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // width is the terminal's, or 0.

@@ -27,12 +27,24 @@ import (
 type selection struct{ run.Request }
 
 func (s *selection) flags(f *pflag.FlagSet) {
-	f.StringVarP(&s.Matrix, "file", "f", "", "matrix file, or the name of a built-in `matrix`; default: matrix.yaml here, else the built-in default")
+	matrixFlag(f, &s.Matrix)
 	f.StringArrayVar(&s.Only, "only", nil, "only cells that match: a distro, an OS, key=value[,key=value], a cell ID or a `glob`; may be repeated")
 	f.StringArrayVar(&s.Skip, "skip", nil, "leave out cells that match, written as for --only")
 	f.StringArrayVar(&s.Without, "without", nil, "leave a `fix` out of every cell, by ID")
 	f.StringArrayVar(&s.FixFolders, "fixes", nil, "add the fixes of a `folder`")
-	f.StringVar(&s.Mirror, "mirror", os.Getenv("LXCMATRIX_MIRROR"), "`URL` of a mirror of upstream's releases, file:// or https://; default: $LXCMATRIX_MIRROR")
+	mirrorFlag(f, &s.Mirror)
+}
+
+func matrixFlag(f *pflag.FlagSet, name *string) {
+	f.StringVarP(name, "file", "f", "", "matrix file, or the name of a built-in `matrix`; default: matrix.yaml here, else the built-in default")
+}
+
+func mirrorFlag(f *pflag.FlagSet, mirror *string) {
+	f.StringVar(mirror, "mirror", os.Getenv("LXCMATRIX_MIRROR"), "`URL` of a mirror of upstream's releases, file:// or https://; default: $LXCMATRIX_MIRROR")
+}
+
+func rootFlag(f *pflag.FlagSet, root *string) {
+	f.StringVar(root, "runs", runfolder.Root, "`folder` that runs are kept in")
 }
 
 func (p *program) run() *cobra.Command {
@@ -42,7 +54,7 @@ func (p *program) run() *cobra.Command {
 	var strict bool
 	outputs := map[string]*string{"json": new(string), "junit": new(string), "markdown": new(string)}
 	cmd := &cobra.Command{
-		Use: "run", Short: "Run the matrix and print what passed", Args: cobra.NoArgs,
+		Use: "run", Short: "Run the matrix and print what passed", Args: args(noArgs),
 		Long: `Run creates the cells' nodes, applies the fixes, installs Kubernetes, checks it,
 restarts the nodes gracefully and by force, checks it again after each, and
 prints the table. Everything that was seen is kept in the run's folder.`,
@@ -53,7 +65,10 @@ prints the table. Everything that was seen is kept in the run's folder.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			k := cell.Keep(keep)
 			if k != cell.KeepNever && k != cell.KeepOnFailure && k != cell.KeepAlways {
-				return fmt.Errorf("--keep %q: want on-failure, always or never; %w", keep, errUsage)
+				return usage("--keep %q: want on-failure, always or never", keep)
+			}
+			if retries < 0 {
+				return usage("--retries %d: want 0 or more", retries)
 			}
 			shown := progress.New(p.Err, time.Now)
 			s.Progress = shown
@@ -66,71 +81,92 @@ prints the table. Everything that was seen is kept in the run's folder.`,
 				return err
 			}
 			shown.Note("run %s: %d cells, kept in %s", r.ID, len(planned.Plan.Cells), r.Folder.Dir())
-			suiteErr := p.suite(planned.Plan, r, shown)
+			suiteErr := p.suite(planned.Plan, r)
 			result, err := r.Finish(func() string { return p.signalled.Load().(string) })
 			if err := errors.Join(suiteErr, err); err != nil {
 				return err
 			}
-			if err := p.report(result, outputs); err != nil {
+			if err := p.reports(result, outputs); err != nil {
 				return err
 			}
-			if code := matrix.ExitCode(result, strict); code != matrix.ExitExpected {
-				return exitError(code)
-			}
-			return nil
+			return exitOf(result, strict)
 		},
 	}
 	f := cmd.Flags()
 	s.flags(f)
 	f.StringVar(&keep, "keep", string(cell.KeepNever), "leave a cell's nodes for a look: on-failure, always or `never`")
 	f.IntVar(&retries, "retries", 0, "try a cell that fails `N` times more; one that passes then is flaky")
-	f.BoolVar(&strict, "strict", false, "cells that are optional and blocked fail the run too")
-	f.StringVar(&root, "runs", runfolder.Root, "`folder` that runs are kept in")
+	strictFlag(f, &strict)
+	rootFlag(f, &root)
 	for name, path := range outputs {
 		f.StringVar(path, name, "", "also write the "+name+" report to a `file`")
 	}
+	completeSelection(cmd)
+	complete(cmd, "keep", words(string(cell.KeepOnFailure), string(cell.KeepAlways), string(cell.KeepNever)))
 	return cmd
+}
+
+func strictFlag(f *pflag.FlagSet, strict *bool) {
+	f.BoolVar(strict, "strict", false, "cells that are optional and blocked fail the run too")
+}
+
+// exitOf is the run's exit code as an error; nil where all is as expected.
+func exitOf(r matrix.Run, strict bool) error {
+	if code := matrix.ExitCode(r, strict); code != matrix.ExitExpected {
+		return exitError(code)
+	}
+	return nil
 }
 
 // suite runs the specs over the run in flight. What they print goes to the
 // run's folder: the table says the same in less.
-func (p *program) suite(plan matrix.Plan, r *run.Run, shown *progress.Lines) error {
+func (p *program) suite(plan matrix.Plan, r *run.Run) error {
 	log, err := os.OpenFile(filepath.Join(r.Folder.Dir(), "suite.log"), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("keep the suite's log: %w", err)
 	}
 	defer func() { _ = log.Close() }()
 	compat.Define(plan, r.Engine)
-	if _, err := compat.Run(log, "lxcmatrix "+r.ID); err != nil {
-		return err
-	}
-	if p.signalled.Load() != "" {
-		shown.Note("interrupted by %s: removing nodes", p.signalled.Load())
-	}
-	return nil
+	_, err = compat.Run(log, "lxcmatrix "+r.ID)
+	return err
 }
 
-// renderers by the name of their flag.
+// renderers by the name of their format; the table is another matter.
 var renderers = map[string]func(io.Writer, matrix.Run) error{
-	"json": jsonreport.Render, "junit": junit.Render, "markdown": markdown.Render,
+	"json": jsonreport.Render, "junit": junit.Render, "markdown": markdown.Render, "table": table.Render,
 }
 
-// report prints the table and writes the reports that were asked for.
-func (p *program) report(r matrix.Run, outputs map[string]*string) error {
-	if err := table.RenderWith(p.Out, r, table.Options{Colour: colour(p.Out), Width: width(p.Out)}); err != nil {
-		return fmt.Errorf("print the table: %w", err)
+// reports prints the table and writes the reports that were asked for.
+func (p *program) reports(r matrix.Run, outputs map[string]*string) error {
+	if err := p.table(r); err != nil {
+		return err
 	}
 	for name, path := range outputs {
 		if *path == "" {
 			continue
 		}
-		f, err := os.Create(*path)
-		if err == nil {
-			err = errors.Join(renderers[name](f, r), f.Close())
+		if err := writeReport(*path, name, r); err != nil {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("write the %s report to %s: %w", name, *path, err)
-		}
+	}
+	return nil
+}
+
+// table prints the table as it fits standard output.
+func (p *program) table(r matrix.Run) error {
+	if err := table.RenderWith(p.Out, r, table.Options{Colour: colour(p.Out), Width: width(p.Out)}); err != nil {
+		return fmt.Errorf("print the table: %w", err)
+	}
+	return nil
+}
+
+func writeReport(path, format string, r matrix.Run) error {
+	f, err := os.Create(path)
+	if err == nil {
+		err = errors.Join(renderers[format](f, r), f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("write the %s report to %s: %w", format, path, err)
 	}
 	return nil
 }

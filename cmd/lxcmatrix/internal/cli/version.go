@@ -9,7 +9,8 @@ import (
 
 func (p *program) versionVerb() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the program's version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the program's version", Args: args(noArgs),
+		Example: `  lxcmatrix version`,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintf(p.Out, "lxcmatrix %s %s %s/%s\n", p.version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err

@@ -1,0 +1,250 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/diagnose"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
+)
+
+func (p *program) fixes() *cobra.Command {
+	var folders []string
+	var asJSON bool
+	flags := func(f *pflag.FlagSet) {
+		f.StringArrayVar(&folders, "fixes", nil, "add the fixes of a `folder`")
+		f.BoolVar(&asJSON, "json", false, "print JSON")
+	}
+	list := &cobra.Command{
+		Use: "list", Short: "List the fixes and when each applies", Args: args(noArgs),
+		Example: `  lxcmatrix fixes list
+  lxcmatrix fixes list --fixes my-fixes --json`,
+		RunE: func(*cobra.Command, []string) error {
+			knowledge, err := loadKnowledge(folders)
+			if err != nil {
+				return err
+			}
+			var all []explained
+			var rows [][]string
+			for _, f := range knowledge.Fixes.All() {
+				e, err := explain(knowledge, f)
+				if err != nil {
+					return err
+				}
+				title := e.Title
+				if e.Harmful {
+					title += " (harmful: never applied)"
+				}
+				all, rows = append(all, e), append(rows, []string{e.ID, title, e.When})
+			}
+			if asJSON {
+				return writeJSON(p.Out, all)
+			}
+			return columns(p.Out, []string{"FIX", "TITLE", "APPLIES WHEN"}, rows)
+		},
+	}
+	one := &cobra.Command{
+		Use: "explain ID", Short: "Say what a fix does, why, when, and what it cures", Args: args(cobra.ExactArgs(1)),
+		Example: `  lxcmatrix fixes explain cgroup1-split-cpu
+  lxcmatrix fixes explain restrict-oom-score-adj --json`,
+		RunE: func(_ *cobra.Command, args []string) error {
+			knowledge, err := loadKnowledge(folders)
+			if err != nil {
+				return err
+			}
+			f, err := knowledge.Fixes.Fix(args[0])
+			var unknown *fix.UnknownError
+			if errors.As(err, &unknown) {
+				return usage("%w; lxcmatrix fixes list lists all", err)
+			}
+			if err != nil {
+				return err
+			}
+			e, err := explain(knowledge, f)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(p.Out, e)
+			}
+			return e.print(p.Out)
+		},
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return fixIDs(folders), cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+	cmd := &cobra.Command{
+		Use: "fixes", Short: "What has to be set in a system container, and why", Args: verbs, RunE: help,
+		Example: `  lxcmatrix fixes list
+  lxcmatrix fixes explain cgroup1-split-cpu`,
+	}
+	for _, c := range []*cobra.Command{list, one} {
+		flags(c.Flags())
+		cmd.AddCommand(c)
+	}
+	return cmd
+}
+
+func loadKnowledge(folders []string) (*catalog.Knowledge, error) {
+	knowledge, err := catalog.LoadKnowledge(folders...)
+	if err != nil {
+		return nil, usage("%w", err)
+	}
+	return knowledge, nil
+}
+
+// explained is all that is known of a fix; its JSON is for scripts.
+type explained struct {
+	ID      string         `json:"id"`
+	Title   string         `json:"title"`
+	Why     string         `json:"why"`
+	When    string         `json:"when"`
+	Harmful bool           `json:"harmful"`
+	Effects map[string]any `json:"effects"`
+	Verify  []verification `json:"verify"`
+	Cures   []cured        `json:"cures"`
+	Sources []string       `json:"sources"`
+	File    string         `json:"file"`
+}
+
+type verification struct {
+	Command string `json:"command"`
+	Want    string `json:"want"`
+	After   string `json:"after,omitempty"`
+}
+
+// cured is a failure that a fix cures.
+type cured struct {
+	Signature string   `json:"signature"`
+	Title     string   `json:"title,omitempty"`
+	Pattern   string   `json:"pattern,omitempty"`
+	Logs      []string `json:"logs,omitempty"`
+	Issue     string   `json:"issue,omitempty"`
+}
+
+func explain(knowledge *catalog.Knowledge, f *fix.Fix) (explained, error) {
+	e := explained{ID: f.ID, Title: f.Title, Why: strings.TrimSpace(f.Why), When: f.Condition().String(), Harmful: f.Harmful,
+		Sources: f.Sources, File: f.File(), Cures: []cured{}, Verify: []verification{}}
+	var err error
+	if e.Effects, err = effects(f.Effects); err != nil {
+		return explained{}, fmt.Errorf("explain fix %s: %w", f.ID, err)
+	}
+	for _, v := range f.Verify {
+		e.Verify = append(e.Verify, verification{Command: v.Command, Want: v.Want, After: string(v.After)})
+	}
+	for _, id := range f.Cures {
+		c := cured{Signature: id}
+		if i := slices.IndexFunc(knowledge.Signatures, func(s *diagnose.Signature) bool { return s.ID == id }); i >= 0 {
+			s := knowledge.Signatures[i]
+			c.Title, c.Pattern, c.Logs, c.Issue = s.Title, s.Pattern, s.Where, s.Issue
+		}
+		e.Cures = append(e.Cures, c)
+	}
+	return e, nil
+}
+
+// effects are a fix's effects as its file spells them, without what it leaves
+// out. Settings are told as they are: one may be false or empty on purpose.
+func effects(from fix.Effects) (map[string]any, error) {
+	data, err := yaml.Dump(from)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]any{}
+	if err := yaml.Load(data, &all); err != nil {
+		return nil, err
+	}
+	for _, section := range []string{"incus", "host", "node", "containerd"} {
+		below, _ := all[section].(map[string]any)
+		for _, list := range []string{"files", "units"} {
+			items, _ := below[list].([]any)
+			for _, item := range items {
+				if fields, ok := item.(map[string]any); ok {
+					dropEmpty(fields)
+				}
+			}
+		}
+		dropEmpty(below)
+	}
+	dropEmpty(all)
+	return all, nil
+}
+
+// dropEmpty removes what says nothing.
+func dropEmpty(fields map[string]any) {
+	maps.DeleteFunc(fields, func(_ string, value any) bool {
+		switch v := value.(type) {
+		case nil:
+			return true
+		case string:
+			return v == ""
+		case bool:
+			return !v
+		case map[string]any:
+			return len(v) == 0
+		case []any:
+			return len(v) == 0
+		}
+		return false
+	})
+}
+
+func (e explained) print(w io.Writer) error {
+	var b strings.Builder
+	section := func(title, text string) {
+		if text = strings.TrimRight(text, "\n"); text != "" {
+			text = strings.ReplaceAll("  "+strings.ReplaceAll(text, "\n", "\n  "), "\n  \n", "\n\n")
+			fmt.Fprintf(&b, "\n%s\n%s\n", title, text)
+		}
+	}
+	fmt.Fprintf(&b, "%s: %s\n", e.ID, e.Title)
+	if e.Harmful {
+		section("HARMFUL", "Known advice that does damage; it is never applied.")
+	}
+	section("WHY", e.Why)
+	section("APPLIES WHEN", e.When)
+	if len(e.Effects) > 0 {
+		data, err := yaml.Dump(e.Effects)
+		if err != nil {
+			return fmt.Errorf("explain fix %s: %w", e.ID, err)
+		}
+		section("EFFECTS", string(data))
+	}
+	var lines []string
+	for _, v := range e.Verify {
+		line := "$ " + strings.TrimSpace(v.Command) + "\n" + v.Want
+		if v.After != "" {
+			line += "\n(from " + v.After + " on)"
+		}
+		lines = append(lines, line)
+	}
+	section("VERIFIED BY, AND WHAT THAT PRINTS", strings.Join(lines, "\n"))
+	lines = nil
+	for _, c := range e.Cures {
+		line := c.Signature
+		if c.Title != "" {
+			line += ": " + c.Title + "\n  in " + strings.Join(c.Logs, ", ") + ": " + c.Pattern
+		}
+		if c.Issue != "" {
+			line += "\n  " + c.Issue
+		}
+		lines = append(lines, line)
+	}
+	section("CURES", strings.Join(lines, "\n"))
+	section("SOURCES", strings.Join(e.Sources, "\n"))
+	section("FROM", e.File)
+	_, err := io.WriteString(w, b.String())
+	return err
+}

@@ -1,0 +1,322 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/spf13/cobra"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/fix/lease"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
+	"github.com/lxcmatrix/lxcmatrix/reports/progress"
+)
+
+func (p *program) gc() *cobra.Command {
+	var root string
+	var yes, asJSON bool
+	hosts := []string{embedded.Driver}
+	cmd := &cobra.Command{
+		Use: "gc", Short: "Show what ended runs left behind, and remove it with --yes", Args: args(noArgs),
+		Long: `Gc looks for what runs left behind: nodes that were kept or that a run which
+did not end could not remove, a daemon, a mounted pool, host sysctls. It shows
+them; --yes removes them. What belongs to a process that lives is left alone.
+Images and releases stay: see lxcmatrix image remove.`,
+		Example: `  lxcmatrix gc
+  lxcmatrix gc --yes
+  lxcmatrix gc --host embedded --host local --yes`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c := &collector{program: p, root: root, yes: yes, shown: progress.New(p.Err, time.Now), items: []leftover{}}
+			var errs []error
+			for _, driver := range hosts {
+				switch driver {
+				case "embedded":
+					errs = append(errs, c.embedded(cmd.Context()))
+				case "local":
+					errs = append(errs, c.local(cmd.Context()))
+				default:
+					return usage("--host %q: want embedded or local", driver)
+				}
+			}
+			return errors.Join(append(errs, c.print(asJSON))...)
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&hosts, "host", hosts, "`host` to look at: embedded or local; may be repeated")
+	f.BoolVar(&yes, "yes", false, "remove what is shown")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
+	rootFlag(f, &root)
+	complete(cmd, "host", words("embedded", "local"))
+	return cmd
+}
+
+// The states of a leftover.
+const (
+	toRemove  = "to remove"
+	removed   = "removed"
+	leftAlone = "left alone"
+	failed    = "failed"
+)
+
+// leftover is one thing that a run left behind.
+type leftover struct {
+	Host string `json:"host"`
+	// What is node, image in the making, daemon, mount or sysctls.
+	What string `json:"what"`
+	Name string `json:"name"`
+	Why  string `json:"why"`
+	// State is one of those above.
+	State string `json:"state"`
+}
+
+// collector gathers leftovers and removes them.
+type collector struct {
+	*program
+	root  string
+	yes   bool
+	shown *progress.Lines
+	items []leftover
+}
+
+// take notes a leftover, and removes it where that was asked for.
+func (c *collector) take(item leftover, remove func() error) error {
+	item.State = toRemove
+	var err error
+	if c.yes {
+		item.State = removed
+		if err = remove(); err != nil {
+			item.State = failed
+		}
+	}
+	c.items = append(c.items, item)
+	return err
+}
+
+// embedded looks at the embedded host, if it was ever opened.
+func (c *collector) embedded(ctx context.Context) error {
+	dir := host.StateDir()
+	if !hasEmbedded(dir) {
+		return nil
+	}
+	lock := flock.New(filepath.Join(dir, "lock"))
+	free, err := lock.TryLock()
+	if err != nil {
+		return fmt.Errorf("look at the embedded host in %s: %w", dir, err)
+	}
+	if !free {
+		c.items = append(c.items, leftover{Host: "embedded", What: "host", Name: dir, Why: "a live run has it open", State: leftAlone})
+		return nil
+	}
+	if err := lock.Unlock(); err != nil {
+		return fmt.Errorf("look at the embedded host in %s: %w", dir, err)
+	}
+	// Closing the host ends its daemon and unmounts its pool.
+	closes := func() error { return nil }
+	errs := []error{}
+	daemon := daemonOf(dir)
+	if daemon != 0 {
+		errs = append(errs, c.take(leftover{Host: "embedded", What: "daemon", Name: fmt.Sprintf("incusd %d", daemon), Why: "its run did not end"}, closes))
+	}
+	if mounted(filepath.Join(dir, "pool")) {
+		errs = append(errs, c.take(leftover{Host: "embedded", What: "mount", Name: filepath.Join(dir, "pool"), Why: "its run did not end"}, closes))
+	}
+	if daemon != 0 && !c.yes {
+		// To open the host would be to end its daemon afterwards.
+		server, err := incus.Connect(ctx, filepath.Join(dir, "incus", "unix.socket"))
+		if err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		defer server.Disconnect()
+		return errors.Join(append(errs, c.instances(ctx, "embedded", server), c.sysctls(ctx, "embedded", nil))...)
+	}
+	return errors.Join(append(errs, c.withHost(ctx, embedded, 0, c.shown, func(h *host.Host) error {
+		return errors.Join(c.instances(ctx, "embedded", h.Server), c.sysctls(ctx, "embedded", h))
+	}))...)
+}
+
+// local looks at the harness's project in the system's Incus.
+func (c *collector) local(ctx context.Context) error {
+	if !c.yes {
+		server, err := incus.Connect(ctx, "")
+		if err != nil {
+			return fmt.Errorf("look at the local host: %w", err)
+		}
+		defer server.Disconnect()
+		return errors.Join(c.instances(ctx, "local", server), c.sysctls(ctx, "local", nil))
+	}
+	ref := matrix.HostRef{Name: "local", Driver: "local", HostWrites: "allow"}
+	return c.withHost(ctx, ref, 0, c.shown, func(h *host.Host) error {
+		if err := c.instances(ctx, "local", h.Server); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(c.items, func(i leftover) bool { return i.Host == "local" && i.State == leftAlone }) {
+			return nil // a live run may be what changed them
+		}
+		return c.sysctls(ctx, "local", h)
+	})
+}
+
+// instances takes the harness's instances whose process is gone. The embedded
+// host is open for one process at a time: what is on it is nobody's else.
+func (c *collector) instances(ctx context.Context, name string, server *incus.Server) error {
+	owned, err := server.Owned(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, o := range owned {
+		item := leftover{Host: name, What: "node", Name: o.Name}
+		if o.Owner["kind"] == "prepare" {
+			item.What = "image in the making"
+		}
+		pid, err := strconv.Atoi(o.Owner["pid"])
+		switch {
+		case o.Owner["kind"] == "" || err != nil:
+			item.Why, item.State = "it has no owner: it is not lxcmatrix'", leftAlone
+		case name != "embedded" && lives(pid, o.Created):
+			item.Why, item.State = fmt.Sprintf("process %d lives", pid), leftAlone
+		}
+		if item.State == leftAlone {
+			c.items = append(c.items, item)
+			continue
+		}
+		item.Why = c.why(o, pid)
+		errs = append(errs, c.take(item, func() error { return server.Instance(o.Name, o.Address).Delete(ctx) }))
+	}
+	return errors.Join(errs...)
+}
+
+// why says whether a node was kept on purpose.
+func (c *collector) why(o incus.Owned, pid int) string {
+	run, id := o.Owner["run"], o.Owner["cell"]
+	if run == "" {
+		return fmt.Sprintf("process %d is gone", pid)
+	}
+	if folder, err := openRun(c.root, run); err == nil {
+		if result, err := folder.Result(matrix.CellID(id)); err == nil {
+			if last, ok := result.Last(); ok && last.Kept != "" {
+				return fmt.Sprintf("kept of cell %s by run %s, which has ended", id, run)
+			}
+		}
+	}
+	return fmt.Sprintf("left of cell %s by run %s, whose process %d is gone", id, run, pid)
+}
+
+// sysctls takes the host's sysctls that were changed and not restored; h is
+// nil where they are only shown.
+func (c *collector) sysctls(ctx context.Context, name string, h *host.Host) error {
+	file := catalog.LeaseFile(host.StateDir())
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) || err == nil && slices.ContainsFunc(c.items, func(i leftover) bool { return i.What == "sysctls" }) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("look for changed host sysctls: %w", err)
+	}
+	item := leftover{Host: name, What: "sysctls", Name: file, Why: "its run did not restore them"}
+	return c.take(item, func() error {
+		_, err := lease.Restore(ctx, h, file)
+		return err
+	})
+}
+
+func (c *collector) print(asJSON bool) error {
+	if asJSON {
+		return writeJSON(c.Out, c.items)
+	}
+	if len(c.items) == 0 {
+		_, err := fmt.Fprintln(c.Out, "nothing was left behind")
+		return err
+	}
+	var rows [][]string
+	for _, i := range c.items {
+		rows = append(rows, []string{i.State, i.Host, i.What, i.Name, i.Why})
+	}
+	if err := columns(c.Out, []string{"STATE", "HOST", "WHAT", "NAME", "WHY"}, rows); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(c.items, func(i leftover) bool { return i.State == toRemove }) {
+		c.say("lxcmatrix gc --yes removes what is shown as %q", toRemove)
+	}
+	return nil
+}
+
+// daemonOf is the process ID of the embedded host's daemon, 0 where none runs.
+func daemonOf(stateDir string) int {
+	data, err := os.ReadFile(filepath.Join(stateDir, "incusd.pid"))
+	if err != nil {
+		return 0
+	}
+	id, _, _ := strings.Cut(string(data), " ")
+	pid, err := strconv.Atoi(id)
+	if err != nil {
+		return 0
+	}
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil || strings.TrimSpace(string(name)) != "incusd" {
+		return 0
+	}
+	return pid
+}
+
+// mounted says whether something is mounted at path.
+func mounted(path string) bool {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if fields := strings.Fields(lines.Text()); len(fields) > 4 && fields[4] == path {
+			return true
+		}
+	}
+	return false
+}
+
+// lives says whether a process is there that is old enough to have made
+// something at a time: process IDs come around again.
+func lives(pid int, made time.Time) bool {
+	started, err := startedAt(pid)
+	// The kernel counts in hundredths of a second, and clocks are set.
+	return err == nil && started.Before(made.Add(time.Minute))
+}
+
+// startedAt is when a process started: field 22 of /proc/PID/stat, in
+// hundredths of a second since the boot that /proc/stat tells the time of.
+func startedAt(pid int) (time.Time, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return time.Time{}, err
+	}
+	// The command's name, field 2, may hold spaces and parentheses itself.
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(fields) < 20 {
+		return time.Time{}, fmt.Errorf("read the start time of process %d: %q", pid, stat)
+	}
+	ticks, err := strconv.ParseInt(fields[19], 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the start time of process %d: %w", pid, err)
+	}
+	kernel, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return time.Time{}, err
+	}
+	for line := range strings.Lines(string(kernel)) {
+		if value, ok := strings.CutPrefix(line, "btime "); ok {
+			boot, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+			return time.Unix(boot, 0).Add(time.Duration(ticks) * 10 * time.Millisecond), err
+		}
+	}
+	return time.Time{}, errors.New("read when this machine booted: /proc/stat has no btime")
+}

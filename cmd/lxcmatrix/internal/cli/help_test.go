@@ -1,0 +1,86 @@
+package cli
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// TestHelp holds the help of every verb to its golden file, and every verb to
+// having an example.
+func TestHelp(t *testing.T) {
+	t.Setenv("LXCMATRIX_MIRROR", "")
+	golden := map[string]bool{}
+	var walk func(*cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		path := strings.Fields(cmd.CommandPath())
+		topic := !cmd.Runnable() && !cmd.HasSubCommands()
+		name := filepath.Join("testdata", "help", strings.Join(path, "-")+".golden")
+		golden[name] = true
+		t.Run(strings.Join(path, " "), func(t *testing.T) {
+			if cmd.Example == "" && !topic {
+				t.Error("no example")
+			}
+			args := append(path[1:], "--help")
+			if topic {
+				args = append([]string{"help"}, path[1:]...)
+			}
+			out, code := runMain(t, args...)
+			if code != 0 {
+				t.Errorf("exit code %d", code)
+			}
+			compare(t, name, out)
+		})
+		for _, below := range cmd.Commands() {
+			walk(below)
+		}
+	}
+	walk(newProgram(Streams{}, "test").root())
+	files, err := filepath.Glob("testdata/help/*.golden")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if !golden[f] {
+			t.Errorf("%s is the help of no verb", f)
+		}
+	}
+}
+
+// runMain runs the command line and returns what it printed.
+func runMain(t *testing.T, args ...string) (out string, code int) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	code = Main(args, Streams{In: strings.NewReader(""), Out: &stdout, Err: &stderr}, "test")
+	if stderr.Len() > 0 {
+		t.Errorf("standard error: %s", &stderr)
+	}
+	return stdout.String(), code
+}
+
+func compare(t *testing.T, golden, got string) {
+	t.Helper()
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(golden), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("not as %s says (-update writes it anew):\n%s", golden, got)
+	}
+}
