@@ -313,7 +313,7 @@ var installers = map[string]string{
 	"debian": `printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
 export DEBIAN_FRONTEND=noninteractive
 n=0; until ip -4 route show default | grep -q .; do n=$((n+1)); [ $n -lt 100 ] || { echo "no default route on eth0 after 20 s" >&2; exit 1; }; sleep 0.2; done
-printf 'nameserver %s\n' "$(ip -4 route show default | awk '{print $3; exit}')" > /etc/resolv.conf
+[ -e /etc/resolv.conf ] || printf 'nameserver %s\n' "$(ip -4 route show default | awk '{print $3; exit}')" > /etc/resolv.conf
 apt-get -q -o Acquire::Retries=3 update
 apt-get -q -y -o Acquire::Retries=3 install --no-install-recommends "$@"
 apt-get clean; rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d`,
@@ -322,7 +322,8 @@ apt-get clean; rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d`,
 // seal leaves nothing in an image that is one node's own.
 const seal = `systemctl stop containerd 2>/dev/null || true
 : > /etc/machine-id
-rm -rf /var/log/journal/* /var/log/*.log /var/log/apt /etc/hostname /etc/resolv.conf /tmp/* /run/log/journal/* /var/lib/containerd/tmpmounts`
+rm -rf /var/log/journal/* /var/log/*.log /var/log/apt /etc/hostname /tmp/* /run/log/journal/* /var/lib/containerd/tmpmounts
+[ -L /etc/resolv.conf ] || rm -f /etc/resolv.conf`
 
 func install(ctx context.Context, instance *incus.Instance, o OS) error {
 	script, ok := installers[o.Family]
