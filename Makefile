@@ -68,6 +68,8 @@ integration: ## Run the tests that need root, Incus and a Kubernetes, real cells
 	done
 	$(GO) test -tags integration -count=1 -p 1 -timeout 60m -v $(INTEGRATION)
 
+# LXCMATRIX_BENCH_PAIRS says how many pairs of both are measured, five without
+# it; one takes about five minutes.
 .PHONY: bench
 bench: build ## Measure a cell against the same steps done by hand
 	$(call say,doctor)
