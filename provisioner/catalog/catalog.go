@@ -171,6 +171,15 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 	if err != nil {
 		return nil, err
 	}
+	// A node is about the images, unpacked, and as much again of OS and
+	// binaries; an image is made in a node of its own.
+	need := int64(2 << 30)
+	for _, f := range release.Files {
+		need += f.Size
+	}
+	if err := h.host.Room(need * int64(c.Topology.Nodes())); err != nil {
+		return nil, err
+	}
 	prepared, err := h.prepare(ctx, c, release)
 	if err != nil {
 		return nil, err

@@ -184,20 +184,24 @@ func (d daemon) running() (pid int, alive bool) {
 	return pid, err == nil && now == started
 }
 
-// startTime is field 22 of /proc/PID/stat: when the process started, in clock
-// ticks since boot. A zombie counts as gone.
+// startTime says when a process started, in clock ticks since boot. One that
+// has ended counts as gone, also where nobody has reaped it yet.
 func startTime(pid int) (string, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return "", err
 	}
+	return parseStartTime(string(data))
+}
+
+// parseStartTime reads field 22 of /proc/PID/stat (proc_pid_stat(5)).
+func parseStartTime(stat string) (string, error) {
 	// The command's name, field 2, may hold spaces and parentheses itself.
-	_, rest, ok := strings.Cut(string(data[strings.LastIndexByte(string(data), ')'):]), " ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 20 {
-		return "", fmt.Errorf("read the start time of process %d: %q", pid, data)
+	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 20 || !strings.Contains(stat, ")") {
+		return "", fmt.Errorf("read a process's start time: %q has too few fields", stat)
 	}
-	if fields[0] == "Z" {
+	if fields[0] == "Z" || fields[0] == "X" {
 		return "", fs.ErrNotExist
 	}
 	return fields[19], nil

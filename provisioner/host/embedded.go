@@ -15,7 +15,6 @@ import (
 
 	"github.com/gofrs/flock"
 
-	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
 )
 
@@ -40,7 +39,6 @@ type EmbeddedOptions struct {
 	PoolBytes int64
 	// DenyHostWrites leaves the machine's sysctls alone.
 	DenyHostWrites bool
-	Progress       provisioner.Progress
 }
 
 // InUseError is an embedded host that another live run has open.
@@ -99,6 +97,10 @@ func OpenEmbedded(ctx context.Context, opts EmbeddedOptions) (_ *Host, err error
 	if err != nil {
 		return nil, fmt.Errorf("open the embedded host: %w", err)
 	}
+	undo = append(undo, func(context.Context) error {
+		server.Disconnect()
+		return nil
+	})
 	bridge := bridgeName(opts.StateDir)
 	subnet, err := freeSubnet(bridge)
 	if err != nil {
@@ -109,7 +111,12 @@ func OpenEmbedded(ctx context.Context, opts EmbeddedOptions) (_ *Host, err error
 	if err != nil {
 		return nil, fmt.Errorf("open the embedded host: %w", err)
 	}
-	return newHost(ctx, server, !opts.DenyHostWrites, closeAll)
+	h, err := newHost(ctx, server, !opts.DenyHostWrites, closeAll)
+	if err != nil {
+		return nil, err
+	}
+	h.free = pool.free
+	return h, nil
 }
 
 // bridgeName is the embedded bridge's name: an interface's name is 15 bytes at
@@ -156,7 +163,7 @@ func freeSubnet(bridge string) (string, error) {
 
 // RemoveEmbedded deletes the state of an embedded host that is closed: its
 // instances, images and pool.
-func RemoveEmbedded(stateDir string) error {
+func RemoveEmbedded(ctx context.Context, stateDir string) error {
 	lock := flock.New(filepath.Join(stateDir, "lock"))
 	locked, err := lock.TryLock()
 	if errors.Is(err, fs.ErrNotExist) {

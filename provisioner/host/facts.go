@@ -1,7 +1,6 @@
 package host
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -82,14 +81,20 @@ func controllers(mode string) (names []string, split bool, err error) {
 		}
 		return strings.Fields(string(list)), false, nil
 	}
-	f, err := os.Open("/proc/cgroups")
+	list, err := os.ReadFile("/proc/cgroups")
 	if err != nil {
 		return nil, false, fmt.Errorf("observe the cgroup controllers: %w", err)
 	}
-	defer func() { _ = f.Close() }()
+	names, split = v1Controllers(string(list))
+	return names, split, nil
+}
+
+// v1Controllers reads /proc/cgroups: name, hierarchy, number of cgroups,
+// enabled. One without a hierarchy is not mounted anywhere.
+func v1Controllers(list string) (names []string, split bool) {
 	hierarchy := map[string]string{}
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		fields := strings.Fields(lines.Text())
+	for line := range strings.Lines(list) {
+		fields := strings.Fields(line)
 		if len(fields) == 4 && !strings.HasPrefix(fields[0], "#") && fields[1] != "0" && fields[3] == "1" {
 			hierarchy[fields[0]] = fields[1]
 			names = append(names, fields[0])
@@ -97,7 +102,7 @@ func controllers(mode string) (names []string, split bool, err error) {
 	}
 	slices.Sort(names)
 	cpu, cpuacct := hierarchy["cpu"], hierarchy["cpuacct"]
-	return names, cpu != "" && cpuacct != "" && cpu != cpuacct, nil
+	return names, cpu != "" && cpuacct != "" && cpu != cpuacct
 }
 
 // capabilityNames are the kernel's, by number (capability.h).

@@ -27,7 +27,9 @@ type Host struct {
 	subnet  netip.Prefix
 	gateway netip.Addr
 	writes  bool
-	close   func(context.Context) error
+	// free is nil where nobody bounds the pool.
+	free  func() (int64, error)
+	close func(context.Context) error
 
 	mu sync.Mutex
 	// taken holds the addresses given to nodes, by node.
@@ -190,6 +192,32 @@ func (h *Host) Facts(ctx context.Context) (matrix.HostFacts, error) {
 	}
 	f.Incus, f.LXC, f.Storage = v.Incus, v.LXC, v.Storage
 	return f, nil
+}
+
+// NoSpaceError is a pool with too little room.
+type NoSpaceError struct {
+	Free, Need int64
+}
+
+// Error names both sizes and the remedy.
+func (e *NoSpaceError) Error() string {
+	return fmt.Sprintf("the pool has %d MiB free and %d MiB are needed; raise budget.disk in the matrix, or make room with lxcmatrix gc --yes", e.Free>>20, e.Need>>20)
+}
+
+// Room makes sure that the pool has room; *NoSpaceError if not. A pool that
+// the harness did not make always has.
+func (h *Host) Room(need int64) error {
+	if h.free == nil {
+		return nil
+	}
+	free, err := h.free()
+	if err != nil {
+		return err
+	}
+	if free < need {
+		return &NoSpaceError{Free: free, Need: need}
+	}
+	return nil
 }
 
 // Close releases the host; an embedded one is stopped.

@@ -22,10 +22,10 @@ type LocalOptions struct {
 func OpenLocal(ctx context.Context, opts LocalOptions) (*Host, error) {
 	server, err := incus.Connect(ctx, opts.Socket)
 	if err != nil {
-		return nil, fmt.Errorf("open the local host: %w; is Incus installed and initialised (incus admin init)?", err)
+		return nil, fmt.Errorf("%w; is Incus installed and initialised (incus admin init)?", err)
 	}
 	if err := server.Use(ctx, opts.Pool, opts.Bridge); err != nil {
-		return nil, fmt.Errorf("open the local host: %w", err)
+		return nil, fmt.Errorf("use the system's Incus: %w", err)
 	}
 	return newHost(ctx, server, opts.AllowHostWrites, func(context.Context) error {
 		server.Disconnect()

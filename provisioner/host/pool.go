@@ -34,6 +34,9 @@ func (p loopPool) mount(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := p.grow(ctx); err != nil {
+		return err
+	}
 	if err := run(ctx, "mount", "-o", "loop,noatime,discard", p.File, p.Mount); err != nil {
 		return fmt.Errorf("mount the pool %s: %w", p.File, err)
 	}
@@ -61,6 +64,38 @@ func (p loopPool) make(ctx context.Context) error {
 		return fmt.Errorf("make the pool: %w", err)
 	}
 	return nil
+}
+
+// grow makes an unmounted pool as large as it is wanted now; it never shrinks
+// one.
+func (p loopPool) grow(ctx context.Context) error {
+	info, err := os.Stat(p.File)
+	if err != nil {
+		return fmt.Errorf("look at the pool: %w", err)
+	}
+	if info.Size() >= p.Bytes {
+		return nil
+	}
+	if err := os.Truncate(p.File, p.Bytes); err != nil {
+		return fmt.Errorf("grow the pool %s to %d bytes: %w", p.File, p.Bytes, err)
+	}
+	// resize2fs refuses a filesystem that was not checked since it was mounted.
+	if err := run(ctx, "e2fsck", "-f", "-p", p.File); err != nil {
+		return fmt.Errorf("grow the pool: %w", err)
+	}
+	if err := run(ctx, "resize2fs", p.File); err != nil {
+		return fmt.Errorf("grow the pool: %w", err)
+	}
+	return nil
+}
+
+// free is what nodes can still write.
+func (p loopPool) free() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(p.Mount, &st); err != nil {
+		return 0, fmt.Errorf("look at the pool %s: %w", p.Mount, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil //nolint:gosec // a disk's size fits
 }
 
 func (p loopPool) unmount(context.Context) error {

@@ -248,6 +248,9 @@ func (i *Instance) Pull(ctx context.Context, name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pull %s from instance %s: %w", name, i.name, err)
 	}
+	if content == nil {
+		return nil, fmt.Errorf("pull %s from instance %s: it is a folder", name, i.name)
+	}
 	defer func() { _ = content.Close() }()
 	data, err := io.ReadAll(content)
 	if err != nil {

@@ -31,9 +31,14 @@ type Server struct {
 	network string
 }
 
-// Connect connects to the Incus server behind a Unix socket. The connection
+// Connect connects to the Incus server behind a Unix socket, Incus' default
+// one if it is empty. The connection
 // outlives ctx; ctx bounds the handshake only.
 func Connect(ctx context.Context, socket string) (*Server, error) {
+	name := socket
+	if name == "" {
+		name = "its default socket"
+	}
 	type answer struct {
 		server client.InstanceServer
 		err    error
@@ -48,14 +53,14 @@ func Connect(ctx context.Context, socket string) (*Server, error) {
 	}()
 	select {
 	case <-ctx.Done():
-		return nil, fmt.Errorf("connect to Incus at %s: %w", socket, ctx.Err())
+		return nil, fmt.Errorf("connect to Incus at %s: %w", name, ctx.Err())
 	case a := <-done:
 		if a.err != nil {
-			return nil, fmt.Errorf("connect to Incus at %s: %w", socket, a.err)
+			return nil, fmt.Errorf("connect to Incus at %s: %w", name, a.err)
 		}
 		conn, ok := a.server.(*client.ProtocolIncus)
 		if !ok {
-			return nil, fmt.Errorf("connect to Incus at %s: the server is a %T", socket, a.server)
+			return nil, fmt.Errorf("connect to Incus at %s: the server is a %T", name, a.server)
 		}
 		return &Server{conn: conn}, nil
 	}

@@ -1,0 +1,60 @@
+// Command init is all that a test's container holds: as process 1 it waits
+// until it is told to end, and it is the few commands that tests run.
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if len(os.Args) < 2 {
+		boot()
+		return
+	}
+	switch os.Args[1] {
+	case "emit": // BYTES CODE: that much on both outputs, then the exit code
+		n, _ := strconv.Atoi(os.Args[2])
+		code, _ := strconv.Atoi(os.Args[3])
+		_, _ = os.Stdout.Write(bytes.Repeat([]byte("o"), n))
+		_, _ = os.Stderr.Write(bytes.Repeat([]byte("e"), n))
+		os.Exit(code)
+	case "cat":
+		_, _ = io.Copy(os.Stdout, os.Stdin)
+	case "boot":
+		id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+		_, _ = os.Stdout.Write(id)
+	case "sleep": // FILE: writes its process ID there and stays
+		_ = os.WriteFile(os.Args[2], []byte(strconv.Itoa(os.Getpid())), 0o600)
+		time.Sleep(time.Hour)
+	case "alive": // PID
+		pid, _ := strconv.Atoi(os.Args[2])
+		if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			os.Exit(1)
+		}
+	}
+}
+
+// boot is process 1: it reaps what is orphaned and ends on LXC's signals.
+func boot() {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGPWR, syscall.SIGTERM, syscall.SIGINT, syscall.SIGCHLD)
+	fmt.Println("the test's init has started")
+	for s := range signals {
+		if s != syscall.SIGCHLD {
+			return
+		}
+		for {
+			if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); pid <= 0 || err != nil {
+				break
+			}
+		}
+	}
+}
