@@ -17,6 +17,7 @@ import (
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/config"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/doctor"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
 )
 
@@ -30,6 +31,8 @@ type Streams struct {
 type program struct {
 	Streams
 	version string
+	// machine is what the doctor examines.
+	machine doctor.Machine
 	// signalled is the signal that ended the program early, or "".
 	signalled atomic.Value
 }
@@ -54,7 +57,7 @@ func Main(args []string, streams Streams, version string) int {
 }
 
 func newProgram(streams Streams, version string) *program {
-	p := &program{Streams: streams, version: version}
+	p := &program{Streams: streams, version: version, machine: doctor.This()}
 	p.signalled.Store("")
 	return p
 }

@@ -38,7 +38,7 @@ Exit code: 0, or 3 where problems remain.`,
 			}
 			examine := func() (all []doctor.Finding) {
 				for _, options := range examinations {
-					for _, f := range doctor.Examine(ctx, options) {
+					for _, f := range p.machine.Examine(ctx, options) {
 						if !slices.ContainsFunc(all, func(known doctor.Finding) bool { return known.String() == f.String() }) {
 							all = append(all, f)
 						}
@@ -50,7 +50,7 @@ Exit code: 0, or 3 where problems remain.`,
 			var fixErr error
 			if fixIt {
 				var refused *doctor.RefusedError
-				if fixErr = doctor.Fix(ctx, findings, p.Err); !errors.As(fixErr, &refused) {
+				if fixErr = p.machine.Fix(ctx, findings, p.Err); !errors.As(fixErr, &refused) {
 					findings = examine()
 				}
 			}
@@ -65,7 +65,7 @@ Exit code: 0, or 3 where problems remain.`,
 			if err := errors.Join(err, fixErr); err != nil {
 				return err
 			}
-			return p.remaining(doctor.Problems(findings), fixIt)
+			return remaining(doctor.Problems(findings), fixIt)
 		},
 	}
 	f := cmd.Flags()
@@ -122,7 +122,7 @@ func printFindings(w io.Writer, findings []doctor.Finding) error {
 }
 
 // remaining fails where problems remain.
-func (p *program) remaining(problems []doctor.Finding, fixed bool) error {
+func remaining(problems []doctor.Finding, fixed bool) error {
 	if len(problems) == 0 {
 		return nil
 	}
@@ -131,5 +131,9 @@ func (p *program) remaining(problems []doctor.Finding, fixed bool) error {
 	if fixable && !fixed {
 		hint = "lxcmatrix doctor --fix mends what it can"
 	}
-	return fmt.Errorf("%d problems keep cells from running; %s", len(problems), hint)
+	keep := "1 problem keeps"
+	if len(problems) > 1 {
+		keep = fmt.Sprintf("%d problems keep", len(problems))
+	}
+	return fmt.Errorf("%s cells from running; %s", keep, hint)
 }

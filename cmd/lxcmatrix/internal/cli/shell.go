@@ -27,8 +27,12 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/reports/progress"
 )
 
-// bootPatience bounds the start of a kept node.
-const bootPatience = 2 * time.Minute
+// bootPatience bounds the start of the kept nodes of a cell, networkPatience
+// the wait for the network of one.
+const (
+	bootPatience    = 2 * time.Minute
+	networkPatience = 15 * time.Second
+)
 
 // kubeconfigs are where each distribution keeps the administrator's on a
 // server.
@@ -95,7 +99,7 @@ or the end of it, as s1, the default. With a command, its exit code is shell's.`
 						p.say("%v", err)
 					}
 				}()
-				if err := wake(cmd.Context(), h, nodes, shown); err != nil {
+				if err := wake(cmd.Context(), h, nodes, c.Host.Driver == embedded.Driver, shown); err != nil {
 					return err
 				}
 				return p.enter(cmd.Context(), h.Server.Instance(nodes[i].Name, nodes[i].Address), kubeconfigs[c.Distro.Name], command)
@@ -186,13 +190,15 @@ func leaseFor(ctx context.Context, h *host.Host, r matrix.Run, c matrix.Cell, no
 }
 
 // wake starts the nodes that are stopped, and waits until they have booted.
-func wake(ctx context.Context, h *host.Host, nodes []incus.Owned, shown provisioner.Progress) error {
+// stopped says that they were all stopped, whatever the host did since it was
+// opened.
+func wake(ctx context.Context, h *host.Host, nodes []incus.Owned, stopped bool, shown provisioner.Progress) error {
 	ctx, cancel := context.WithTimeout(ctx, bootPatience)
 	defer cancel()
 	for _, n := range nodes {
 		instance := h.Server.Instance(n.Name, n.Address)
-		if !n.Running {
-			shown.Note("node %s was stopped when its run ended: starting it", n.Name)
+		if stopped || !n.Running {
+			shown.Note("node %s was stopped when its run ended, and is started again", n.Name)
 		}
 		booted := shown.Step("waiting for node %s to boot", n.Name)
 		_, err := backoff.Retry(ctx, func() (struct{}, error) { return struct{}{}, awake(ctx, h, instance) },
@@ -201,8 +207,24 @@ func wake(ctx context.Context, h *host.Host, nodes []incus.Owned, shown provisio
 		if err != nil {
 			return fmt.Errorf("start node %s: %w", n.Name, err)
 		}
+		if err := online(ctx, instance); err != nil {
+			shown.Note("node %s has no network: %v", n.Name, err)
+		}
 	}
 	return nil
+}
+
+// online waits, not for long, until a node has its default route: one that
+// never gets it is worth a look all the same.
+func online(ctx context.Context, instance *incus.Instance) error {
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		out, err := instance.Exec(ctx, provisioner.Command{Args: []string{"ip", "-4", "route", "show", "default"}})
+		if err == nil && out.Stdout == "" {
+			err = errors.New("there is no default route")
+		}
+		return struct{}{}, err
+	}, backoff.WithBackOff(backoff.NewConstantBackOff(200*time.Millisecond)), backoff.WithMaxElapsedTime(networkPatience))
+	return err
 }
 
 // awake starts a node that is stopped and fails until it has booted. The

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
+)
+
+var update = flag.Bool("update", false, "write what scripts compare with anew")
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"lxcmatrix": main})
+}
+
+// TestScripts runs the program as users do, each script in a folder of its own
+// that holds everything it reads and writes. Nothing is to be had from any
+// network, so that a plan is the same everywhere.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 filepath.Join("testdata", "script"),
+		RequireExplicitExec: true,
+		UpdateScripts:       *update,
+		Setup: func(env *testscript.Env) error {
+			for name, value := range map[string]string{
+				"HOME":                filepath.Join(env.WorkDir, "home"),
+				"XDG_CACHE_HOME":      filepath.Join(env.WorkDir, "home", ".cache"),
+				"LXCMATRIX_STATE":     filepath.Join(env.WorkDir, "state"),
+				"LXCMATRIX_CACHE":     filepath.Join(env.WorkDir, "cache"),
+				"LXCMATRIX_MIRROR":    "",
+				"LXCMATRIX_BOOTSTRAP": "no",
+				// Nobody listens there.
+				"HTTPS_PROXY": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "",
+			} {
+				env.Setenv(name, value)
+			}
+			path, err := exec.LookPath("lxcmatrix")
+			if err != nil {
+				return err
+			}
+			env.Setenv("LXCMATRIX", path)
+			return os.Mkdir(filepath.Join(env.WorkDir, "home"), 0o755)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "stored": stored, "schema": schema},
+	})
+}
+
+// exits CODE COMMAND... runs a command that has to end with an exit code.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND...")
+	}
+	script := `want=$1; shift; "$@"; got=$?; [ "$got" = "$want" ] || { echo "exit code $got, want $want" >&2; exit 1; }`
+	ts.Check(ts.Exec("/bin/sh", append([]string{"-c", script, "exits"}, args...)...))
+}
+
+// schema SCHEMA FILE validates a matrix file.
+func schema(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: schema SCHEMA FILE")
+	}
+	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(ts.ReadFile(args[0])))
+	ts.Check(err)
+	compiler := jsonschema.NewCompiler()
+	ts.Check(compiler.AddResource(args[0], doc))
+	compiled, err := compiler.Compile(args[0])
+	ts.Check(err)
+	var instance any
+	ts.Check(yaml.Unmarshal([]byte(ts.ReadFile(args[1])), &instance))
+	if err := compiled.Validate(instance); (err != nil) != neg {
+		ts.Fatalf("%s against %s: %v", args[1], args[0], err)
+	}
+}
+
+// stored DIR VERDICT... keeps a run of one cell for each verdict: pass, fail,
+// optional (blocked, and optional). A cell that fails has logs.
+func stored(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: stored DIR VERDICT...")
+	}
+	start := time.Date(2026, 11, 20, 19, 33, 24, 0, time.UTC)
+	run := matrix.Run{ID: filepath.Base(args[0]), Version: "test", Started: start, Ended: start.Add(5 * time.Minute),
+		Plan: matrix.Plan{APIVersion: matrix.PlanAPIVersion, Created: start, Matrix: "matrix.yaml"}}
+	for i, kind := range args[1:] {
+		c := matrix.Cell{
+			Host:     matrix.HostRef{Name: "embedded", Driver: "embedded"},
+			Distro:   matrix.Distro{Name: "kubeadm", Version: "1.34.4", Minor: "1.34"},
+			OS:       matrix.OS{Name: "debian/" + []string{"12", "13", "14"}[i]},
+			Topology: matrix.Topology{Servers: 1},
+		}
+		if kind == "optional" {
+			c.Optional, c.Unavailable = true, "image "+c.OS.Name+" cannot be had: no source has it"
+		}
+		c.ID = c.NewID()
+		run.Plan.Cells = append(run.Plan.Cells, c)
+	}
+	folder, err := runfolder.Create(ts.MkAbs(args[0]), run)
+	ts.Check(err)
+	for i, c := range run.Plan.Cells {
+		result := matrix.Result{Cell: c}
+		switch args[1+i] {
+		case "pass":
+			result.Attempts = []matrix.Attempt{attempt(c, start, "")}
+		case "fail":
+			result.Attempts = []matrix.Attempt{attempt(c, start, matrix.PhaseBaseline)}
+			for name, content := range map[string]string{"kubelet.log": "kubelet says hello\n", "journal.log": "systemd says hello\n"} {
+				_, err := folder.WriteLog(c.ID, "kubeadm-134-debian-13-abcdef-s1", name, []byte(content))
+				ts.Check(err)
+			}
+		case "optional":
+		default:
+			ts.Fatalf("stored: no verdict %q", args[1+i])
+		}
+		_, err := folder.WriteResult(result)
+		ts.Check(err)
+	}
+	ts.Check(folder.Finish(run.Ended, ""))
+	ts.Check(folder.Close())
+}
+
+// attempt is one in which everything was healthy up to a phase, or to the end.
+func attempt(c matrix.Cell, start time.Time, failed matrix.Phase) matrix.Attempt {
+	a := matrix.Attempt{Started: start, Ended: start.Add(4 * time.Minute), Provenance: "built",
+		Host: matrix.HostFacts{Kernel: "6.18.5", Cgroup: "v1", Incus: "6.0.4", LXC: "6.0.4", Storage: "dir", CPUs: 2, MemoryBytes: 8 << 30},
+		Nodes: []matrix.NodeFacts{{Node: "s1", Kernel: "6.18.5", Cgroup: "v1", OSID: c.OS.Family(), OSVersion: c.OS.Release(),
+			Systemd: "257", Containerd: "1.7.30", Runc: "1.3.4", Kubernetes: c.Distro.Version, BootIDs: []string{"b1", "b2", "b3"}}}}
+	for _, phase := range matrix.Phases() {
+		r := matrix.PhaseResult{Phase: phase, Started: start, Duration: matrix.Duration(time.Second)}
+		if slices.Contains(matrix.ProvingPhases(), phase) {
+			r.Evidence = []matrix.Evidence{{Check: "nodes", Outcome: matrix.Healthy, Saw: "every node is Ready"}}
+		}
+		if phase == failed {
+			r.Evidence = []matrix.Evidence{{Check: "nodes", Outcome: matrix.Unhealthy, Saw: "node s1 is NotReady"}}
+			a.Phases = append(a.Phases, r)
+			break
+		}
+		a.Phases = append(a.Phases, r)
+	}
+	return a
+}
