@@ -120,33 +120,73 @@ func (d daemon) logTail() string {
 	return strings.Join(lines, " | ")
 }
 
-// stop ends the daemon with its instances and its bridge, and waits until it
-// is gone. A daemon that does not answer is killed.
+// How long each way to stop the daemon may take.
+const (
+	politePatience = 15 * time.Second
+	killPatience   = 5 * time.Second
+)
+
+// stop ends the daemon with its instances, mounts and bridge. One that does
+// not answer is killed; one that was killed, by this or by anybody, left all
+// of them behind, and is started once more to take them down.
 func (d daemon) stop(ctx context.Context) error {
 	pid, alive := d.running()
-	if !alive {
+	switch {
+	case alive:
+		if err := d.shutdown(ctx); err == nil {
+			return d.forget()
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("kill the Incus daemon with process ID %d: %w", pid, err)
+		}
+		killed, cancel := context.WithTimeout(context.WithoutCancel(ctx), killPatience)
+		defer cancel()
+		if !d.gone(killed) {
+			return fmt.Errorf("stop the Incus daemon: process %d is still there after it was killed", pid)
+		}
+	case pid == 0:
+		// There never was one, or it was stopped.
 		return d.forget()
 	}
-	polite, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	if server, err := incus.Connect(polite, d.socket()); err == nil {
-		// The answer's end is the daemon's own, so an error here says nothing;
-		// what counts is that the process is gone.
-		_ = server.Shutdown(polite)
-		server.Disconnect()
+	server, err := d.start(ctx)
+	if err != nil {
+		return fmt.Errorf("start the Incus daemon once more, to take down what it left: %w", err)
 	}
-	if d.gone(polite) {
-		return d.forget()
-	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return fmt.Errorf("kill the Incus daemon with process ID %d: %w", pid, err)
-	}
-	killed, cancelKilled := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancelKilled()
-	if !d.gone(killed) {
-		return fmt.Errorf("stop the Incus daemon: process %d is still there", pid)
+	server.Disconnect()
+	if err := d.shutdown(ctx); err != nil {
+		return fmt.Errorf("take down what a killed Incus daemon left: %w", err)
 	}
 	return d.forget()
+}
+
+// shutdown kills the instances and lets the daemon end. The daemon would give
+// each of them half a minute to end by itself.
+func (d daemon) shutdown(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, politePatience)
+	defer cancel()
+	server, err := incus.Connect(ctx, d.socket())
+	if err != nil {
+		return err
+	}
+	defer server.Disconnect()
+	owned, err := server.Owned(ctx)
+	if err != nil {
+		return err
+	}
+	for _, o := range owned {
+		if o.Running {
+			if err := server.Instance(o.Name, "").Kill(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	// The answer's end is the daemon's own, so an error here says nothing;
+	// what counts is that the process is gone.
+	_ = server.Shutdown(ctx)
+	if !d.gone(ctx) {
+		return fmt.Errorf("the Incus daemon did not end within %s", politePatience)
+	}
+	return nil
 }
 
 func (d daemon) forget() error {
@@ -167,7 +207,8 @@ func (d daemon) gone(ctx context.Context) bool {
 	return err == nil
 }
 
-// running finds the daemon by its recorded process ID and start time.
+// running finds the daemon by its recorded process ID and start time. pid is 0
+// where none is recorded.
 func (d daemon) running() (pid int, alive bool) {
 	data, err := os.ReadFile(d.PIDFile)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -86,12 +87,12 @@ func OpenEmbedded(ctx context.Context, opts EmbeddedOptions) (_ *Host, err error
 		}
 	}()
 
-	pool := loopPool{File: filepath.Join(opts.StateDir, "pool.img"), Mount: filepath.Join(opts.StateDir, "pool"), Bytes: opts.PoolBytes}
+	pool, d := embeddedParts(opts.StateDir)
+	pool.Bytes = opts.PoolBytes
 	undo = append(undo, pool.unmount)
 	if err := pool.mount(ctx); err != nil {
 		return nil, fmt.Errorf("open the embedded host: %w", err)
 	}
-	d := daemon{Dir: filepath.Join(opts.StateDir, "incus"), Log: filepath.Join(opts.StateDir, "incusd.log"), PIDFile: filepath.Join(opts.StateDir, "incusd.pid")}
 	undo = append(undo, d.stop)
 	server, err := d.start(ctx)
 	if err != nil {
@@ -117,6 +118,12 @@ func OpenEmbedded(ctx context.Context, opts EmbeddedOptions) (_ *Host, err error
 	}
 	h.free = pool.free
 	return h, nil
+}
+
+// embeddedParts are where an embedded host keeps its pool and its daemon.
+func embeddedParts(stateDir string) (loopPool, daemon) {
+	return loopPool{File: filepath.Join(stateDir, "pool.img"), Mount: filepath.Join(stateDir, "pool")},
+		daemon{Dir: filepath.Join(stateDir, "incus"), Log: filepath.Join(stateDir, "incusd.log"), PIDFile: filepath.Join(stateDir, "incusd.pid")}
 }
 
 // bridgeName is the embedded bridge's name: an interface's name is 15 bytes at
@@ -148,37 +155,53 @@ func freeSubnet(bridge string) (string, error) {
 			}
 		}
 	}
-	for third := byte(60); third < 250; third++ {
+	return chooseSubnet(bridge, used)
+}
+
+// chooseSubnet begins at a place of the bridge's own: the bridge of a host
+// that is closed shows on no interface, and comes back with its old subnet.
+func chooseSubnet(bridge string, used []netip.Prefix) (string, error) {
+	const first, count = 60, 190
+	start := int(sha256.Sum256([]byte(bridge))[0])
+	for n := range count {
+		third := byte(first + (start+n)%count) //nolint:gosec // below 250
 		candidate := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 187, third, 1}), 24)
-		free := true
-		for _, u := range used {
-			free = free && !u.Overlaps(candidate.Masked())
-		}
-		if free {
+		if !slices.ContainsFunc(used, candidate.Masked().Overlaps) {
 			return candidate.String(), nil
 		}
 	}
 	return "", fmt.Errorf("choose a subnet: this machine uses all of 10.187.60.0/24 to 10.187.249.0/24")
 }
 
-// RemoveEmbedded deletes the state of an embedded host that is closed: its
-// instances, images and pool.
+// RemoveEmbedded deletes the state of an embedded host that no run has open:
+// its instances, images and pool. What a run that crashed left running is
+// stopped first.
 func RemoveEmbedded(ctx context.Context, stateDir string) error {
-	lock := flock.New(filepath.Join(stateDir, "lock"))
-	locked, err := lock.TryLock()
-	if errors.Is(err, fs.ErrNotExist) {
+	fail := func(err error) error { return fmt.Errorf("remove the embedded host in %s: %w", stateDir, err) }
+	if _, err := os.Stat(stateDir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	lock := flock.New(filepath.Join(stateDir, "lock"))
+	locked, err := lock.TryLock()
 	if err != nil {
-		return fmt.Errorf("remove the embedded host in %s: %w", stateDir, err)
+		return fail(err)
 	}
 	if !locked {
 		return &InUseError{StateDir: stateDir}
 	}
 	defer func() { _ = lock.Unlock() }()
-	for _, name := range []string{"incus", "pool", "pool.img", "incusd.log"} {
-		if err := os.RemoveAll(filepath.Join(stateDir, name)); err != nil {
-			return fmt.Errorf("remove the embedded host in %s: %w", stateDir, err)
+	pool, d := embeddedParts(stateDir)
+	if err := d.stop(ctx); err != nil {
+		return fail(err)
+	}
+	if err := pool.unmount(ctx); err != nil {
+		return fail(err)
+	}
+	// Host sysctls that a crash left changed are still to be restored, so
+	// their file stays; so does the lock.
+	for _, path := range []string{d.Dir, d.Log, d.Log + ".daemon", d.PIDFile, pool.Mount, pool.File, pool.File + ".part"} {
+		if err := os.RemoveAll(path); err != nil {
+			return fail(err)
 		}
 	}
 	return nil

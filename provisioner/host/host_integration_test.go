@@ -26,6 +26,59 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
 )
 
+// crashVariable makes the test binary a run that opens an embedded host and
+// ends without closing it.
+const crashVariable = "HOST_TEST_CRASH"
+
+func TestMain(m *testing.M) {
+	dir := os.Getenv(crashVariable)
+	if dir == "" {
+		os.Exit(m.Run())
+	}
+	if _, err := host.OpenEmbedded(context.Background(), host.EmbeddedOptions{StateDir: dir, PoolBytes: 1 << 30}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// crash is a run that leaves its daemon behind.
+func crash(t *testing.T, dir string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0]) //nolint:gosec // this very program
+	cmd.Env = append(os.Environ(), crashVariable+"="+dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("open and crash: %v\n%s", err, out)
+	}
+}
+
+// TestCrashedRun: the daemon of a run that crashed is taken over, and one that
+// was killed as well is replaced; either is gone in the end.
+func TestCrashedRun(t *testing.T) {
+	for _, kill := range []bool{false, true} {
+		t.Run(fmt.Sprintf("daemon killed %t", kill), func(t *testing.T) {
+			g := NewWithT(t)
+			dir := state(t)
+			crash(t, dir)
+			daemon := pid(t, dir)
+			if kill {
+				g.Expect(syscall.Kill(daemon, syscall.SIGKILL)).To(Succeed())
+			}
+			h := open(t, dir)
+			g.Expect(pid(t, dir) == daemon).To(Equal(!kill))
+			closeHost(t, h)
+			g.Expect(left(t, dir)).To(BeEmpty())
+		})
+	}
+	t.Run("removed without being opened again", func(t *testing.T) {
+		g := NewWithT(t)
+		dir := state(t)
+		crash(t, dir)
+		g.Expect(host.RemoveEmbedded(t.Context(), dir)).To(Succeed())
+		g.Expect(left(t, dir)).To(BeEmpty())
+	})
+}
+
 // tinyRoot is a root filesystem with nothing but testdata/init.
 func tinyRoot(t *testing.T) *bytes.Buffer {
 	t.Helper()
@@ -228,7 +281,7 @@ func TestEmbedded(t *testing.T) {
 	boots[boot()] = true
 	g.Expect(node.ForceRestart(t.Context())).To(Succeed())
 	boots[boot()] = true
-	t.Logf("boot IDs: %v", boots)
+	g.Expect(boots).To(HaveLen(3))
 	content, err = node.Pull(t.Context(), "/var/some/folder/file")
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(string(content)).To(Equal("second"), "files stay over restarts")

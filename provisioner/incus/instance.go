@@ -150,11 +150,19 @@ func (i *Instance) Restart(ctx context.Context) error {
 
 // ForceRestart kills the instance and starts it again.
 func (i *Instance) ForceRestart(ctx context.Context) error {
-	if err := i.setState(ctx, "stop", true); err != nil {
-		return fmt.Errorf("kill instance %s: %w", i.name, err)
+	if err := i.Kill(ctx); err != nil {
+		return err
 	}
 	if err := i.setState(ctx, "start", false); err != nil {
 		return i.startError(ctx, err)
+	}
+	return nil
+}
+
+// Kill ends the instance at once.
+func (i *Instance) Kill(ctx context.Context) error {
+	if err := i.setState(ctx, "stop", true); err != nil {
+		return fmt.Errorf("kill instance %s: %w", i.name, err)
 	}
 	return nil
 }

@@ -42,10 +42,14 @@ func main() {
 	}
 }
 
+// halt is SIGRTMIN+3, which LXC sends instead of SIGPWR to a process 1 that
+// seems to be systemd.
+const halt = syscall.Signal(37)
+
 // boot is process 1: it reaps what is orphaned and ends on LXC's signals.
 func boot() {
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGPWR, syscall.SIGTERM, syscall.SIGINT, syscall.SIGCHLD)
+	signal.Notify(signals, syscall.SIGPWR, halt, syscall.SIGCHLD)
 	fmt.Println("the test's init has started")
 	for s := range signals {
 		if s != syscall.SIGCHLD {
