@@ -178,15 +178,27 @@ func TestWorkloadNamesTheNode(t *testing.T) {
 // well is a cluster that restarted at restarted and is healthy again.
 func well(t *testing.T, spoil func(items map[string]map[string]any)) []byte {
 	t.Helper()
-	pod := func(namespace, name, app string) map[string]any {
+	pod := func(namespace, name, app, ip string) map[string]any {
 		return map[string]any{"kind": "Pod",
 			"metadata": map[string]any{"namespace": namespace, "name": name, "labels": map[string]any{"k8s-app": app}},
 			"spec":     map[string]any{"containers": []any{map[string]any{"name": "c"}}},
-			"status": map[string]any{
+			"status": map[string]any{"podIP": ip,
 				"containerStatuses": []any{map[string]any{"name": "c", "state": map[string]any{"running": map[string]any{"startedAt": "2026-11-20T12:00:05Z"}}}},
 				"conditions":        []any{map[string]any{"type": "Ready", "status": "True"}}}}
 	}
+	endpoints := func(namespace, service string, addresses ...string) map[string]any {
+		var all []any
+		for _, a := range addresses {
+			all = append(all, map[string]any{"addresses": []any{a}, "conditions": map[string]any{"ready": true}})
+		}
+		// One that is not ready leads nowhere.
+		all = append(all, map[string]any{"addresses": []any{"10.244.0.99"}, "conditions": map[string]any{"ready": false}})
+		return map[string]any{"kind": "EndpointSlice", "endpoints": all,
+			"metadata": map[string]any{"namespace": namespace, "name": service, "labels": map[string]any{"kubernetes.io/service-name": service}}}
+	}
 	items := map[string]map[string]any{
+		"dnsEndpoints":   endpoints("kube-system", "kube-dns", "10.244.0.3", "10.244.0.2"),
+		"probeEndpoints": endpoints("lxcmatrix-probe", "probe", "10.244.0.4"),
 		"node": {"kind": "Node", "metadata": map[string]any{"name": "n1"},
 			"spec": map[string]any{"taints": []any{map[string]any{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}}},
 			"status": map[string]any{"nodeInfo": map[string]any{"bootID": "new"},
@@ -194,10 +206,10 @@ func well(t *testing.T, spoil func(items map[string]map[string]any)) []byte {
 		"lease": {"kind": "Lease", "metadata": map[string]any{"namespace": "kube-node-lease", "name": "n1"},
 			"spec": map[string]any{"renewTime": "2026-11-20T12:00:04.000000Z"}},
 		"service": {"kind": "Service", "metadata": map[string]any{"namespace": "lxcmatrix-probe", "name": "probe"}, "spec": map[string]any{"clusterIP": "10.96.1.2"}},
-		"etcd":    pod("kube-system", "etcd-n1", ""), "api": pod("kube-system", "kube-apiserver-n1", ""),
-		"manager": pod("kube-system", "kube-controller-manager-n1", ""), "scheduler": pod("kube-system", "kube-scheduler-n1", ""),
-		"proxy": pod("kube-system", "kube-proxy-x", "kube-proxy"), "dns1": pod("kube-system", "coredns-1", "kube-dns"), "dns2": pod("kube-system", "coredns-2", "kube-dns"),
-		"probe": pod("lxcmatrix-probe", "probe-1", ""),
+		"etcd":    pod("kube-system", "etcd-n1", "", "10.0.0.5"), "api": pod("kube-system", "kube-apiserver-n1", "", "10.0.0.5"),
+		"manager": pod("kube-system", "kube-controller-manager-n1", "", "10.0.0.5"), "scheduler": pod("kube-system", "kube-scheduler-n1", "", "10.0.0.5"),
+		"proxy": pod("kube-system", "kube-proxy-x", "kube-proxy", "10.0.0.5"), "dns1": pod("kube-system", "coredns-1", "kube-dns", "10.244.0.2"), "dns2": pod("kube-system", "coredns-2", "kube-dns", "10.244.0.3"),
+		"probe": pod("lxcmatrix-probe", "probe-1", "", "10.244.0.4"),
 	}
 	spoil(items)
 	var list []any
@@ -248,6 +260,8 @@ func TestLook(t *testing.T) {
 		"container waits":            {set("dns1", []any{map[string]any{"name": "c", "state": map[string]any{"waiting": map[string]any{}}}}, "status", "containerStatuses"), "does not run"},
 		"no container yet":           {set("dns1", []any{}, "status", "containerStatuses"), "not whole"},
 		"pod that ends":              {set("probe", "2026-11-20T12:00:09Z", "metadata", "deletionTimestamp"), "not whole"},
+		"DNS endpoints of before":    {set("dns1", "10.244.0.7", "status", "podIP"), "endpoints of DNS are"},
+		"no endpoints of the probe":  {without("probeEndpoints"), "of the probe []"},
 		"no probe":                   {without("probe"), "no probe"},
 		"no service":                 {without("service"), "no probe"},
 	} {

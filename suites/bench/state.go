@@ -3,16 +3,18 @@ package bench
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // listed are the resources that are listed to see whether a cluster is well.
-const listed = "nodes,pods,services,leases.coordination.k8s.io"
+const listed = "nodes,pods,services,endpointslices.discovery.k8s.io,leases.coordination.k8s.io"
 
 // start is which start of a node is waited for.
 type start struct {
@@ -35,7 +37,10 @@ func look(list []byte, node string, s start) (settled, error) {
 		return settled{}, fmt.Errorf("read the list of %s: %w", listed, err)
 	}
 	var found settled
-	nodes, proxies, dns := 0, 0, 0
+	nodes, proxies := 0, 0
+	// Who serves a service: its pods, and its endpoints, which after a restart
+	// are for a while those of before.
+	var dns, dnsEndpoints, probes, probeEndpoints []string
 	static := map[string]bool{"etcd-" + node: true, "kube-apiserver-" + node: true, "kube-controller-manager-" + node: true, "kube-scheduler-" + node: true}
 	renewed := s.at.IsZero()
 	for _, item := range in.Items {
@@ -55,9 +60,10 @@ func look(list []byte, node string, s start) (settled, error) {
 				case p.Labels["k8s-app"] == "kube-proxy":
 					proxies++
 				case p.Labels["k8s-app"] == "kube-dns":
-					dns++
+					dns = append(dns, p.Status.PodIP)
 				case p.Namespace == probeNamespace:
 					found.probePod = p.Name
+					probes = append(probes, p.Status.PodIP)
 				}
 				return podWell(p, s)
 			})
@@ -65,6 +71,16 @@ func look(list []byte, node string, s start) (settled, error) {
 			err = each(item, func(v corev1.Service) error {
 				if v.Namespace == probeNamespace {
 					found.probeService = v.Spec.ClusterIP
+				}
+				return nil
+			})
+		case "EndpointSlice":
+			err = each(item, func(e discoveryv1.EndpointSlice) error {
+				switch e.Namespace + "/" + e.Labels[discoveryv1.LabelServiceName] {
+				case metav1.NamespaceSystem + "/kube-dns":
+					dnsEndpoints = append(dnsEndpoints, ready(e)...)
+				case probeNamespace + "/probe":
+					probeEndpoints = append(probeEndpoints, ready(e)...)
 				}
 				return nil
 			})
@@ -83,14 +99,30 @@ func look(list []byte, node string, s start) (settled, error) {
 	switch {
 	case nodes != 1:
 		return settled{}, fmt.Errorf("%d nodes, want one", nodes)
-	case len(static) > 0 || proxies != 1 || dns != 2:
-		return settled{}, fmt.Errorf("%d static pods are missing, and there are %d of kube-proxy and %d of DNS", len(static), proxies, dns)
+	case len(static) > 0 || proxies != 1 || len(dns) != 2:
+		return settled{}, fmt.Errorf("%d static pods are missing, and there are %d of kube-proxy and %d of DNS", len(static), proxies, len(dns))
 	case found.probePod == "" || found.probeService == "":
 		return settled{}, fmt.Errorf("no probe yet")
+	case !same(dns, dnsEndpoints) || !same(probes, probeEndpoints):
+		return settled{}, fmt.Errorf("the endpoints of DNS are %v and of the probe %v, their pods %v and %v", dnsEndpoints, probeEndpoints, dns, probes)
 	case !renewed:
 		return settled{}, fmt.Errorf("lease of node %s is not renewed since its start", node)
 	}
 	return found, nil
+}
+
+// ready are the addresses that a slice leads to.
+func ready(e discoveryv1.EndpointSlice) (addresses []string) {
+	for _, one := range e.Endpoints {
+		if one.Conditions.Ready == nil || *one.Conditions.Ready {
+			addresses = append(addresses, one.Addresses...)
+		}
+	}
+	return addresses
+}
+
+func same(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 }
 
 // each decodes one object for see.

@@ -139,6 +139,10 @@ func (s *seat) forcedRestart(ctx context.Context) error {
 // healthy waits for the API server, the node and every pod of this start, for
 // kube-proxy, and then for DNS and the service from inside a pod.
 func (s *seat) healthy(ctx context.Context) error {
+	began := time.Now()
+	saw := func(what string) {
+		fmt.Fprintf(s.Log, "by hand    %-24s after %6.1fs\n", what, time.Since(began).Seconds())
+	}
 	kubectl := func(args ...string) func(context.Context) error {
 		return func(ctx context.Context) error {
 			_, err := s.run(ctx, nil, s.kubectlCommand(args...)...)
@@ -148,6 +152,7 @@ func (s *seat) healthy(ctx context.Context) error {
 	if err := until(ctx, clusterEvery, kubectl("get", "--raw", "/readyz")); err != nil {
 		return err
 	}
+	saw("the API is ready")
 	var found settled
 	err := until(ctx, clusterEvery, func(ctx context.Context) error {
 		list, err := s.run(ctx, nil, s.kubectlCommand("get", listed, "--all-namespaces", "--output", "json")...)
@@ -160,6 +165,7 @@ func (s *seat) healthy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	saw("node and pods are")
 	if err := until(ctx, clusterEvery, s.proxyHealthy); err != nil {
 		return err
 	}
@@ -169,6 +175,7 @@ func (s *seat) healthy(ctx context.Context) error {
 	if err := until(ctx, clusterEvery, probe("dns", "--timeout", "1s", "kubernetes.default")); err != nil {
 		return err
 	}
+	saw("DNS answers")
 	return until(ctx, clusterEvery, probe("get", "--timeout", "1s", "http://"+found.probeService+"/"))
 }
 
