@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/lxcmatrix/lxcmatrix/provisioner/debian"
 )
 
 func TestBackportsSource(t *testing.T) {
@@ -51,13 +53,13 @@ func TestBackportsSource(t *testing.T) {
 				t.Errorf("%v: got\n%s\nwant in it\n%s", err, got, c.want)
 			}
 			// What was written is a source that is found again.
-			if parsed := deb822(got); len(parsed) != 1 || parsed[0].suites[0] != "bookworm-backports" {
+			if parsed := debian.Parse(backportsFile, got); len(parsed) != 1 || parsed[0].Suites[0] != "bookworm-backports" {
 				t.Errorf("it reads back as %+v", parsed)
 			}
 		})
 	}
 	m, _ := machine(t, map[string]string{"/etc/apt/sources.list.d/debian.sources": gone})
-	if _, err := m.backportsSource("bookworm"); !errors.Is(err, errNoDebianSource) {
+	if _, err := m.backportsSource("bookworm"); !errors.Is(err, debian.ErrNoArchive) {
 		t.Errorf("without any source: %v", err)
 	}
 }
