@@ -2,12 +2,11 @@ package kubeadm
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-
-	"maps"
 
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
@@ -68,6 +67,10 @@ func tomlValue(v any) (string, error) {
 		return strconv.Quote(v), nil
 	case int:
 		return strconv.Itoa(v), nil
+	case int64:
+		return strconv.FormatInt(v, 10), nil
+	case uint64:
+		return strconv.FormatUint(v, 10), nil
 	case float64:
 		return strconv.FormatFloat(v, 'g', -1, 64), nil
 	}

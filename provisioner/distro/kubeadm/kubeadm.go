@@ -96,7 +96,7 @@ func (d *Distro) Init(ctx context.Context, node provisioner.Node, want provision
 var joinCommand = regexp.MustCompile(`--token (\S+) --discovery-token-ca-cert-hash (sha256:[0-9a-f]{64})`)
 
 // Join runs kubeadm join, writes the node's CNI configuration for the pod CIDR
-// that the cluster gave it, and the routes between all nodes' pod CIDRs.
+// that the cluster gave it, and the routes to the other nodes' pods.
 func (d *Distro) Join(ctx context.Context, first, node provisioner.Node, want provisioner.Desired) error {
 	out, err := first.Exec(ctx, provisioner.Command{Args: []string{"kubeadm", "token", "create", "--ttl", "15m", "--print-join-command"}})
 	if err != nil {
@@ -124,9 +124,10 @@ func (d *Distro) Join(ctx context.Context, first, node provisioner.Node, want pr
 	return d.connect(ctx, first, node)
 }
 
-// connect gives a joined node its CNI configuration and every node the routes
-// to the others' pods. Routes live in eth0's .network drop-in, so they are
-// there again after a restart.
+// connect gives a joined node its CNI configuration, the first server a route
+// to its pods, and it a route to all others' through the first server, which
+// has one to each. Routes live in eth0's .network drop-in, so they are there
+// again after a restart.
 func (d *Distro) connect(ctx context.Context, first, node provisioner.Node) error {
 	out, err := first.Exec(ctx, provisioner.Command{Args: []string{"sh", "-ec",
 		`n=0; until kubectl --kubeconfig ` + adminConf + ` get node "$1" -o jsonpath='{.spec.podCIDR}' | grep /; do n=$((n+1)); [ $n -lt 60 ]; sleep 0.5; done`,
@@ -138,11 +139,10 @@ func (d *Distro) connect(ctx context.Context, first, node provisioner.Node) erro
 	if err := node.Push(ctx, provisioner.File{Path: conflistPath, Content: conflist(cidr)}); err != nil {
 		return fmt.Errorf("write the CNI configuration: %w", err)
 	}
-	firstCIDR := netip.MustParsePrefix(podSubnet).Addr().String() + "/24"
 	for _, r := range []struct {
 		on       provisioner.Node
 		to, peer string
-	}{{first, cidr, node.Address()}, {node, firstCIDR, first.Address()}} {
+	}{{first, cidr, node.Address()}, {node, podSubnet, first.Address()}} {
 		drop := fmt.Sprintf("[Route]\nDestination=%s\nGateway=%s\n", r.to, r.peer)
 		name := "/etc/systemd/network/eth0.network.d/pods-" + strings.ReplaceAll(r.peer, ".", "-") + ".conf"
 		if err := r.on.Push(ctx, provisioner.File{Path: name, Content: drop}); err != nil {

@@ -1,0 +1,271 @@
+package kubeadm
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+	"sigs.k8s.io/yaml"
+
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path) //nolint:gosec // below testdata
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs; run the test with -update and look at the difference\n--- got\n%s\n--- want\n%s", path, got, want)
+	}
+}
+
+// fakeNode is a node of which only files and the answers to commands exist.
+type fakeNode struct {
+	provisioner.Lifecycle
+	name, address string
+	// answer is the output of commands that begin with it; an error ends them.
+	answers map[string]string
+	fails   map[string]error
+
+	files    map[string]provisioner.File
+	commands []string
+}
+
+func newNode(name, address string) *fakeNode {
+	return &fakeNode{name: name, address: address, files: map[string]provisioner.File{}, fails: map[string]error{}, answers: map[string]string{
+		"containerd --version":      "containerd github.com/containerd/containerd 1.7.24~ds1 1.7.24~ds1-6+deb13u1\n",
+		"kubeadm token create":      "kubeadm join 10.0.0.10:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:" + strings.Repeat("ab", 32) + "\n",
+		"sh -ec n=0; until kubectl": "10.244.1.0/24\n",
+	}}
+}
+
+func (n *fakeNode) Name() string    { return n.name }
+func (n *fakeNode) Address() string { return n.address }
+
+func (n *fakeNode) Exec(_ context.Context, cmd provisioner.Command) (provisioner.Output, error) {
+	line := strings.Join(cmd.Args, " ")
+	n.commands = append(n.commands, line)
+	for prefix, err := range n.fails {
+		if strings.HasPrefix(line, prefix) {
+			return provisioner.Output{}, err
+		}
+	}
+	for prefix, out := range n.answers {
+		if strings.HasPrefix(line, prefix) {
+			return provisioner.Output{Stdout: out}, nil
+		}
+	}
+	return provisioner.Output{}, nil
+}
+
+func (n *fakeNode) Push(_ context.Context, f provisioner.File) error {
+	n.files[f.Path] = f
+	return n.fails["push "+f.Path]
+}
+
+func (n *fakeNode) Pull(_ context.Context, path string) ([]byte, error) {
+	if path == adminConf {
+		return []byte("kubeconfig"), nil
+	}
+	return nil, fs.ErrNotExist
+}
+
+func desired() provisioner.Desired {
+	return provisioner.Desired{
+		NodeIP:                "10.0.0.10",
+		IgnorePreflightErrors: []string{"Swap", "SystemVerification"},
+		Kubelet: map[string]any{"cgroupDriver": "systemd", "failSwapOn": false,
+			"evictionHard": map[string]any{"nodefs.available": "1%"}},
+		KubeProxy:  map[string]any{"conntrack": map[string]any{"maxPerCore": 0}},
+		Containerd: provisioner.ContainerdSettings{CRI: map[string]any{"restrict_oom_score_adj": true}, Runc: map[string]any{"SystemdCgroup": true}},
+	}
+}
+
+func distro() *Distro { return &Distro{Version: "1.34.4", Timeout: 5 * time.Minute} }
+
+func TestInit(t *testing.T) {
+	g := NewWithT(t)
+	node, want := newNode("s1", "10.0.0.10"), desired()
+	g.Expect(distro().Configure(t.Context(), node, want)).To(Succeed())
+	g.Expect(node.commands).To(Equal([]string{"containerd --version", "systemctl restart containerd"}))
+	kubeconfig, err := distro().Init(t.Context(), node, want)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(string(kubeconfig)).To(Equal("kubeconfig"))
+	g.Expect(node.commands[2:]).To(Equal([]string{"kubeadm init --config /etc/lxcmatrix/kubeadm.yaml --skip-token-print --ignore-preflight-errors=Swap,SystemVerification"}))
+	g.Expect(slices.Sorted(maps.Keys(node.files))).To(Equal([]string{conflistPath, "/etc/containerd/config.toml", configPath}))
+	g.Expect(node.files[configPath].Mode).To(BeEquivalentTo(0o600), "a join's holds a token")
+	golden(t, "init.yaml", node.files[configPath].Content)
+	golden(t, "config-v2.toml", node.files["/etc/containerd/config.toml"].Content)
+	golden(t, "conflist.json", node.files[conflistPath].Content)
+	parses(t, node.files[configPath].Content, 4)
+	parses(t, node.files[conflistPath].Content, 1)
+}
+
+// parses reads every document of a file strictly.
+func parses(t *testing.T, text string, want int) {
+	t.Helper()
+	n := 0
+	for _, doc := range strings.Split("\n"+text, "\n---\n") {
+		if strings.TrimSpace(doc) == "" {
+			continue
+		}
+		n++
+		var v map[string]any
+		if err := yaml.UnmarshalStrict([]byte(doc), &v); err != nil {
+			t.Errorf("%v in\n%s", err, doc)
+		}
+	}
+	if n != want {
+		t.Errorf("it holds %d documents, want %d", n, want)
+	}
+}
+
+func TestJoin(t *testing.T) {
+	g := NewWithT(t)
+	first, node, want := newNode("s1", "10.0.0.10"), newNode("a1", "10.0.0.11"), desired()
+	want.NodeIP = "10.0.0.11"
+	g.Expect(distro().Configure(t.Context(), node, want)).To(Succeed())
+	g.Expect(distro().Join(t.Context(), first, node, want)).To(Succeed())
+	golden(t, "join.yaml", node.files[configPath].Content)
+	parses(t, node.files[configPath].Content, 1)
+	g.Expect(node.commands).To(ContainElement("kubeadm join --config /etc/lxcmatrix/kubeadm.yaml --ignore-preflight-errors=Swap,SystemVerification"))
+	g.Expect(node.files[conflistPath].Content).To(ContainSubstring(`"subnet": "10.244.1.0/24"`))
+	// The first server reaches the new node's pods, and that all others'.
+	g.Expect(first.files).To(HaveKeyWithValue("/etc/systemd/network/eth0.network.d/pods-10-0-0-11.conf",
+		HaveField("Content", "[Route]\nDestination=10.244.1.0/24\nGateway=10.0.0.11\n")))
+	g.Expect(node.files).To(HaveKeyWithValue("/etc/systemd/network/eth0.network.d/pods-10-0-0-10.conf",
+		HaveField("Content", "[Route]\nDestination=10.244.0.0/16\nGateway=10.0.0.10\n")))
+	for _, n := range []*fakeNode{first, node} {
+		g.Expect(n.commands[len(n.commands)-1]).To(Equal("networkctl reload"))
+	}
+}
+
+func TestContainerdConfig(t *testing.T) {
+	g := NewWithT(t)
+	for said, file := range map[string]string{
+		"containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u1": "config-v2.toml",
+		"containerd github.com/containerd/containerd 1.7.24~ds1 1.7.24~ds1-6+deb13u1": "config-v2.toml",
+		"containerd containerd.io v1.7.27 05044ec0a9a75232cad458027ca83437aae3f4da":   "config-v2.toml",
+		"containerd github.com/containerd/containerd/v2 v2.4.2 abcdef":                "config-v3.toml",
+		"containerd github.com/containerd/containerd/v2 2.1.4~ds1 2.1.4~ds1-1":        "config-v3.toml",
+	} {
+		text, err := containerdConfig(said, desired().Containerd)
+		g.Expect(err).NotTo(HaveOccurred())
+		golden(t, file, text)
+	}
+	_, err := containerdConfig("sh: containerd: not found", desired().Containerd)
+	g.Expect(err).To(MatchError(ContainSubstring("not found")))
+	_, err = containerdConfig("x 1.7.24", provisioner.ContainerdSettings{Runc: map[string]any{"list": []any{1}}})
+	g.Expect(err).To(MatchError(ContainSubstring("containerd setting list")))
+}
+
+func TestTOMLValue(t *testing.T) {
+	for want, v := range map[string]any{"true": true, `"a\"b"`: `a"b`, "3": 3, "-4": int64(-4), "5": uint64(5), "0.5": 0.5} {
+		if got, err := tomlValue(v); err != nil || got != want {
+			t.Errorf("%v is %s, %v; want %s", v, got, err, want)
+		}
+	}
+}
+
+func TestLogCommands(t *testing.T) {
+	var b strings.Builder
+	commands := distro().LogCommands()
+	for _, name := range slices.Sorted(maps.Keys(commands)) {
+		fmt.Fprintf(&b, "%s\n\t%s\n", name, commands[name])
+	}
+	golden(t, "logs.txt", b.String())
+}
+
+func TestFailures(t *testing.T) {
+	broke := &provisioner.CommandError{Node: "s1", Command: []string{"it"}, Output: provisioner.Output{ExitCode: 1}}
+	for _, c := range []struct {
+		on, fails string
+		says      string
+	}{
+		{"node", "containerd --version", "configure kubeadm on node a1"},
+		{"node", "systemctl restart containerd", "configure containerd"},
+		{"node", "push " + configPath, "configure kubeadm"},
+		{"first", "kubeadm token create", "make a join token"},
+		{"node", "kubeadm join", "kubeadm join"},
+		{"first", "sh -ec n=0", "read the pod CIDR of node a1"},
+		{"node", "networkctl reload", "route to the pods of 10.0.0.10"},
+	} {
+		t.Run(c.fails, func(t *testing.T) {
+			g := NewWithT(t)
+			first, node := newNode("s1", "10.0.0.10"), newNode("a1", "10.0.0.11")
+			map[string]*fakeNode{"first": first, "node": node}[c.on].fails[c.fails] = broke
+			err := distro().Configure(t.Context(), node, desired())
+			if err == nil {
+				err = distro().Join(t.Context(), first, node, desired())
+			}
+			g.Expect(err).To(MatchError(ContainSubstring(c.says)))
+			g.Expect(provisioner.IsNodes(err)).To(BeTrue(), "a command that fails is the node's doing: %v", err)
+		})
+	}
+	t.Run("a token command that prints no token", func(t *testing.T) {
+		g := NewWithT(t)
+		first := newNode("s1", "10.0.0.10")
+		first.answers["kubeadm token create"] = "W1120 deprecated\n"
+		err := distro().Join(t.Context(), first, newNode("a1", "10.0.0.11"), desired())
+		var node *provisioner.NodeError
+		g.Expect(errors.As(err, &node)).To(BeTrue(), "%v", err)
+	})
+	t.Run("init", func(t *testing.T) {
+		g := NewWithT(t)
+		node := newNode("s1", "10.0.0.10")
+		node.fails["kubeadm init"] = broke
+		_, err := distro().Init(t.Context(), node, provisioner.Desired{})
+		g.Expect(err).To(MatchError(broke))
+	})
+}
+
+// TestPatience: kubeadm gives up before the phase does, and never at once.
+func TestPatience(t *testing.T) {
+	for timeout, want := range map[time.Duration][]string{
+		0:                {"kubeletHealthCheck: 30s", "controlPlaneComponentHealthCheck: 60s"},
+		6 * time.Minute:  {"kubeletHealthCheck: 60s", "controlPlaneComponentHealthCheck: 120s"},
+		60 * time.Minute: {"kubeletHealthCheck: 240s", "controlPlaneComponentHealthCheck: 240s"},
+	} {
+		d := &Distro{Version: "1.34.4", Timeout: timeout}
+		text, err := d.config(newNode("s1", "10.0.0.10"), provisioner.Desired{}, join{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range want {
+			if !strings.Contains(text, w) {
+				t.Errorf("with %s: no %q in\n%s", timeout, w, text)
+			}
+		}
+	}
+}
+
+func TestContent(t *testing.T) {
+	var b strings.Builder
+	for _, u := range Units() {
+		fmt.Fprintf(&b, "== %s enable=%t\n%s", u.Name, u.Enable, u.Content)
+	}
+	for _, f := range Files() {
+		fmt.Fprintf(&b, "== %s\n%s", f.Path, f.Content)
+	}
+	golden(t, "content.txt", b.String())
+}
