@@ -167,6 +167,9 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 	if c.Distro.Name != "kubeadm" {
 		return nil, &provisioner.UnavailableError{What: c.Distro.Name + " " + c.Distro.Version, Tried: []string{"only kubeadm can be installed"}}
 	}
+	if c.Topology.Servers > 1 {
+		return nil, &provisioner.UnavailableError{What: "topology " + c.Topology.String(), Tried: []string{"kubeadm: only one server can be installed"}}
+	}
 	release, err := h.Artifacts.Ensure(ctx, c.Distro.Name, c.Distro.Version)
 	if err != nil {
 		return nil, err

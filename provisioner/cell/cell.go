@@ -398,7 +398,7 @@ func (x *run) install(ctx context.Context, result *matrix.PhaseResult) error {
 	result.Evidence = append(result.Evidence, done("init", first.Name(), "the first server was initialised", x.Clock.Now().Sub(started)))
 	for i := 1; i < len(x.nodes); i++ {
 		started := x.Clock.Now()
-		if err := x.Distro.Join(ctx, first, x.nodes[i], x.wants[i]); err != nil {
+		if err := x.Distro.Join(ctx, x.nodes[:i], x.nodes[i], x.wants[i]); err != nil {
 			return err
 		}
 		result.Evidence = append(result.Evidence, done("join", x.nodes[i].Name(), "the node was joined", x.Clock.Now().Sub(started)))
@@ -492,10 +492,11 @@ func present(all []matrix.Evidence) (some []matrix.Evidence) {
 	return some
 }
 
-// The teardown of an interrupted run is bounded by 30 seconds in all.
+// The teardown of an interrupted run is bounded by 30 seconds in all, 5 of them
+// for a node that is just being created.
 const (
-	collectPatience = 10 * time.Second
-	destroyPatience = 15 * time.Second
+	collectPatience = 7 * time.Second
+	destroyPatience = 13 * time.Second
 	// releasePatience is beside that of destroy: nodes that do not go must not
 	// leave the host's sysctls changed.
 	releasePatience = 5 * time.Second

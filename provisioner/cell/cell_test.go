@@ -384,9 +384,9 @@ func (satisfiedLease) Acquire(context.Context, map[string]string) (func(context.
 	return func(context.Context) error { return nil }, true, nil
 }
 
-// TestInterruptEndsWithin30Seconds: every call of the teardown hangs until its
+// TestInterruptEndsInTime: every call of the teardown hangs until its
 // time is over, on two nodes.
-func TestInterruptEndsWithin30Seconds(t *testing.T) {
+func TestInterruptEndsInTime(t *testing.T) {
 	g := NewWithT(t)
 	w, c := newFakeWorld(), planned("1+1")
 	var took time.Duration
@@ -407,7 +407,7 @@ func TestInterruptEndsWithin30Seconds(t *testing.T) {
 		a = run(ctx, w, c, nil)
 		took = time.Since(at)
 	})
-	g.Expect(took).To(BeNumerically("<=", 30*time.Second))
+	g.Expect(took).To(BeNumerically("<=", 25*time.Second), "5 more are a node's that is being created")
 	g.Expect(verdict(c, a)).To(And(HaveField("Verdict", matrix.Unknown), HaveField("Reason", ContainSubstring("Ctrl-C"))))
 	g.Expect(w.counts).To(And(HaveKeyWithValue("delete", 2), HaveKeyWithValue("release", 1)))
 	destroy, _ := a.Phase(matrix.PhaseDestroy)

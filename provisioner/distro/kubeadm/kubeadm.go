@@ -97,7 +97,8 @@ var joinCommand = regexp.MustCompile(`--token (\S+) --discovery-token-ca-cert-ha
 
 // Join runs kubeadm join, writes the node's CNI configuration for the pod CIDR
 // that the cluster gave it, and the routes to the other nodes' pods.
-func (d *Distro) Join(ctx context.Context, first, node provisioner.Node, want provisioner.Desired) error {
+func (d *Distro) Join(ctx context.Context, members []provisioner.Node, node provisioner.Node, want provisioner.Desired) error {
+	first := members[0]
 	out, err := first.Exec(ctx, provisioner.Command{Args: []string{"kubeadm", "token", "create", "--ttl", "15m", "--print-join-command"}})
 	if err != nil {
 		return fmt.Errorf("make a join token: %w", err)
@@ -121,36 +122,56 @@ func (d *Distro) Join(ctx context.Context, first, node provisioner.Node, want pr
 	if _, err := node.Exec(ctx, provisioner.Command{Args: args}); err != nil {
 		return fmt.Errorf("kubeadm join: %w", err)
 	}
-	return d.connect(ctx, first, node)
+	return connect(ctx, members, node)
 }
 
-// connect gives a joined node its CNI configuration, the first server a route
-// to its pods, and it a route to all others' through the first server, which
-// has one to each. Routes live in eth0's .network drop-in, so they are there
-// again after a restart.
-func (d *Distro) connect(ctx context.Context, first, node provisioner.Node) error {
+// connect gives a joined node its CNI configuration and every node the routes
+// to the others' pods. Routes live in eth0's .network drop-ins, so they are
+// there again after a restart.
+func connect(ctx context.Context, members []provisioner.Node, node provisioner.Node) error {
+	own, err := podCIDR(ctx, members[0], node)
+	if err != nil {
+		return err
+	}
+	if err := node.Push(ctx, provisioner.File{Path: conflistPath, Content: conflist(own)}); err != nil {
+		return fmt.Errorf("write the CNI configuration: %w", err)
+	}
+	for _, m := range members {
+		theirs, err := podCIDR(ctx, members[0], m)
+		if err != nil {
+			return err
+		}
+		if err := route(ctx, m, own, node); err != nil {
+			return err
+		}
+		if err := route(ctx, node, theirs, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// podCIDR asks the first server which pods a node has; the controller-manager
+// says so a moment after the node is there.
+func podCIDR(ctx context.Context, first, node provisioner.Node) (string, error) {
 	out, err := first.Exec(ctx, provisioner.Command{Args: []string{"sh", "-ec",
 		`n=0; until kubectl --kubeconfig ` + adminConf + ` get node "$1" -o jsonpath='{.spec.podCIDR}' | grep /; do n=$((n+1)); [ $n -lt 60 ]; sleep 0.5; done`,
 		"podCIDR", node.Name()}})
 	if err != nil {
-		return fmt.Errorf("read the pod CIDR of node %s: %w", node.Name(), err)
+		return "", fmt.Errorf("read the pod CIDR of node %s: %w", node.Name(), err)
 	}
-	cidr := strings.TrimSpace(out.Stdout)
-	if err := node.Push(ctx, provisioner.File{Path: conflistPath, Content: conflist(cidr)}); err != nil {
-		return fmt.Errorf("write the CNI configuration: %w", err)
+	return strings.TrimSpace(out.Stdout), nil
+}
+
+// route sends a node's traffic to pods by the node that has them.
+func route(ctx context.Context, on provisioner.Node, pods string, by provisioner.Node) error {
+	name := "/etc/systemd/network/eth0.network.d/pods-" + by.Name() + ".conf"
+	content := fmt.Sprintf("[Route]\nDestination=%s\nGateway=%s\n", pods, by.Address())
+	if err := on.Push(ctx, provisioner.File{Path: name, Content: content}); err != nil {
+		return fmt.Errorf("route to the pods of node %s: %w", by.Name(), err)
 	}
-	for _, r := range []struct {
-		on       provisioner.Node
-		to, peer string
-	}{{first, cidr, node.Address()}, {node, podSubnet, first.Address()}} {
-		drop := fmt.Sprintf("[Route]\nDestination=%s\nGateway=%s\n", r.to, r.peer)
-		name := "/etc/systemd/network/eth0.network.d/pods-" + strings.ReplaceAll(r.peer, ".", "-") + ".conf"
-		if err := r.on.Push(ctx, provisioner.File{Path: name, Content: drop}); err != nil {
-			return fmt.Errorf("route to the pods of %s: %w", r.peer, err)
-		}
-		if _, err := r.on.Exec(ctx, provisioner.Command{Args: []string{"networkctl", "reload"}}); err != nil {
-			return fmt.Errorf("route to the pods of %s: %w", r.peer, err)
-		}
+	if _, err := on.Exec(ctx, provisioner.Command{Args: []string{"networkctl", "reload"}}); err != nil {
+		return fmt.Errorf("route to the pods of node %s: %w", by.Name(), err)
 	}
 	return nil
 }

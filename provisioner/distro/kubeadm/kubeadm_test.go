@@ -55,7 +55,6 @@ func newNode(name, address string) *fakeNode {
 	return &fakeNode{name: name, address: address, files: map[string]provisioner.File{}, fails: map[string]error{}, answers: map[string]string{
 		"containerd --version":      "containerd github.com/containerd/containerd 1.7.24~ds1 1.7.24~ds1-6+deb13u1\n",
 		"kubeadm token create":      "kubeadm join 10.0.0.10:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:" + strings.Repeat("ab", 32) + "\n",
-		"sh -ec n=0; until kubectl": "10.244.1.0/24\n",
 	}}
 }
 
@@ -69,6 +68,10 @@ func (n *fakeNode) Exec(_ context.Context, cmd provisioner.Command) (provisioner
 		if strings.HasPrefix(line, prefix) {
 			return provisioner.Output{}, err
 		}
+	}
+	// The API says which pods a node has, by the number in its name.
+	if strings.HasPrefix(line, "sh -ec n=0; until kubectl") {
+		return provisioner.Output{Stdout: map[string]string{"s1": "10.244.0.0/24", "a1": "10.244.1.0/24", "a2": "10.244.2.0/24"}[cmd.Args[len(cmd.Args)-1]] + "\n"}, nil
 	}
 	for prefix, out := range n.answers {
 		if strings.HasPrefix(line, prefix) {
@@ -142,22 +145,24 @@ func parses(t *testing.T, text string, want int) {
 
 func TestJoin(t *testing.T) {
 	g := NewWithT(t)
-	first, node, want := newNode("s1", "10.0.0.10"), newNode("a1", "10.0.0.11"), desired()
-	want.NodeIP = "10.0.0.11"
+	first, second, node, want := newNode("s1", "10.0.0.10"), newNode("a1", "10.0.0.11"), newNode("a2", "10.0.0.12"), desired()
+	want.NodeIP = "10.0.0.12"
 	g.Expect(distro().Configure(t.Context(), node, want)).To(Succeed())
-	g.Expect(distro().Join(t.Context(), first, node, want)).To(Succeed())
+	g.Expect(distro().Join(t.Context(), []provisioner.Node{first, second}, node, want)).To(Succeed())
 	golden(t, "join.yaml", node.files[configPath].Content)
 	parses(t, node.files[configPath].Content, 1)
 	g.Expect(node.commands).To(ContainElement("kubeadm join --config /etc/lxcmatrix/kubeadm.yaml --ignore-preflight-errors=Swap,SystemVerification"))
-	g.Expect(node.files[conflistPath].Content).To(ContainSubstring(`"subnet": "10.244.1.0/24"`))
-	// The first server reaches the new node's pods, and that all others'.
-	g.Expect(first.files).To(HaveKeyWithValue("/etc/systemd/network/eth0.network.d/pods-10-0-0-11.conf",
-		HaveField("Content", "[Route]\nDestination=10.244.1.0/24\nGateway=10.0.0.11\n")))
-	g.Expect(node.files).To(HaveKeyWithValue("/etc/systemd/network/eth0.network.d/pods-10-0-0-10.conf",
-		HaveField("Content", "[Route]\nDestination=10.244.0.0/16\nGateway=10.0.0.10\n")))
-	for _, n := range []*fakeNode{first, node} {
-		g.Expect(n.commands[len(n.commands)-1]).To(Equal("networkctl reload"))
+	g.Expect(node.files[conflistPath].Content).To(ContainSubstring(`"subnet": "10.244.2.0/24"`))
+	// Every member reaches the new node's pods, and that theirs.
+	for _, member := range []*fakeNode{first, second} {
+		g.Expect(member.files).To(HaveKeyWithValue("/etc/systemd/network/eth0.network.d/pods-a2.conf",
+			HaveField("Content", "[Route]\nDestination=10.244.2.0/24\nGateway=10.0.0.12\n")))
+		g.Expect(member.commands[len(member.commands)-1]).To(Equal("networkctl reload"))
 	}
+	g.Expect(node.files).To(HaveKeyWithValue("/etc/systemd/network/eth0.network.d/pods-s1.conf",
+		HaveField("Content", "[Route]\nDestination=10.244.0.0/24\nGateway=10.0.0.10\n")))
+	g.Expect(node.files).To(HaveKeyWithValue("/etc/systemd/network/eth0.network.d/pods-a1.conf",
+		HaveField("Content", "[Route]\nDestination=10.244.1.0/24\nGateway=10.0.0.11\n")))
 }
 
 func TestContainerdConfig(t *testing.T) {
@@ -208,7 +213,7 @@ func TestFailures(t *testing.T) {
 		{"first", "kubeadm token create", "make a join token"},
 		{"node", "kubeadm join", "kubeadm join"},
 		{"first", "sh -ec n=0", "read the pod CIDR of node a1"},
-		{"node", "networkctl reload", "route to the pods of 10.0.0.10"},
+		{"node", "networkctl reload", "route to the pods of node s1"},
 	} {
 		t.Run(c.fails, func(t *testing.T) {
 			g := NewWithT(t)
@@ -216,7 +221,7 @@ func TestFailures(t *testing.T) {
 			map[string]*fakeNode{"first": first, "node": node}[c.on].fails[c.fails] = broke
 			err := distro().Configure(t.Context(), node, desired())
 			if err == nil {
-				err = distro().Join(t.Context(), first, node, desired())
+				err = distro().Join(t.Context(), []provisioner.Node{first}, node, desired())
 			}
 			g.Expect(err).To(MatchError(ContainSubstring(c.says)))
 			g.Expect(provisioner.IsNodes(err)).To(BeTrue(), "a command that fails is the node's doing: %v", err)
@@ -226,7 +231,7 @@ func TestFailures(t *testing.T) {
 		g := NewWithT(t)
 		first := newNode("s1", "10.0.0.10")
 		first.answers["kubeadm token create"] = "W1120 deprecated\n"
-		err := distro().Join(t.Context(), first, newNode("a1", "10.0.0.11"), desired())
+		err := distro().Join(t.Context(), []provisioner.Node{first}, newNode("a1", "10.0.0.11"), desired())
 		var node *provisioner.NodeError
 		g.Expect(errors.As(err, &node)).To(BeTrue(), "%v", err)
 	})
