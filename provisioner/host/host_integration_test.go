@@ -3,7 +3,6 @@
 package host_test
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -24,6 +23,7 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/internal/tinyimage"
 )
 
 // crashVariable makes the test binary a run that opens an embedded host and
@@ -77,49 +77,6 @@ func TestCrashedRun(t *testing.T) {
 		g.Expect(host.RemoveEmbedded(t.Context(), dir)).To(Succeed())
 		g.Expect(left(t, dir)).To(BeEmpty())
 	})
-}
-
-// tinyRoot is a root filesystem with nothing but testdata/init.
-func tinyRoot(t *testing.T) *bytes.Buffer {
-	t.Helper()
-	program := filepath.Join(t.TempDir(), "init")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./testdata/init")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build init: %v\n%s", err, out)
-	}
-	content, err := os.ReadFile(program)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, dir := range []string{"dev", "etc", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var"} {
-		err = errors.Join(err, w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}))
-	}
-	err = errors.Join(err, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "sbin/init", Mode: 0o755, Size: int64(len(content))}))
-	_, writeErr := w.Write(content)
-	if err := errors.Join(err, writeErr, w.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return &b
-}
-
-func tinyImage(t *testing.T, server *incus.Server) incus.Image {
-	t.Helper()
-	const metadata = "architecture: x86_64\ncreation_date: 1\n"
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	err := w.WriteHeader(&tar.Header{Name: "metadata.yaml", Mode: 0o644, Size: int64(len(metadata))})
-	_, writeErr := w.Write([]byte(metadata))
-	if err := errors.Join(err, writeErr, w.Close()); err != nil {
-		t.Fatal(err)
-	}
-	image, err := server.ImportImage(t.Context(), "tiny", &b, tinyRoot(t), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return image
 }
 
 // state is a short folder: paths of sockets below it must fit 107 bytes.
@@ -232,7 +189,7 @@ func TestEmbedded(t *testing.T) {
 	g.Expect(facts).To(And(HaveField("Storage", "dir"), HaveField("Incus", Not(BeEmpty())), HaveField("LXC", Not(BeEmpty())),
 		HaveField("Kernel", Not(BeEmpty())), HaveField("Cgroup", BeElementOf("v1", "v2")), HaveField("CPUs", BeNumerically(">", 0))))
 
-	image := tinyImage(t, h.Server)
+	image := tinyimage.Import(t, h.Server, "tiny")
 	reserved, err := h.Reserve(t.Context(), "one")
 	g.Expect(err).NotTo(HaveOccurred())
 	node, err := h.CreateNode(t.Context(), spec("one", image))

@@ -21,7 +21,7 @@ import (
 // its end before the exit code is looked at. When ctx ends, the command is
 // killed.
 func (i *Instance) Exec(ctx context.Context, cmd provisioner.Command) (provisioner.Output, error) {
-	var stdout, stderr bytes.Buffer
+	var stdout, stderr output
 	code, err := i.Stream(ctx, cmd, &stdout, &stderr)
 	out := provisioner.Output{Stdout: stdout.String(), Stderr: stderr.String(), ExitCode: code}
 	if err != nil {
@@ -31,6 +31,25 @@ func (i *Instance) Exec(ctx context.Context, cmd provisioner.Command) (provision
 		return out, &provisioner.CommandError{Node: i.name, Command: cmd.Args, Output: out}
 	}
 	return out, nil
+}
+
+// output is written by the client's goroutines, which a command that was given
+// up on may still keep.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
 }
 
 // Stream is Exec with the output written as it comes. A command that ran and
@@ -85,9 +104,26 @@ func (i *Instance) run(ctx context.Context, post api.InstanceExecPost, args clie
 	}
 	done := make(chan bool)
 	args.DataDone, args.Control = done, control.set
-	op, err := i.server.with(context.WithoutCancel(ctx)).ExecInstance(i.name, post, &args)
-	if err != nil {
-		return -1, i.execError(ctx, err)
+	type answer struct {
+		op  client.Operation
+		err error
+	}
+	started := make(chan answer, 1)
+	go func() {
+		// Not bound to ctx: the control socket must outlive it for the kill.
+		op, err := i.server.with(context.WithoutCancel(ctx)).ExecInstance(i.name, post, &args)
+		started <- answer{op, err}
+	}()
+	var op client.Operation
+	select {
+	case a := <-started:
+		if a.err != nil {
+			return -1, i.execError(ctx, a.err)
+		}
+		op = a.op
+	case <-ctx.Done():
+		control.kill()
+		return -1, ctx.Err()
 	}
 	// The operation's result is only read after the data: the other way round
 	// cuts the output off.
@@ -99,6 +135,7 @@ func (i *Instance) run(ctx context.Context, post api.InstanceExecPost, args clie
 	}
 	finished := make(chan error, 1)
 	go func() { finished <- op.Wait() }()
+	var err error
 	select {
 	case err = <-finished:
 	case <-ctx.Done():
@@ -127,14 +164,18 @@ func (i *Instance) execError(ctx context.Context, err error) error {
 // controlSocket is the exec's control connection, which arrives on a
 // goroutine of the client's.
 type controlSocket struct {
-	mu   sync.Mutex
-	conn *websocket.Conn
+	mu     sync.Mutex
+	conn   *websocket.Conn
+	killed bool
 }
 
 func (c *controlSocket) set(conn *websocket.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.conn = conn
+	if c.killed {
+		c.signal()
+	}
 }
 
 // resize tells the command's terminal its size. One that is lost is followed
@@ -148,14 +189,19 @@ func (c *controlSocket) resize(size Size) {
 	}
 }
 
-// kill ends the command; a control socket that is gone means that the command
-// is, too.
+// kill ends the command, now or as soon as the socket is there.
 func (c *controlSocket) kill() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.conn == nil {
-		return
+	c.killed = true
+	if c.conn != nil {
+		c.signal()
 	}
+}
+
+// signal kills the command, with the lock held; a control socket that is gone
+// means that the command is, too.
+func (c *controlSocket) signal() {
 	_ = c.conn.WriteJSON(api.InstanceExecControl{Command: "signal", Signal: int(syscall.SIGKILL)})
 	_ = c.conn.Close()
 }

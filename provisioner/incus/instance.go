@@ -32,7 +32,9 @@ var _ provisioner.Node = (*Instance)(nil)
 
 // Create creates a container and starts it. Errors of its start are
 // *provisioner.NodeError with the end of LXC's log: the image and the pool did
-// their part by then, what is left is the container's own configuration.
+// their part by then, what is left is the container's own configuration. An
+// instance that is there, or may be, is returned beside the error: it is to be
+// deleted.
 func (s *Server) Create(ctx context.Context, spec provisioner.NodeSpec) (*Instance, error) {
 	config := api.ConfigMap{}
 	maps.Copy(config, spec.Incus.Config)
@@ -66,17 +68,34 @@ func (s *Server) Create(ctx context.Context, spec provisioner.NodeSpec) (*Instan
 		Source:      api.InstanceSource{Type: "image", Fingerprint: spec.Image},
 		InstancePut: api.InstancePut{Config: config, Devices: devices, Profiles: []string{}},
 	})
-	if err == nil {
-		err = wait(ctx, op)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("create instance %s from image %s: %w", spec.Name, spec.Image, err)
 	}
 	i := &Instance{server: s, name: spec.Name, address: spec.Address}
+	if err := wait(ctx, op); err != nil {
+		err = fmt.Errorf("create instance %s from image %s: %w", spec.Name, spec.Image, err)
+		if ctx.Err() != nil && !s.settled(ctx, op) {
+			return i, err
+		}
+		return nil, err
+	}
 	if err := i.setState(ctx, "start", false); err != nil {
 		return i, i.startError(ctx, err)
 	}
 	return i, nil
+}
+
+// settlePatience is how long a creation that nobody waits for any longer may
+// go on: an instance that is being created cannot be deleted.
+const settlePatience = 5 * time.Second
+
+// settled waits for the end of a creation after ctx ended, which the server
+// does not notice, and says whether it left nothing.
+func (s *Server) settled(ctx context.Context, op client.Operation) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settlePatience)
+	defer cancel()
+	end, _, err := s.with(ctx).GetOperationWait(op.Get().ID, int(settlePatience.Seconds()))
+	return err == nil && end.StatusCode.IsFinal() && end.StatusCode != api.Success
 }
 
 // startError adds what LXC logged, which is where the cause is.
@@ -87,7 +106,18 @@ func (i *Instance) startError(ctx context.Context, err error) error {
 	if log, logErr := i.log(ctx, "lxc.log"); logErr == nil && log != "" {
 		err = fmt.Errorf("%w: %s", err, lastLines(log, 5))
 	}
-	return &provisioner.NodeError{Node: i.name, Action: "start", Err: err}
+	return i.blame(ctx, "start", err)
+}
+
+// blame makes an error the instance's own doing, unless the server is what
+// does not answer.
+func (i *Instance) blame(ctx context.Context, action string, err error) error {
+	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), settlePatience)
+	defer cancel()
+	if _, _, down := i.server.with(look).GetInstanceState(i.name); down != nil {
+		return fmt.Errorf("%s instance %s: %w", action, i.name, err)
+	}
+	return &provisioner.NodeError{Node: i.name, Action: action, Err: err}
 }
 
 // Instance is a handle to a container that is there already.
@@ -143,7 +173,7 @@ func (i *Instance) Restart(ctx context.Context) error {
 		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return fmt.Errorf("restart instance %s: %w", i.name, err)
 		}
-		return &provisioner.NodeError{Node: i.name, Action: "restart", Err: err}
+		return i.blame(ctx, "restart", err)
 	}
 	return nil
 }

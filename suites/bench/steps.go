@@ -176,7 +176,7 @@ func (s *seat) healthy(ctx context.Context) error {
 		return err
 	}
 	saw("DNS answers")
-	return until(ctx, clusterEvery, probe("get", "--timeout", "1s", "http://"+found.probeService+"/"))
+	return until(ctx, clusterEvery, probe("get", "--timeout", "2s", "http://"+found.probeService+"/"))
 }
 
 // proxyHealthy is `curl http://NODE:10256/healthz`.

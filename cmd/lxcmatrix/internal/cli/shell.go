@@ -200,16 +200,36 @@ func wake(ctx context.Context, h *host.Host, nodes []incus.Owned, stopped bool, 
 		if stopped || !n.Running {
 			shown.Note("node %s was stopped when its run ended, and is started again", n.Name)
 		}
-		booted := shown.Step("waiting for node %s to boot", n.Name)
-		_, err := backoff.Retry(ctx, func() (struct{}, error) { return struct{}{}, awake(ctx, h, instance) },
-			backoff.WithBackOff(backoff.NewConstantBackOff(200*time.Millisecond)), backoff.WithMaxElapsedTime(bootPatience))
-		booted(err)
-		if err != nil {
-			return fmt.Errorf("start node %s: %w", n.Name, err)
+		if err := up(ctx, h, instance, shown); err != nil {
+			return err
 		}
-		if err := online(ctx, instance); err != nil {
+		err := online(ctx, instance)
+		if err != nil && stopped {
+			// It ran on while its host was closed, and lost its bridge.
+			shown.Note("node %s has no network: %v; restarting it", n.Name, err)
+			if err := instance.ForceRestart(ctx); err != nil {
+				return err
+			}
+			if err := up(ctx, h, instance, shown); err != nil {
+				return err
+			}
+			err = online(ctx, instance)
+		}
+		if err != nil {
 			shown.Note("node %s has no network: %v", n.Name, err)
 		}
+	}
+	return nil
+}
+
+// up starts a node if it is stopped, and waits until it has booted.
+func up(ctx context.Context, h *host.Host, instance *incus.Instance, shown provisioner.Progress) error {
+	booted := shown.Step("waiting for node %s to boot", instance.Name())
+	_, err := backoff.Retry(ctx, func() (struct{}, error) { return struct{}{}, awake(ctx, h, instance) },
+		backoff.WithBackOff(backoff.NewConstantBackOff(200*time.Millisecond)), backoff.WithMaxElapsedTime(bootPatience))
+	booted(err)
+	if err != nil {
+		return fmt.Errorf("start node %s: %w", instance.Name(), err)
 	}
 	return nil
 }
