@@ -1,0 +1,62 @@
+// Package tinyimage gives tests an image for real containers that is made in a
+// second: it holds nothing but the program in its folder init, which is
+// process 1 and the few commands that tests run.
+package tinyimage
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
+)
+
+const program = "github.com/lxcmatrix/lxcmatrix/provisioner/internal/tinyimage/init"
+
+// Import puts the image on a server under an alias.
+func Import(t *testing.T, server *incus.Server, alias string) incus.Image {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "init")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", path, program) //nolint:gosec // a package of ours
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the tiny image's init: %v\n%s", err, out)
+	}
+	init, err := os.ReadFile(path) //nolint:gosec // built above
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := tarball(map[string][]byte{"sbin/init": init}, "dev", "etc", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var")
+	if err != nil {
+		t.Fatal(err)
+	}
+	metadata, err := tarball(map[string][]byte{"metadata.yaml": []byte("architecture: x86_64\ncreation_date: 1\n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := server.ImportImage(t.Context(), alias, metadata, root, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return image
+}
+
+func tarball(files map[string][]byte, dirs ...string) (io.Reader, error) {
+	var b bytes.Buffer
+	var errs []error
+	w := tar.NewWriter(&b)
+	for _, dir := range dirs {
+		errs = append(errs, w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}))
+	}
+	for name, content := range files {
+		errs = append(errs, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o755, Size: int64(len(content))}))
+		_, err := w.Write(content)
+		errs = append(errs, err)
+	}
+	return &b, errors.Join(append(errs, w.Close())...)
+}
