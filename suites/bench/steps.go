@@ -26,6 +26,9 @@ const (
 	// second of a CPU.
 	bootEvery    = 100 * time.Millisecond
 	clusterEvery = 500 * time.Millisecond
+	// firstPatience and mostPatience bound one question from inside a pod.
+	firstPatience = 500 * time.Millisecond
+	mostPatience  = 4 * time.Second
 )
 
 // cell is the clocked part.
@@ -169,14 +172,22 @@ func (s *seat) healthy(ctx context.Context) error {
 	if err := until(ctx, clusterEvery, s.proxyHealthy); err != nil {
 		return err
 	}
-	probe := func(args ...string) func(context.Context) error {
-		return kubectl(append([]string{"exec", "--namespace", probeNamespace, found.probePod, "--", "/probe"}, args...)...)
+	// What was sent before kube-proxy's rules were there is lost for good, so
+	// the first questions do not wait long; a slow node is waited for in the end.
+	patience := firstPatience
+	ask := func(question, of string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			timeout := patience.String()
+			patience = min(2*patience, mostPatience)
+			return kubectl("exec", "--namespace", probeNamespace, found.probePod, "--", "/probe", question, "--timeout", timeout, of)(ctx)
+		}
 	}
-	if err := until(ctx, clusterEvery, probe("dns", "--timeout", "1s", "kubernetes.default")); err != nil {
+	if err := until(ctx, clusterEvery, ask("dns", "kubernetes.default")); err != nil {
 		return err
 	}
 	saw("DNS answers")
-	return until(ctx, clusterEvery, probe("get", "--timeout", "2s", "http://"+found.probeService+"/"))
+	patience = firstPatience
+	return until(ctx, clusterEvery, ask("get", "http://"+found.probeService+"/"))
 }
 
 // proxyHealthy is `curl http://NODE:10256/healthz`.
