@@ -112,6 +112,12 @@ func OpenEmbedded(ctx context.Context, opts EmbeddedOptions) (_ *Host, err error
 	if err != nil {
 		return nil, fmt.Errorf("open the embedded host: %w", err)
 	}
+	// Another daemon may have taken the subnet while this one was down.
+	if address, err := server.NetworkAddress(ctx); err == nil && taken(bridge, address) {
+		if err := server.MoveNetwork(ctx, subnet); err != nil {
+			return nil, fmt.Errorf("open the embedded host: %w", err)
+		}
+	}
 	h, err := newHost(ctx, server, !opts.DenyHostWrites, closeAll)
 	if err != nil {
 		return nil, err
@@ -136,9 +142,29 @@ func bridgeName(stateDir string) string {
 // freeSubnet chooses a /24 that no interface of this machine uses. A bridge
 // that is there already keeps the one it has.
 func freeSubnet(bridge string) (string, error) {
+	used, err := usedSubnets(bridge)
+	if err != nil {
+		return "", err
+	}
+	return chooseSubnet(bridge, used)
+}
+
+// taken says whether an interface other than the bridge uses an address's
+// subnet.
+func taken(bridge, address string) bool {
+	own, err := netip.ParsePrefix(address)
+	if err != nil {
+		return false
+	}
+	used, err := usedSubnets(bridge)
+	return err == nil && slices.ContainsFunc(used, own.Masked().Overlaps)
+}
+
+// usedSubnets are the IPv4 and IPv6 subnets of all interfaces but the bridge.
+func usedSubnets(bridge string) ([]netip.Prefix, error) {
 	interfaces, err := net.Interfaces()
 	if err != nil {
-		return "", fmt.Errorf("list this machine's interfaces: %w", err)
+		return nil, fmt.Errorf("list this machine's interfaces: %w", err)
 	}
 	var used []netip.Prefix
 	for _, i := range interfaces {
@@ -147,7 +173,7 @@ func freeSubnet(bridge string) (string, error) {
 		}
 		addresses, err := i.Addrs()
 		if err != nil {
-			return "", fmt.Errorf("list the addresses of %s: %w", i.Name, err)
+			return nil, fmt.Errorf("list the addresses of %s: %w", i.Name, err)
 		}
 		for _, a := range addresses {
 			if p, err := netip.ParsePrefix(a.String()); err == nil {
@@ -155,7 +181,7 @@ func freeSubnet(bridge string) (string, error) {
 			}
 		}
 	}
-	return chooseSubnet(bridge, used)
+	return used, nil
 }
 
 // chooseSubnet begins at a place of the bridge's own: the bridge of a host

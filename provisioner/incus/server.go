@@ -192,14 +192,27 @@ func (s *Server) NetworkAddress(ctx context.Context) (string, error) {
 	return n.Config["ipv4.address"], nil
 }
 
+// MoveNetwork gives the bridge another IPv4 address, in CIDR form.
+func (s *Server) MoveNetwork(ctx context.Context, address string) error {
+	c := s.global(ctx)
+	n, etag, err := c.GetNetwork(s.network)
+	if err == nil {
+		put := n.Writable()
+		put.Config["ipv4.address"] = address
+		err = c.UpdateNetwork(s.network, put, etag)
+	}
+	if err != nil {
+		return fmt.Errorf("move network %s to %s: %w", s.network, address, err)
+	}
+	return nil
+}
+
 // Versions are what the server says of itself.
 type Versions struct {
 	Incus string
 	LXC   string
 	// Storage is the driver of the pool in use.
 	Storage string
-	// Driver is the pool's driver.
-	Kernel string
 }
 
 // Versions asks the server for its versions.
@@ -208,7 +221,7 @@ func (s *Server) Versions(ctx context.Context) (Versions, error) {
 	if err != nil {
 		return Versions{}, fmt.Errorf("ask the Incus server for its versions: %w", err)
 	}
-	v := Versions{Incus: info.Environment.ServerVersion, Kernel: info.Environment.KernelVersion}
+	v := Versions{Incus: info.Environment.ServerVersion}
 	// The drivers and their versions are joined by " | " in the same order.
 	drivers := strings.Split(info.Environment.Driver, " | ")
 	versions := strings.Split(info.Environment.DriverVersion, " | ")
