@@ -154,7 +154,7 @@ func (i *Instance) run(ctx context.Context, post api.InstanceExecPost, args clie
 
 // execError tells a node that is down from a server that is.
 func (i *Instance) execError(ctx context.Context, err error) error {
-	state, _, stateErr := i.server.with(ctx).GetInstanceState(i.name)
+	state, _, stateErr := i.server.with(ctx).GetInstance(i.name)
 	if stateErr != nil || state.StatusCode == api.Running {
 		return err
 	}

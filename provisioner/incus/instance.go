@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	client "github.com/lxc/incus/v6/client"
 	"github.com/lxc/incus/v6/shared/api"
 
@@ -63,21 +64,33 @@ func (s *Server) Create(ctx context.Context, spec provisioner.NodeSpec) (*Instan
 	for name, device := range spec.Incus.Devices {
 		devices[name] = maps.Clone(device)
 	}
-	op, err := s.with(ctx).CreateInstance(api.InstancesPost{
+	i := &Instance{server: s, name: spec.Name, address: spec.Address}
+	fail := func(err error) error {
+		return fmt.Errorf("create instance %s from image %s: %w", spec.Name, spec.Image, err)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fail(err)
+	}
+	creating, cancel := outlive(ctx, settlePatience)
+	defer cancel()
+	op, err := s.with(creating).CreateInstance(api.InstancesPost{
 		Name: spec.Name, Type: api.InstanceTypeContainer,
 		Source:      api.InstanceSource{Type: "image", Fingerprint: spec.Image},
 		InstancePut: api.InstancePut{Config: config, Devices: devices, Profiles: []string{}},
 	})
-	if err != nil {
-		return nil, fmt.Errorf("create instance %s from image %s: %w", spec.Name, spec.Image, err)
+	if err == nil {
+		err = wait(creating, op)
 	}
-	i := &Instance{server: s, name: spec.Name, address: spec.Address}
-	if err := wait(ctx, op); err != nil {
-		err = fmt.Errorf("create instance %s from image %s: %w", spec.Name, spec.Image, err)
-		if ctx.Err() != nil && !s.settled(ctx, op) {
-			return i, err
+	switch {
+	case err == nil && ctx.Err() != nil:
+		return i, fail(ctx.Err())
+	case creating.Err() != nil:
+		return i, fail(err)
+	case err != nil:
+		if _, _, none := s.with(creating).GetInstance(spec.Name); none == nil {
+			err = fmt.Errorf("%w (an instance of this name is there already)", err)
 		}
-		return nil, err
+		return nil, fail(err)
 	}
 	if err := i.setState(ctx, "start", false); err != nil {
 		return i, i.startError(ctx, err)
@@ -85,17 +98,22 @@ func (s *Server) Create(ctx context.Context, spec provisioner.NodeSpec) (*Instan
 	return i, nil
 }
 
-// settlePatience is how long a creation that nobody waits for any longer may
-// go on: an instance that is being created cannot be deleted.
+// settlePatience is how long a creation goes on after its context ended: the
+// server does not notice, and an instance that is being created cannot be
+// deleted.
 const settlePatience = 5 * time.Second
 
-// settled waits for the end of a creation after ctx ended, which the server
-// does not notice, and says whether it left nothing.
-func (s *Server) settled(ctx context.Context, op client.Operation) bool {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settlePatience)
-	defer cancel()
-	end, _, err := s.with(ctx).GetOperationWait(op.Get().ID, int(settlePatience.Seconds()))
-	return err == nil && end.StatusCode.IsFinal() && end.StatusCode != api.Success
+// outlive is a context that ends some time after ctx.
+func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(by, cancel)
+		context.AfterFunc(longer, func() { timer.Stop() })
+	})
+	return longer, func() {
+		stop()
+		cancel()
+	}
 }
 
 // startError adds what LXC logged, which is where the cause is.
@@ -103,8 +121,11 @@ func (i *Instance) startError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("start instance %s: %w", i.name, err)
 	}
-	if log, logErr := i.log(ctx, "lxc.log"); logErr == nil && log != "" {
-		err = fmt.Errorf("%w: %s", err, lastLines(log, 5))
+	if log, logErr := i.log(ctx, "lxc.log"); logErr == nil && errorLines(log) != "" {
+		err = fmt.Errorf("%w: %s", err, errorLines(log))
+	} else if in, _, lookErr := i.server.with(ctx).GetInstance(i.name); lookErr == nil && in.Config["raw.lxc"] != "" {
+		// LXC does not log which line it could not read.
+		err = fmt.Errorf("%w; its raw.lxc: %s", err, strings.ReplaceAll(in.Config["raw.lxc"], "\n", " | "))
 	}
 	return i.blame(ctx, "start", err)
 }
@@ -114,7 +135,7 @@ func (i *Instance) startError(ctx context.Context, err error) error {
 func (i *Instance) blame(ctx context.Context, action string, err error) error {
 	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), settlePatience)
 	defer cancel()
-	if _, _, down := i.server.with(look).GetInstanceState(i.name); down != nil {
+	if _, _, down := i.server.with(look).GetInstance(i.name); down != nil {
 		return fmt.Errorf("%s instance %s: %w", action, i.name, err)
 	}
 	return &provisioner.NodeError{Node: i.name, Action: action, Err: err}
@@ -219,27 +240,39 @@ func (i *Instance) setState(ctx context.Context, action string, force bool) erro
 	return wait(ctx, op)
 }
 
+// deletePatience is how long an instance may be in between: LXC takes a moment
+// to clear up one that failed to start, and cannot stop or remove it then.
+const deletePatience = 10 * time.Second
+
 // Delete removes the instance, running or not; one that is gone is no error.
 func (i *Instance) Delete(ctx context.Context) error {
+	_, err := backoff.Retry(ctx, func() (struct{}, error) { return struct{}{}, i.remove(ctx) },
+		backoff.WithBackOff(backoff.NewConstantBackOff(200*time.Millisecond)), backoff.WithMaxElapsedTime(deletePatience))
+	if err != nil {
+		return fmt.Errorf("delete instance %s: %w", i.name, err)
+	}
+	return nil
+}
+
+func (i *Instance) remove(ctx context.Context) error {
 	c := i.server.with(ctx)
-	state, _, err := c.GetInstanceState(i.name)
+	instance, _, err := c.GetInstance(i.name)
 	if isNotFound(err) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look up instance %s: %w", i.name, err)
+		return err
 	}
-	if state.StatusCode != api.Stopped {
-		if err := i.setState(ctx, "stop", true); err != nil && !isNotFound(err) {
-			return fmt.Errorf("kill instance %s: %w", i.name, err)
-		}
+	var killErr error
+	if instance.StatusCode != api.Stopped {
+		killErr = i.setState(ctx, "stop", true)
 	}
 	op, err := c.DeleteInstance(i.name)
 	if err == nil {
 		err = wait(ctx, op)
 	}
 	if err != nil && !isNotFound(err) {
-		return fmt.Errorf("delete instance %s: %w", i.name, err)
+		return errors.Join(killErr, err)
 	}
 	return nil
 }
@@ -277,7 +310,7 @@ func (i *Instance) PushFrom(ctx context.Context, name string, content io.ReadSee
 	return nil
 }
 
-// Pull reads a file of the instance; fs.ErrNotExist if it is not there.
+// Pull reads a file of the instance; f.
 func (i *Instance) Pull(ctx context.Context, name string) ([]byte, error) {
 	content, _, err := i.server.with(ctx).GetInstanceFile(i.name, name)
 	if isNotFound(err) {
@@ -297,7 +330,8 @@ func (i *Instance) Pull(ctx context.Context, name string) ([]byte, error) {
 	return data, nil
 }
 
-// Console is what the instance printed on its console, and LXC's log.
+// Console is what the instance printed on its console, and LXC's log. An
+// instance that never came to its init has no console: the text says so then.
 func (i *Instance) Console(ctx context.Context) (string, error) {
 	var all strings.Builder
 	console, err := i.server.with(ctx).GetInstanceConsoleLog(i.name, &client.InstanceConsoleLogArgs{})
@@ -305,10 +339,13 @@ func (i *Instance) Console(ctx context.Context) (string, error) {
 		_, err = io.Copy(&all, console)
 		err = errors.Join(err, console.Close())
 	}
+	if err != nil {
+		fmt.Fprintf(&all, "\n--- no console: %v", err)
+	}
 	lxc, logErr := i.log(ctx, "lxc.log")
 	fmt.Fprintf(&all, "\n--- lxc.log\n%s", lxc)
-	if err := errors.Join(err, logErr); err != nil {
-		return all.String(), fmt.Errorf("read console of instance %s: %w", i.name, err)
+	if err != nil && logErr != nil || ctx.Err() != nil {
+		return all.String(), fmt.Errorf("read console of instance %s: %w", i.name, errors.Join(err, logErr))
 	}
 	return all.String(), nil
 }
@@ -324,9 +361,16 @@ func (i *Instance) log(ctx context.Context, name string) (string, error) {
 	return b.String(), err
 }
 
+// unhurried ends as its context does without saying when: told a deadline, the
+// client has the server stop waiting up to a second before it, and what comes
+// then reads as the operation's failure.
+type unhurried struct{ context.Context }
+
+func (unhurried) Deadline() (time.Time, bool) { return time.Time{}, false }
+
 // wait waits for an operation's end; the request that waits ends with ctx.
 func wait(ctx context.Context, op client.Operation) error {
-	err := op.WaitContext(ctx)
+	err := op.WaitContext(unhurried{ctx})
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -339,12 +383,17 @@ func wait(ctx context.Context, op client.Operation) error {
 	return nil
 }
 
-func lastLines(s string, n int) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	if len(lines) > n {
-		lines = lines[len(lines)-n:]
+// errorLines are the first errors of LXC's log: what follows them is their
+// consequence.
+func errorLines(log string) string {
+	const most = 5
+	var errs []string
+	for line := range strings.Lines(log) {
+		if strings.Contains(line, " ERROR ") && len(errs) < most {
+			errs = append(errs, strings.TrimSpace(line))
+		}
 	}
-	return strings.Join(lines, " | ")
+	return strings.Join(errs, " | ")
 }
 
 // HTTPStatus is the HTTP status of an error that the server answered with, 0
