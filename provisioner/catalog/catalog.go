@@ -125,7 +125,7 @@ func OpenHost(ctx context.Context, ref matrix.HostRef, stateDir string, poolByte
 	case "embedded":
 		return host.OpenEmbedded(ctx, host.EmbeddedOptions{StateDir: stateDir, PoolBytes: poolBytes, DenyHostWrites: ref.HostWrites == "deny"})
 	case "local":
-		if err := os.MkdirAll(stateDir, 0o711); err != nil { //nolint:gosec // as the embedded host has it
+		if err := os.MkdirAll(stateDir, 0o711); err != nil {
 			return nil, fmt.Errorf("open host %s: %w", ref.Name, err)
 		}
 		return host.OpenLocal(ctx, host.LocalOptions{AllowHostWrites: ref.HostWrites == "allow"})

@@ -56,7 +56,7 @@ func Bootstrap(ctx context.Context, r Root, workDir, target string) error {
 	for _, h := range r.Customize {
 		args = append(args, "--customize-hook="+h)
 	}
-	cmd := exec.CommandContext(ctx, program, append(args, r.Suite, target, line)...) //nolint:gosec // found in PATH
+	cmd := exec.CommandContext(ctx, program, append(args, r.Suite, target, line)...)
 	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=0", "LC_ALL=C", "TMPDIR="+workDir)
 	// mmdebstrap has children of its own: its whole process group ends.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

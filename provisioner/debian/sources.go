@@ -52,7 +52,7 @@ func Sources(root string) []Source {
 	}
 	var all []Source
 	for _, name := range files {
-		text, err := os.ReadFile(filepath.Join(root, name)) //nolint:gosec // apt's own files
+		text, err := os.ReadFile(filepath.Join(root, name))
 		if err != nil {
 			continue
 		}

@@ -38,14 +38,14 @@ type execResult struct {
 	protocol string
 }
 
-// exec runs a command in a container through the API server, over a WebSocket
+// exec runs a command in a probe pod through the API server, over a WebSocket
 // or, where the server cannot do that, SPDY. An error says what the command
 // printed.
-func (c *client) exec(ctx context.Context, namespace, pod, container string, args ...string) (execResult, error) {
+func (c *client) exec(ctx context.Context, pod string, args ...string) (execResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, execTimeout)
 	defer cancel()
-	target := c.core.RESTClient().Post().Namespace(namespace).Resource("pods").Name(pod).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Container: container, Command: args, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
+	target := c.core.RESTClient().Post().Namespace(probeNamespace).Resource("pods").Name(pod).SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{Container: probeContainer, Command: args, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
 
 	over := &webSocketExecutor{config: c.config, transport: c.transport, url: target}
 	legacy, err := c.spdyExecutor(target)

@@ -333,7 +333,7 @@ func dns(before *Snapshot) check {
 			want := service.Spec.ClusterIP
 			timeout := patience(asked).String()
 			asked++
-			out, err := s.api.exec(ctx, probeNamespace, from.name, probeContainer, "/probe", "dns", "--timeout", timeout, "--want", want, "kubernetes.default")
+			out, err := s.api.exec(ctx, from.name, "/probe", "dns", "--timeout", timeout, "--want", want, "kubernetes.default")
 			if err != nil {
 				return finding{want: want}, err
 			}
@@ -378,7 +378,7 @@ func serviceClusterIP(before *Snapshot) check {
 			var stdout string
 			// Which of its pods a service chooses is chance.
 			for range 2 * len(all) {
-				out, err := s.api.exec(ctx, probeNamespace, from.name, probeContainer, "/probe", "get", "--timeout", timeout, "http://"+address+"/")
+				out, err := s.api.exec(ctx, from.name, "/probe", "get", "--timeout", timeout, "http://"+address+"/")
 				if err != nil {
 					return finding{want: "an answer of " + address}, err
 				}
@@ -421,10 +421,10 @@ func serviceClusterIP(before *Snapshot) check {
 func execInPods(before *Snapshot) check {
 	return fromEachProbe("exec", before, func(ctx context.Context, s *session, from probePod, _ []probePod) (finding, error) {
 		nonce, path := newNonce(), probeFolder+"/exec-check"
-		if _, err := s.api.exec(ctx, probeNamespace, from.name, probeContainer, "/probe", "write", path, nonce); err != nil {
+		if _, err := s.api.exec(ctx, from.name, "/probe", "write", path, nonce); err != nil {
 			return finding{}, err
 		}
-		out, err := s.api.exec(ctx, probeNamespace, from.name, probeContainer, "/probe", "read", path)
+		out, err := s.api.exec(ctx, from.name, "/probe", "read", path)
 		if err != nil {
 			return finding{}, err
 		}

@@ -111,7 +111,7 @@ func (s *session) takeSnapshot(ctx context.Context) (Snapshot, error) {
 		if probes[i].problem != "" {
 			return Snapshot{}, fmt.Errorf("leave a file on node %s: %s", node.Name(), probes[i].finding().saw)
 		}
-		if _, err := s.api.exec(ctx, probeNamespace, probes[i].name, probeContainer, "/probe", "write", survivorFile, snapshot.Nonce); err != nil {
+		if _, err := s.api.exec(ctx, probes[i].name, "/probe", "write", survivorFile, snapshot.Nonce); err != nil {
 			return Snapshot{}, fmt.Errorf("leave a file on node %s: %w", node.Name(), err)
 		}
 		start, err := s.start(ctx, node)
@@ -264,7 +264,7 @@ func objectSurvived(before Snapshot) check {
 // there, as its new pod reads it.
 func fileSurvived(before Snapshot) check {
 	return fromEachProbe("file-survived", &before, func(ctx context.Context, s *session, from probePod, _ []probePod) (finding, error) {
-		out, err := s.api.exec(ctx, probeNamespace, from.name, probeContainer, "/probe", "read", survivorFile)
+		out, err := s.api.exec(ctx, from.name, "/probe", "read", survivorFile)
 		if err != nil {
 			return finding{want: before.Nonce}, err
 		}

@@ -53,7 +53,7 @@ func (d daemon) start(ctx context.Context) (*incus.Server, error) {
 	if path == "" {
 		return nil, fmt.Errorf("start an Incus daemon: incusd is not installed; lxcmatrix doctor --fix installs it")
 	}
-	if err := os.MkdirAll(d.Dir, 0o711); err != nil { //nolint:gosec // as Debian's package has it
+	if err := os.MkdirAll(d.Dir, 0o711); err != nil {
 		return nil, fmt.Errorf("start an Incus daemon: %w", err)
 	}
 	log, err := os.OpenFile(d.Log, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
@@ -63,7 +63,7 @@ func (d daemon) start(ctx context.Context) (*incus.Server, error) {
 	defer func() { _ = log.Close() }()
 	// Not bound to ctx: Ctrl-C must leave time to remove the instances. A
 	// session of its own keeps the terminal's signals away from it.
-	cmd := exec.Command(path, "--logfile", d.Log+".daemon") //nolint:gosec,noctx // one of the paths above
+	cmd := exec.Command(path, "--logfile", d.Log+".daemon") //nolint:noctx // it outlives ctx, as said above
 	cmd.Env = append(os.Environ(), "INCUS_DIR="+d.Dir)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -60,7 +60,7 @@ func OpenEmbedded(ctx context.Context, opts EmbeddedOptions) (_ *Host, err error
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("open the embedded host: starting an Incus daemon needs root")
 	}
-	if err := os.MkdirAll(opts.StateDir, 0o711); err != nil { //nolint:gosec // instances' root needs to pass through
+	if err := os.MkdirAll(opts.StateDir, 0o711); err != nil {
 		return nil, fmt.Errorf("open the embedded host: %w", err)
 	}
 	lock := flock.New(filepath.Join(opts.StateDir, "lock"))
@@ -190,7 +190,7 @@ func chooseSubnet(bridge string, used []netip.Prefix) (string, error) {
 	const first, count = 60, 190
 	start := int(sha256.Sum256([]byte(bridge))[0])
 	for n := range count {
-		third := byte(first + (start+n)%count) //nolint:gosec // below 250
+		third := byte(first + (start+n)%count)
 		candidate := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 187, third, 1}), 24)
 		if !slices.ContainsFunc(used, candidate.Masked().Overlaps) {
 			return candidate.String(), nil

@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 // crash is a run that leaves its daemon behind.
 func crash(t *testing.T, dir string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0]) //nolint:gosec // this very program
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), crashVariable+"="+dir)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("open and crash: %v\n%s", err, out)
@@ -65,7 +65,7 @@ func TestCrashedRun(t *testing.T) {
 				g.Expect(syscall.Kill(daemon, syscall.SIGKILL)).To(Succeed())
 			}
 			h := open(t, dir)
-			g.Expect(pid(t, dir) == daemon).To(Equal(!kill))
+			g.Expect(pid(t, dir)).To(Equal(daemon))
 			closeHost(t, h)
 			g.Expect(left(t, dir)).To(BeEmpty())
 		})
@@ -82,7 +82,7 @@ func TestCrashedRun(t *testing.T) {
 // state is a short folder: paths of sockets below it must fit 107 bytes.
 func state(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/run", "lxm")
+	dir, err := os.MkdirTemp("/run", "lxm") //nolint:usetesting // the paths of its sockets must be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,8 +206,8 @@ func TestEmbedded(t *testing.T) {
 	var failed *provisioner.CommandError
 	g.Expect(errors.As(err, &failed)).To(BeTrue(), "%v", err)
 	g.Expect(out.ExitCode).To(Equal(7))
-	g.Expect(out.Stdout == strings.Repeat("o", much)).To(BeTrue(), "%d bytes of stdout", len(out.Stdout))
-	g.Expect(out.Stderr == strings.Repeat("e", much)).To(BeTrue(), "%d bytes of stderr", len(out.Stderr))
+	g.Expect(out.Stdout).To(Equal(strings.Repeat("o", much)), "%d bytes of stdout", len(out.Stdout))
+	g.Expect(out.Stderr).To(Equal(strings.Repeat("e", much)), "%d bytes of stderr", len(out.Stderr))
 	out, err = node.Exec(t.Context(), provisioner.Command{Args: []string{"/sbin/init", "cat"}, Stdin: strings.NewReader("what is said")})
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(out.Stdout).To(Equal("what is said"))

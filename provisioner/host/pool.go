@@ -22,7 +22,7 @@ type loopPool struct {
 }
 
 func (p loopPool) mount(ctx context.Context) error {
-	if err := os.MkdirAll(p.Mount, 0o711); err != nil { //nolint:gosec // instances' root passes through
+	if err := os.MkdirAll(p.Mount, 0o711); err != nil {
 		return fmt.Errorf("mount the pool: %w", err)
 	}
 	mounted, err := p.mounted()
@@ -40,7 +40,7 @@ func (p loopPool) mount(ctx context.Context) error {
 	if err := run(ctx, "mount", "-o", "loop,noatime,discard", p.File, p.Mount); err != nil {
 		return fmt.Errorf("mount the pool %s: %w", p.File, err)
 	}
-	if err := os.MkdirAll(filepath.Join(p.Mount, "nodes"), 0o711); err != nil { //nolint:gosec // as above
+	if err := os.MkdirAll(filepath.Join(p.Mount, "nodes"), 0o711); err != nil {
 		return fmt.Errorf("mount the pool: %w", err)
 	}
 	return nil
@@ -95,7 +95,7 @@ func (p loopPool) free() (int64, error) {
 	if err := unix.Statfs(p.Mount, &st); err != nil {
 		return 0, fmt.Errorf("look at the pool %s: %w", p.Mount, err)
 	}
-	return int64(st.Bavail) * st.Bsize, nil //nolint:gosec // a disk's size fits
+	return int64(st.Bavail) * st.Bsize, nil
 }
 
 func (p loopPool) unmount(context.Context) error {
@@ -125,7 +125,7 @@ func (p loopPool) mounted() (bool, error) {
 }
 
 func run(ctx context.Context, name string, args ...string) error {
-	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput() //nolint:gosec // fixed commands
+	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 	}

@@ -196,7 +196,7 @@ func (s *Store) fromMmdebstrap(ctx context.Context, o OS, alias string) (_ incus
 	if err != nil {
 		return incus.Image{}, err
 	}
-	f, err := os.Open(rootfs) //nolint:gosec // made above
+	f, err := os.Open(rootfs)
 	if err != nil {
 		return incus.Image{}, fmt.Errorf("make image %s: %w", o.Name, err)
 	}
@@ -397,7 +397,9 @@ func preparedKey(base string, o OS, content Content) (string, error) {
 		Binaries, Archives          []blob
 		Files                       []provisioner.File
 		Units                       []provisioner.Unit
-	}{recipeVersion, base, installers[o.Family], seal, o.Packages, blobs(content.Binaries), blobs(content.Archives), content.Files, content.Units})
+		// What they print is kept in the image's properties.
+		Versions map[string]string
+	}{recipeVersion, base, installers[o.Family], seal, o.Packages, blobs(content.Binaries), blobs(content.Archives), content.Files, content.Units, o.Versions})
 	if err != nil {
 		return "", fmt.Errorf("name the prepared image of %s: %w", o.Name, err)
 	}
@@ -412,7 +414,7 @@ func hash(data []byte) string {
 // lock keeps other runs from making the same image at the same time.
 func (s *Store) lock(ctx context.Context, alias string) (unlock func(), err error) {
 	dir := filepath.Join(s.CacheDir, "locks")
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // holds nothing but locks
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("lock image %s: %w", alias, err)
 	}
 	lock := flock.New(filepath.Join(dir, "image-"+strings.ReplaceAll(alias, "/", "_")))

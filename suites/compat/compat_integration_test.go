@@ -3,7 +3,6 @@
 package compat_test
 
 import (
-	"context"
 	"os"
 	"os/signal"
 	"syscall"
@@ -29,7 +28,7 @@ func TestCompat(t *testing.T) {
 	if suite.ParallelTotal > 1 {
 		t.Fatal(compat.ErrParallel)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	shown := progress.New(os.Stderr, time.Now)
 	planned, err := run.Plan(ctx, run.Request{Matrix: os.Getenv("LXCMATRIX_MATRIX"), Progress: shown})

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	. "github.com/onsi/gomega"
-	. "github.com/onsi/gomega/gstruct"
+	"github.com/onsi/gomega/gstruct"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
@@ -44,8 +44,8 @@ func TestWithout(t *testing.T) {
 			g.Expect(result.Judgement.Phase).To(Equal(test.phase))
 			last, ok := result.Last()
 			g.Expect(ok).To(BeTrue())
-			g.Expect(last.Diagnoses).To(ContainElement(MatchFields(IgnoreExtras, Fields{"Cure": Equal(test.fix), "Line": Not(BeEmpty())})))
-			g.Expect(last.Fixes).To(ContainElement(MatchFields(IgnoreExtras, Fields{"ID": Equal(test.fix), "State": Equal("left-out")})))
+			g.Expect(last.Diagnoses).To(ContainElement(gstruct.MatchFields(gstruct.IgnoreExtras, gstruct.Fields{"Cure": Equal(test.fix), "Line": Not(BeEmpty())})))
+			g.Expect(last.Fixes).To(ContainElement(gstruct.MatchFields(gstruct.IgnoreExtras, gstruct.Fields{"ID": Equal(test.fix), "State": Equal("left-out")})))
 		})
 	}
 }

@@ -53,8 +53,8 @@ type fakeNode struct {
 
 func newNode(name, address string) *fakeNode {
 	return &fakeNode{name: name, address: address, files: map[string]provisioner.File{}, fails: map[string]error{}, answers: map[string]string{
-		"containerd --version":      "containerd github.com/containerd/containerd 1.7.24~ds1 1.7.24~ds1-6+deb13u1\n",
-		"kubeadm token create":      "kubeadm join 10.0.0.10:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:" + strings.Repeat("ab", 32) + "\n",
+		"containerd --version": "containerd github.com/containerd/containerd 1.7.24~ds1 1.7.24~ds1-6+deb13u1\n",
+		"kubeadm token create": "kubeadm join 10.0.0.10:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:" + strings.Repeat("ab", 32) + "\n",
 	}}
 }
 
