@@ -20,8 +20,13 @@ ACTIONLINT := $(TOOLS)/actionlint-$(ACTIONLINT_VERSION)/actionlint
 # The packages whose tests need root, Incus or a build of Kubernetes; those
 # tests carry the build tag integration. They share one machine and one
 # daemon, so they run one after the other.
+# Quick ones come first.
 INTEGRATION := \
-	./provisioner/artifact
+	./provisioner/image \
+	./provisioner/host \
+	./provisioner/incus \
+	./provisioner/artifact \
+	./suites/compat
 
 say = @printf '\n== %s\n' '$(1)'
 
