@@ -62,6 +62,10 @@ Images and releases stay: see lxcmatrix image remove.`,
 	return cmd
 }
 
+// removePatience bounds the removal of one instance: one that cannot be killed
+// must not keep the others.
+const removePatience = time.Minute
+
 // The states of a leftover.
 const (
 	toRemove  = "to remove"
@@ -193,7 +197,11 @@ func (c *collector) instances(ctx context.Context, name string, server *incus.Se
 			continue
 		}
 		item.Why = c.why(o, pid)
-		errs = append(errs, c.take(item, func() error { return server.Instance(o.Name, o.Address).Delete(ctx) }))
+		errs = append(errs, c.take(item, func() error {
+			within, cancel := context.WithTimeoutCause(ctx, removePatience, fmt.Errorf("not gone within %s", removePatience))
+			defer cancel()
+			return server.Instance(o.Name, o.Address).Delete(within)
+		}))
 	}
 	return errors.Join(errs...)
 }
