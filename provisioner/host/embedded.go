@@ -93,7 +93,9 @@ func OpenEmbedded(ctx context.Context, opts EmbeddedOptions) (_ *Host, err error
 	if err := pool.mount(ctx); err != nil {
 		return nil, fmt.Errorf("open the embedded host: %w", err)
 	}
-	undo = append(undo, d.stop)
+	undo = append(undo, func(ctx context.Context) error {
+		return whileThawing(ctx, freezerRoot, "*", func() error { return d.stop(ctx) })
+	})
 	server, err := d.start(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open the embedded host: %w", err)
@@ -217,7 +219,7 @@ func RemoveEmbedded(ctx context.Context, stateDir string) error {
 	}
 	defer func() { _ = lock.Unlock() }()
 	pool, d := embeddedParts(stateDir)
-	if err := d.stop(ctx); err != nil {
+	if err := whileThawing(ctx, freezerRoot, "*", func() error { return d.stop(ctx) }); err != nil {
 		return fail(err)
 	}
 	if err := pool.unmount(ctx); err != nil {

@@ -85,13 +85,19 @@ type node struct {
 
 // Delete removes the instance and frees its address.
 func (n *node) Delete(ctx context.Context) error {
-	if err := n.Instance.Delete(ctx); err != nil {
+	err := whileThawing(ctx, freezerRoot, n.Name(), func() error { return n.Instance.Delete(ctx) })
+	if err != nil {
 		return err
 	}
 	n.host.mu.Lock()
 	defer n.host.mu.Unlock()
 	delete(n.host.taken, n.Name())
 	return nil
+}
+
+// ForceRestart kills the instance and starts it again.
+func (n *node) ForceRestart(ctx context.Context) error {
+	return whileThawing(ctx, freezerRoot, n.Name(), func() error { return n.Instance.ForceRestart(ctx) })
 }
 
 // Reserve chooses an address for a node before it is created: its fixes may

@@ -37,7 +37,8 @@ var _ provisioner.Node = (*Instance)(nil)
 // instance that is there, or may be, is returned beside the error: it is to be
 // deleted.
 func (s *Server) Create(ctx context.Context, spec provisioner.NodeSpec) (*Instance, error) {
-	config := api.ConfigMap{}
+	// A daemon that opens again would start what ran before.
+	config := api.ConfigMap{"boot.autostart": "false"}
 	maps.Copy(config, spec.Incus.Config)
 	if len(spec.Incus.RawLXC) > 0 {
 		config["raw.lxc"] = strings.Join(spec.Incus.RawLXC, "\n")
