@@ -37,11 +37,22 @@ func (d daemon) socket() string { return filepath.Join(d.Dir, "unix.socket") }
 // waits until it answers.
 func (d daemon) start(ctx context.Context) (*incus.Server, error) {
 	if pid, alive := d.running(); alive {
-		server, err := d.await(ctx, nil)
-		if err != nil {
+		watching, stop := context.WithCancel(ctx)
+		defer stop()
+		died := make(chan error, 1)
+		go func() {
+			if d.gone(watching) {
+				died <- nil
+			}
+		}()
+		server, err := d.await(ctx, died)
+		if err == nil {
+			return server, nil
+		}
+		if _, alive := d.running(); alive {
 			return nil, fmt.Errorf("take over the Incus daemon with process ID %d: %w", pid, err)
 		}
-		return server, nil
+		// It was just dying.
 	}
 	path := ""
 	for _, p := range incusdPaths {
@@ -169,6 +180,9 @@ func (d daemon) shutdown(ctx context.Context) error {
 		return err
 	}
 	defer server.Disconnect()
+	if err := server.Settle(ctx); err != nil {
+		return err
+	}
 	owned, err := server.Owned(ctx)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -65,7 +66,11 @@ func TestCrashedRun(t *testing.T) {
 				g.Expect(syscall.Kill(daemon, syscall.SIGKILL)).To(Succeed())
 			}
 			h := open(t, dir)
-			g.Expect(pid(t, dir)).To(Equal(daemon))
+			if kill {
+				g.Expect(pid(t, dir)).NotTo(Equal(daemon))
+			} else {
+				g.Expect(pid(t, dir)).To(Equal(daemon))
+			}
 			closeHost(t, h)
 			g.Expect(left(t, dir)).To(BeEmpty())
 		})
@@ -272,5 +277,31 @@ func TestEmbedded(t *testing.T) {
 	g.Expect(err).NotTo(HaveOccurred())
 	for _, e := range entries {
 		g.Expect(e.Name()).To(BeElementOf("lock"), "what is removed is gone")
+	}
+}
+
+// TestClosedWhileNodesStart: nodes that are just being created or started,
+// with nobody to wait for them, go with the host.
+func TestClosedWhileNodesStart(t *testing.T) {
+	g := NewWithT(t)
+	dir := state(t)
+	for _, after := range []time.Duration{60 * time.Millisecond, 120 * time.Millisecond, 250 * time.Millisecond} {
+		h := open(t, dir)
+		image, found, err := h.Server.Image(t.Context(), "tiny")
+		g.Expect(err).NotTo(HaveOccurred())
+		if !found {
+			image = tinyimage.Import(t, h.Server, "tiny")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), after)
+		var wait sync.WaitGroup
+		for n := range 3 {
+			wait.Go(func() { _, _ = h.CreateNode(ctx, spec(fmt.Sprintf("n%d-%d", n, after.Milliseconds()), image)) })
+		}
+		wait.Wait()
+		cancel()
+		began := time.Now()
+		closeHost(t, h)
+		t.Logf("closed in %s", time.Since(began).Round(time.Millisecond))
+		g.Expect(left(t, dir)).To(BeEmpty())
 	}
 }

@@ -12,7 +12,9 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	client "github.com/lxc/incus/v6/client"
 	"github.com/lxc/incus/v6/shared/api"
 )
@@ -238,6 +240,29 @@ func (s *Server) Versions(ctx context.Context) (Versions, error) {
 		v.Storage = pool.Driver
 	}
 	return v, nil
+}
+
+// Settle waits until nothing is being done in the harness's project: an
+// instance that is just being started can neither be stopped nor deleted, and
+// shows as stopped.
+func (s *Server) Settle(ctx context.Context) error {
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		operations, err := s.with(ctx).GetOperations()
+		if err != nil {
+			return struct{}{}, backoff.Permanent(err)
+		}
+		for _, o := range operations {
+			// Commands that run in an instance are websockets, and end with it.
+			if o.Class == "task" && !o.StatusCode.IsFinal() {
+				return struct{}{}, fmt.Errorf("operation %s (%s) is still %s", o.ID, o.Description, o.Status)
+			}
+		}
+		return struct{}{}, nil
+	}, backoff.WithBackOff(backoff.NewConstantBackOff(50*time.Millisecond)))
+	if err != nil {
+		return fmt.Errorf("wait for the Incus server's operations: %w", err)
+	}
+	return nil
 }
 
 // Shutdown stops every instance and the daemon, and returns when it has
