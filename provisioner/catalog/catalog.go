@@ -111,13 +111,14 @@ func (g Ground) Open(ctx context.Context, ref matrix.HostRef) (engine.Host, erro
 		_ = h.Close(closing)
 		return nil, fmt.Errorf("observe host %s: %w", ref.Name, err)
 	}
-	return &openHost{Ground: g, host: h, facts: facts, lease: lease.New(h, LeaseFile(g.StateDir)), prepared: map[string]*preparation{},
+	return &openHost{Ground: g, host: h, facts: facts, lease: lease.New(h, LeaseFile), prepared: map[string]*preparation{},
 		images: &image.Store{Server: h.Server, CacheDir: g.CacheDir, Sources: g.Plan.Sources.Images, OSes: g.Knowledge.OSes, Progress: g.Progress}}, nil
 }
 
-// LeaseFile is where a host's sysctls of before are kept while they are
-// changed.
-func LeaseFile(stateDir string) string { return filepath.Join(stateDir, "host-sysctls.json") }
+// LeaseFile is where this machine's sysctls of before are kept while they are
+// changed: one place for every run on it, whatever its state folder, that a
+// boot empties as it resets the sysctls. Every host of today is on this machine.
+const LeaseFile = "/run/lxcmatrix/host-sysctls.json"
 
 // OpenHost opens a host by its driver.
 func OpenHost(ctx context.Context, ref matrix.HostRef, stateDir string, poolBytes int64) (*host.Host, error) {

@@ -1,6 +1,9 @@
-// Package lease lends changes of a host's sysctls to cells. Cells that want
+// Package lease lends changes of a machine's sysctls to cells. Cells that want
 // the same share them, cells that want something else wait, and when the last
-// one leaves the host gets back what it had.
+// one leaves the machine gets back what it had. That holds for the cells of all
+// processes that name the same file: the sysctls are the machine's, and so is
+// the file. A process that is killed keeps no share, and what it leaves changed
+// is never taken for what the machine had.
 package lease
 
 import (
@@ -11,10 +14,11 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
@@ -27,74 +31,61 @@ type Reader interface {
 	Sysctl(ctx context.Context, key string) (string, error)
 }
 
-// Manager keeps the leases of one host. It is safe for concurrent use.
+// Manager keeps the leases that one process has of a machine. It is safe for
+// concurrent use, and so are several of the same machine.
 type Manager struct {
 	host provisioner.HostExec
 	path string
 
-	mu sync.Mutex
-	// wanted is what the cells of now share; holders counts them. A manager
-	// without holders has nothing changed.
-	wanted  map[string]string
+	// turn is taken by who reads or changes what is below; it is given back
+	// soon, so that nobody waits for other processes while having it.
+	turn chan struct{}
+	// holders counts the cells of this process that share what is wanted.
 	holders int
-	// before holds what was there, of the keys that were changed. It is empty
-	// where the host is satisfied as it is.
+	wanted  map[string]string
+	// share is this process's lock of the users' file; nil without holders.
+	share *lock
+	// before holds what was there, of the keys that are changed. It is empty
+	// where the machine is satisfied as it is.
 	before map[string]string
-	// busy says that the host is being changed, without the lock held.
-	busy bool
-	// changed is closed, and made anew, whenever the state above changes.
+	// changed is closed, and made anew, whenever holders becomes or leaves 0.
 	changed chan struct{}
 }
 
-// New manages the sysctls of a host. What a host had before it is changed is
-// kept in the file at path while it is changed, for Restore after a crash.
+// New manages the sysctls of a machine through a host on it. What the machine
+// had is kept in the file at path while it is changed; all processes that
+// change the same machine name the same file. Others are made beside it, and
+// its folder, for this user alone, where there is none. It must not outlive a
+// boot of the machine, as the changes do not: /run is where it belongs.
 func New(host provisioner.HostExec, path string) *Manager {
-	return &Manager{host: host, path: path, changed: make(chan struct{})}
+	return &Manager{host: host, path: path, turn: make(chan struct{}, 1), changed: make(chan struct{})}
 }
 
-// Release ends a lease; calling it again does nothing. The last one to leave
-// restores the host: an error names what could not be restored, and the file
-// stays for Restore.
+// Release ends a lease; calling it again does nothing. The last one to leave,
+// of all processes, restores the machine: an error names what could not be
+// restored, and the file stays for Restore or the next lease.
 type Release func(ctx context.Context) error
 
-// Acquire waits until the host can have the values that are wanted, sets them,
-// and returns the lease. satisfied says that the host had all of them before
-// anything was done, so that nothing was written. It waits as long as other
-// cells hold other values, until ctx ends.
+// Acquire waits until the machine can have the values that are wanted, sets
+// them, and returns the lease. satisfied says that the machine had all of them
+// before any lease changed it. It waits as long as other cells, of this or of
+// another process, hold other values, until ctx ends.
 func (m *Manager) Acquire(ctx context.Context, want map[string]string) (release Release, satisfied bool, err error) {
 	if len(want) == 0 {
 		return func(context.Context) error { return nil }, true, nil
 	}
-	m.mu.Lock()
-	for m.busy || m.holders > 0 && !maps.Equal(m.wanted, want) {
-		changed := m.changed
-		held := strings.Join(slices.Sorted(maps.Keys(m.wanted)), ", ")
-		m.mu.Unlock()
-		select {
-		case <-ctx.Done():
-			return nil, false, fmt.Errorf("wait for the host's sysctls (others hold %s): %w", held, ctx.Err())
-		case <-changed:
-		}
-		m.mu.Lock()
-	}
-	if m.holders == 0 {
-		m.busy = true
-		m.mu.Unlock()
-		before, err := m.change(ctx, want)
-		m.mu.Lock()
-		m.busy = false
+	for {
+		held, err := m.attempt(ctx, want, &satisfied)
 		if err != nil {
-			m.notify()
-			m.mu.Unlock()
 			return nil, false, err
 		}
-		m.wanted, m.before = maps.Clone(want), before
+		if held == nil {
+			break
+		}
+		if err := held.wait(ctx); err != nil {
+			return nil, false, fmt.Errorf("wait for the host's sysctls (%s): %w", held.by, err)
+		}
 	}
-	m.holders++
-	satisfied = len(m.before) == 0
-	m.notify()
-	m.mu.Unlock()
-
 	var once sync.Once
 	return func(ctx context.Context) error {
 		var err error
@@ -103,22 +94,142 @@ func (m *Manager) Acquire(ctx context.Context, want map[string]string) (release 
 	}, satisfied, nil
 }
 
-// notify wakes all who wait; the lock is held.
+// obstacle is why a lease cannot be had yet.
+type obstacle struct {
+	by string
+	// gone is closed when it may be worth another attempt. Where others is set
+	// it may be worth one anyway: other processes do not tell.
+	gone   <-chan struct{}
+	others bool
+}
+
+func (o *obstacle) wait(ctx context.Context) error {
+	if o.others {
+		return pause(ctx, o.gone)
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-o.gone:
+		return nil
+	}
+}
+
+// attempt takes a lease if that is possible now.
+func (m *Manager) attempt(ctx context.Context, want map[string]string, satisfied *bool) (*obstacle, error) {
+	select {
+	case m.turn <- struct{}{}:
+		defer func() { <-m.turn }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the host's sysctls: %w", ctx.Err())
+	}
+	if m.holders == 0 {
+		by, err := m.enter(ctx, want)
+		if err != nil {
+			return nil, err
+		}
+		if by != "" {
+			return &obstacle{by: by, gone: m.changed, others: true}, nil
+		}
+		m.notify()
+	} else if !maps.EqualFunc(m.wanted, want, same) {
+		return &obstacle{by: "others hold " + names(m.wanted), gone: m.changed}, nil
+	}
+	m.holders++
+	*satisfied = len(m.before) == 0
+	return nil, nil
+}
+
+// notify wakes all of this process who wait.
 func (m *Manager) notify() {
 	close(m.changed)
 	m.changed = make(chan struct{})
 }
 
+// enter takes this process's share, if the machine has what is wanted or
+// nobody else has one; else it says who is in the way.
+func (m *Manager) enter(ctx context.Context, want map[string]string) (by string, err error) {
+	fail := func(err error) (string, error) { return "", fmt.Errorf("share the host's sysctls: %w", err) }
+	change, err := open(m.path + changeSuffix)
+	if err != nil {
+		return fail(err)
+	}
+	defer func() { err = errors.Join(err, change.close()) }()
+	if free, err := change.try(unix.LOCK_EX); err != nil {
+		return fail(err)
+	} else if !free {
+		return "another process changes them", nil
+	}
+	users, err := open(m.path + usersSuffix)
+	if err != nil {
+		return fail(err)
+	}
+	defer func() {
+		if m.share == nil {
+			err = errors.Join(err, users.close())
+		}
+	}()
+	alone, err := users.try(unix.LOCK_EX)
+	if err != nil {
+		return fail(err)
+	}
+	var before map[string]string
+	if alone {
+		if before, err = m.begin(ctx, users, want); err != nil {
+			return "", err
+		}
+	}
+	// Nobody else takes the lock between the two, for that takes the other.
+	if shared, err := users.try(unix.LOCK_SH); err != nil || !shared {
+		if alone {
+			err = errors.Join(err, m.restore(context.WithoutCancel(ctx), before))
+		}
+		if err != nil {
+			return fail(err)
+		}
+		return "another process changes them", nil
+	}
+	if !alone {
+		held, err := read(m.path + usersSuffix)
+		if err != nil {
+			return fail(err)
+		}
+		if !maps.EqualFunc(held, want, same) {
+			return "other processes hold " + names(held), nil
+		}
+		if before, err = read(m.path); err != nil {
+			return "", err
+		}
+	}
+	m.share, m.wanted, m.before = users, maps.Clone(want), before
+	return "", nil
+}
+
+// begin changes the machine for its first user, and tells the next what it has.
+func (m *Manager) begin(ctx context.Context, users *lock, want map[string]string) (map[string]string, error) {
+	data, err := json.Marshal(want)
+	if err == nil {
+		err = users.write(data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tell which host sysctls are wanted: %w", err)
+	}
+	return m.change(ctx, want)
+}
+
 // change sets what differs and returns what was there before. Where one key
 // fails, those set before it are put back.
 func (m *Manager) change(ctx context.Context, want map[string]string) (map[string]string, error) {
-	// What a process that ended early left changed is what the host really had.
+	// What a process that ended early left changed is what the machine had.
 	before, err := read(m.path)
 	if err != nil {
 		return nil, err
 	}
+	if err := m.putBackUnwanted(ctx, before, want); err != nil {
+		return nil, err
+	}
 	fail := func(err error) (map[string]string, error) {
-		// The host must get back what it had even if ctx is what ended.
+		// The machine must get back what it had even if ctx is what ended.
 		return nil, errors.Join(err, m.restore(context.WithoutCancel(ctx), before))
 	}
 	keys := slices.Sorted(maps.Keys(want))
@@ -134,8 +245,8 @@ func (m *Manager) change(ctx context.Context, want map[string]string) (map[strin
 			}
 		}
 		if changes {
-			if err := write(m.path, before); err != nil {
-				return nil, err
+			if err := keep(m.path, before); err != nil {
+				return fail(err)
 			}
 		}
 	}
@@ -148,30 +259,52 @@ func (m *Manager) change(ctx context.Context, want map[string]string) (map[strin
 			continue
 		}
 		before[key] = had
-		if err := write(m.path, before); err != nil {
+		if err := keep(m.path, before); err != nil {
 			return fail(err)
 		}
 	}
 	return before, nil
 }
 
+// putBackUnwanted puts back what was left changed and is not wanted so now, and
+// forgets it.
+func (m *Manager) putBackUnwanted(ctx context.Context, before, want map[string]string) error {
+	for _, key := range slices.Sorted(maps.Keys(before)) {
+		if value, ok := want[key]; ok && !same(value, before[key]) {
+			continue
+		}
+		if _, err := m.host.SetSysctl(ctx, key, before[key]); err != nil {
+			return fmt.Errorf("restore host sysctl %s to %s: %w", key, before[key], err)
+		}
+		delete(before, key)
+		if err := keep(m.path, before); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leave ends one lease. Whoever has the turn gives it back soon, so that is
+// waited for even if ctx has ended: the lease must not stay.
 func (m *Manager) leave(ctx context.Context) error {
-	m.mu.Lock()
+	m.turn <- struct{}{}
+	defer func() { <-m.turn }()
 	m.holders--
 	if m.holders > 0 {
-		m.mu.Unlock()
 		return nil
 	}
-	m.busy = true
-	before := m.before
-	m.mu.Unlock()
-	err := m.restore(ctx, before)
-	m.mu.Lock()
-	m.busy = false
-	m.wanted, m.before = nil, nil
+	share, before := m.share, m.before
+	m.share, m.wanted, m.before = nil, nil, nil
 	m.notify()
-	m.mu.Unlock()
-	return err
+	change, err := waitFor(ctx, m.path+changeSuffix)
+	if err != nil {
+		return errors.Join(fmt.Errorf("restore the host's sysctls: %w", err), share.close())
+	}
+	alone, err := share.try(unix.LOCK_EX)
+	if alone {
+		err = m.restore(ctx, before)
+	}
+	return errors.Join(err, share.close(), change.close())
 }
 
 func (m *Manager) restore(ctx context.Context, before map[string]string) error {
@@ -181,34 +314,77 @@ func (m *Manager) restore(ctx context.Context, before map[string]string) error {
 	return putBack(ctx, m.host, m.path, before)
 }
 
-// Restore gives a host back what it had before a process that ended without
-// doing so changed it, as the file at path says. Without such a file there is
-// nothing to do. It returns the keys that were restored.
-func Restore(ctx context.Context, host provisioner.HostExec, path string) ([]string, error) {
-	before, err := read(path)
-	if err != nil || len(before) == 0 {
-		return nil, err
-	}
-	if err := putBack(ctx, host, path, before); err != nil {
-		return nil, err
-	}
-	return slices.Sorted(maps.Keys(before)), nil
+// Left names the keys that a process that ended left changed, as the file at
+// path says: none while a process that lives has a lease.
+func Left(ctx context.Context, path string) ([]string, error) {
+	var keys []string
+	err := unshared(ctx, path, func(before map[string]string) error {
+		keys = slices.Sorted(maps.Keys(before))
+		return nil
+	})
+	return keys, err
 }
 
-// read is what the file at path says; nothing where there is none.
+// Restore gives a machine back what it had before a process that ended without
+// doing so changed it, as the file at path says. Without such a file, and while
+// a process that lives has a lease, there is nothing to do. It returns the keys
+// that were restored.
+func Restore(ctx context.Context, host provisioner.HostExec, path string) ([]string, error) {
+	var keys []string
+	err := unshared(ctx, path, func(before map[string]string) error {
+		if err := putBack(ctx, host, path, before); err != nil {
+			return err
+		}
+		keys = slices.Sorted(maps.Keys(before))
+		return nil
+	})
+	return keys, err
+}
+
+// unshared does something with what the machine had, if it is changed and no
+// process has a share. None can take one meanwhile.
+func unshared(ctx context.Context, path string, do func(before map[string]string) error) (err error) {
+	// Where nothing was ever changed no files are made.
+	if before, err := read(path); err != nil || len(before) == 0 {
+		return err
+	}
+	fail := func(err error) error { return fmt.Errorf("see who shares the host's sysctls: %w", err) }
+	change, err := waitFor(ctx, path+changeSuffix)
+	if err != nil {
+		return fail(err)
+	}
+	defer func() { err = errors.Join(err, change.close()) }()
+	users, err := open(path + usersSuffix)
+	if err != nil {
+		return fail(err)
+	}
+	defer func() { err = errors.Join(err, users.close()) }()
+	if alone, err := users.try(unix.LOCK_EX); err != nil {
+		return fail(err)
+	} else if !alone {
+		return nil
+	}
+	before, err := read(path)
+	if err != nil || len(before) == 0 {
+		return err
+	}
+	return do(before)
+}
+
+// read is the values that the file at path has; none where there is no file.
 func read(path string) (map[string]string, error) {
-	before := map[string]string{}
+	values := map[string]string{}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return before, nil
+		return values, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read what the host's sysctls were: %w", err)
+		return nil, fmt.Errorf("read the host's sysctls: %w", err)
 	}
-	if err := json.Unmarshal(data, &before); err != nil {
-		return nil, fmt.Errorf("read what the host's sysctls were from %s: %w", path, err)
+	if err := json.Unmarshal(data, &values); err != nil {
+		return nil, fmt.Errorf("read the host's sysctls from %s: %w", path, err)
 	}
-	return before, nil
+	return values, nil
 }
 
 // putBack sets every key that it can, and removes the file once all are set.
@@ -222,10 +398,7 @@ func putBack(ctx context.Context, host provisioner.HostExec, path string, before
 	if len(problems) > 0 {
 		return errors.Join(problems...)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("forget what the host's sysctls were: %w", err)
-	}
-	return nil
+	return keep(path, nil)
 }
 
 // same compares values as the kernel prints them, with tabs between numbers.
@@ -233,17 +406,25 @@ func same(a, b string) bool {
 	return slices.Equal(strings.Fields(a), strings.Fields(b))
 }
 
-// write replaces the file, so that a crash leaves either the old or the new.
-func write(path string, before map[string]string) error {
+func names(values map[string]string) string {
+	return strings.Join(slices.Sorted(maps.Keys(values)), ", ")
+}
+
+// keep replaces the file, so that a crash leaves either the old or the new, and
+// removes it where there is nothing to keep.
+func keep(path string, before map[string]string) error {
+	if len(before) == 0 {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("forget what the host's sysctls were: %w", err)
+		}
+		return nil
+	}
 	data, err := json.MarshalIndent(before, "", "  ")
 	if err != nil {
 		return fmt.Errorf("keep what the host's sysctls were: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("keep what the host's sysctls were: %w", err)
-	}
 	temporary := path + ".new"
-	if err := os.WriteFile(temporary, append(data, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(temporary, append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("keep what the host's sysctls were: %w", err)
 	}
 	if err := os.Rename(temporary, path); err != nil {

@@ -187,7 +187,7 @@ func TestAFailedChangeIsPutBack(t *testing.T) {
 	}
 }
 
-func TestACrashLosesNothing(t *testing.T) {
+func TestWhatWasThereIsKeptFirst(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "sysctls.json")
 	host := readingHost{&fakeHost{sysctls: fresh()}}
 	host.onWrite = func(key string) {
@@ -195,33 +195,88 @@ func TestACrashLosesNothing(t *testing.T) {
 			t.Errorf("%s is written before what it was is kept: %s, %v", key, data, err)
 		}
 	}
-	if _, _, err := lease.New(host, file).Acquire(t.Context(), wanted()); err != nil {
+	release, _, err := lease.New(host, file).Acquire(t.Context(), wanted())
+	if err != nil {
 		t.Fatal(err)
-	}
-	// The process ended here. The next one finds the host as that one wants it.
-	host.onWrite = nil
-	release, satisfied, err := lease.New(host, file).Acquire(t.Context(), wanted())
-	if err != nil || satisfied {
-		t.Fatal("changed by a process that crashed is not satisfied:", satisfied, err)
 	}
 	if err := release(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if !maps.Equal(host.now(), fresh()) {
-		t.Errorf("host has %v, want what it had before the crash", host.now())
+		t.Errorf("host has %v, want what it had", host.now())
 	}
+}
 
-	if _, _, err := lease.New(host, file).Acquire(t.Context(), wanted()); err != nil {
+// Two hosts of one process may be on the same machine.
+func TestTwoManagersShareAMachine(t *testing.T) {
+	host, file := &fakeHost{sysctls: fresh()}, filepath.Join(t.TempDir(), "sysctls.json")
+	one, _, err := lease.New(host, file).Acquire(t.Context(), wanted())
+	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := lease.Restore(t.Context(), host, file)
-	if err != nil || !slices.Equal(keys, []string{"kernel.panic", "vm.overcommit_memory"}) {
-		t.Errorf("restored %v, %v", keys, err)
+	other, satisfied, err := lease.New(host, file).Acquire(t.Context(), wanted())
+	if err != nil || satisfied {
+		t.Fatal(satisfied, err)
+	}
+	if err := one(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !maps.Equal(host.now(), wanted()) {
+		t.Errorf("restored although one holder is left: %v", host.now())
+	}
+	if err := other(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	if !maps.Equal(host.now(), fresh()) {
-		t.Errorf("host has %v, want what it had before the crash", host.now())
+		t.Errorf("host has %v, want what it had", host.now())
 	}
-	if keys, err := lease.Restore(t.Context(), host, file); err != nil || len(keys) > 0 {
-		t.Errorf("restored twice: %v, %v", keys, err)
+}
+
+// What could not be restored is left for Restore, or the next lease.
+func TestAFailedRestoreIsLeft(t *testing.T) {
+	host, file := &fakeHost{sysctls: fresh()}, filepath.Join(t.TempDir(), "sysctls.json")
+	m := lease.New(host, file)
+	release, _, err := m.Acquire(t.Context(), wanted())
+	if err != nil {
+		t.Fatal(err)
+	}
+	host.refuse = "kernel.panic"
+	if err := release(t.Context()); err == nil || !strings.Contains(err.Error(), "restore host sysctl kernel.panic to 0: read-only") {
+		t.Errorf("error %v", err)
+	}
+	if keys, err := lease.Left(t.Context(), file); err != nil || !slices.Contains(keys, "kernel.panic") {
+		t.Errorf("left %v, %v", keys, err)
+	}
+	if _, err := lease.Restore(t.Context(), host, file); err == nil {
+		t.Error("restored what is read-only")
+	}
+	host.refuse = ""
+	again, satisfied, err := m.Acquire(t.Context(), wanted())
+	if err != nil || satisfied {
+		t.Fatal(satisfied, err)
+	}
+	if err := again(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !maps.Equal(host.now(), fresh()) {
+		t.Errorf("host has %v, want what it had", host.now())
+	}
+	if keys, err := lease.Left(t.Context(), file); err != nil || len(keys) > 0 {
+		t.Errorf("left %v, %v", keys, err)
+	}
+}
+
+// Who only looks makes no files.
+func TestNothingLeftOfNothing(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "run", "sysctls.json")
+	left, err := lease.Left(t.Context(), file)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	if restored, err := lease.Restore(t.Context(), &fakeHost{sysctls: fresh()}, file); err != nil || len(restored) > 0 {
+		t.Errorf("restored %v, %v", restored, err)
+	}
+	if _, err := os.Stat(filepath.Dir(file)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its folder: %v", err)
 	}
 }

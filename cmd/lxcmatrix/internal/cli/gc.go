@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -165,9 +164,6 @@ func (c *collector) local(ctx context.Context) error {
 		if err := c.instances(ctx, "local", h.Server); err != nil {
 			return err
 		}
-		if slices.ContainsFunc(c.items, func(i leftover) bool { return i.Host == "local" && i.State == leftAlone }) {
-			return nil // a live run may be what changed them
-		}
 		return c.sysctls(ctx, "local", h)
 	})
 }
@@ -223,17 +219,18 @@ func (c *collector) why(o incus.Owned, pid int) string {
 }
 
 // sysctls takes the host's sysctls that were changed and not restored; h is
-// nil where they are only shown.
+// nil where they are only shown. What a live run holds is not among them.
 func (c *collector) sysctls(ctx context.Context, name string, h *host.Host) error {
-	file := catalog.LeaseFile(host.StateDir())
-	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) || err == nil && slices.ContainsFunc(c.items, func(i leftover) bool { return i.What == "sysctls" }) {
-		return nil
-	} else if err != nil {
+	keys, err := lease.Left(ctx, catalog.LeaseFile)
+	if err != nil {
 		return fmt.Errorf("look for changed host sysctls: %w", err)
 	}
-	item := leftover{Host: name, What: "sysctls", Name: file, Why: "its run did not restore them"}
+	if len(keys) == 0 || slices.ContainsFunc(c.items, func(i leftover) bool { return i.What == "sysctls" }) {
+		return nil
+	}
+	item := leftover{Host: name, What: "sysctls", Name: strings.Join(keys, " "), Why: "their run did not restore them"}
 	return c.take(item, func() error {
-		_, err := lease.Restore(ctx, h, file)
+		_, err := lease.Restore(ctx, h, catalog.LeaseFile)
 		return err
 	})
 }
