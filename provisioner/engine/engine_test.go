@@ -177,7 +177,7 @@ func run(ctx context.Context, t *testing.T, ground *fakeGround, plan matrix.Plan
 	}
 	// What those who waited saw is what is on disk.
 	for i, c := range plan.Cells {
-		r, err := e.Result(t.Context(), c.ID)
+		r, err := e.Result(context.WithoutCancel(ctx), c.ID)
 		if err != nil || r.Judgement != got.Results[i].Judgement {
 			t.Errorf("cell %s: told %+v (%v), on disk %+v", c.ID, r.Judgement, err, got.Results[i].Judgement)
 		}

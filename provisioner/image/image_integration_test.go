@@ -24,7 +24,7 @@ import (
 // source's answer.
 func TestPreparationThatFails(t *testing.T) {
 	g := NewWithT(t)
-	dir, err := os.MkdirTemp("/run", "lxm")
+	dir, err := os.MkdirTemp("/run", "lxm") //nolint:usetesting // paths of sockets below it must fit 107 bytes
 	g.Expect(err).NotTo(HaveOccurred())
 	h, err := host.OpenEmbedded(t.Context(), host.EmbeddedOptions{StateDir: dir, PoolBytes: 1 << 30})
 	g.Expect(err).NotTo(HaveOccurred())

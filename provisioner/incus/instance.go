@@ -305,7 +305,7 @@ func (i *Instance) PushFrom(ctx context.Context, name string, content io.ReadSee
 		_ = f.Close()
 		return fmt.Errorf("push %s to instance %s: %w", name, i.name, err)
 	}
-	if err := errors.Join(f.Chmod(fs.FileMode(mode)), f.Close()); err != nil { //nolint:gosec // mode bits only
+	if err := errors.Join(f.Chmod(fs.FileMode(mode)), f.Close()); err != nil {
 		return fmt.Errorf("push %s to instance %s: %w", name, i.name, err)
 	}
 	return nil
@@ -371,7 +371,7 @@ func (unhurried) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 // wait waits for an operation's end; the request that waits ends with ctx.
 func wait(ctx context.Context, op client.Operation) error {
-	err := op.WaitContext(unhurried{ctx})
+	err := op.WaitContext(unhurried{ctx}) //nolint:contextcheck // it is ctx but for its deadline
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

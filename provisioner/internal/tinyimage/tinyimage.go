@@ -1,5 +1,5 @@
 // Package tinyimage gives tests an image for real containers that is made in a
-// second: it holds nothing but the program in its folder init, which is
+// second: it holds nothing but the program in testdata/init, which is
 // process 1 and the few commands that tests run.
 package tinyimage
 
@@ -16,18 +16,18 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
 )
 
-const program = "github.com/lxcmatrix/lxcmatrix/provisioner/internal/tinyimage/init"
+const program = "github.com/lxcmatrix/lxcmatrix/provisioner/internal/tinyimage/testdata/init"
 
 // Import puts the image on a server under an alias.
 func Import(t *testing.T, server *incus.Server, alias string) incus.Image {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "init")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", path, program) //nolint:gosec // a package of ours
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", path, program)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the tiny image's init: %v\n%s", err, out)
 	}
-	init, err := os.ReadFile(path) //nolint:gosec // built above
+	init, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
