@@ -270,10 +270,10 @@ func (x *run) admit(ctx context.Context) error {
 		}
 	}
 	sysctls := x.wants[0].Host.Sysctls
-	if len(sysctls) == 0 {
+	switch {
+	case x.Lease == nil && len(sysctls) == 0:
 		return nil
-	}
-	if x.Lease == nil {
+	case x.Lease == nil:
 		return &provisioner.HostWriteError{What: "sysctls " + strings.Join(slices.Sorted(maps.Keys(sysctls)), ", ")}
 	}
 	release, satisfied, err := x.Lease.Acquire(ctx, sysctls)

@@ -69,11 +69,10 @@ type Release func(ctx context.Context) error
 // Acquire waits until the machine can have the values that are wanted, sets
 // them, and returns the lease. satisfied says that the machine had all of them
 // before any lease changed it. It waits as long as other cells, of this or of
-// another process, hold other values, until ctx ends.
+// another process, hold other values, until ctx ends. Wanting nothing is a
+// lease as well: what runs without a host's values must not run beside those
+// who set them.
 func (m *Manager) Acquire(ctx context.Context, want map[string]string) (release Release, satisfied bool, err error) {
-	if len(want) == 0 {
-		return func(context.Context) error { return nil }, true, nil
-	}
 	for {
 		held, err := m.attempt(ctx, want, &satisfied)
 		if err != nil {

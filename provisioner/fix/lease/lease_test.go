@@ -280,3 +280,32 @@ func TestNothingLeftOfNothing(t *testing.T) {
 		t.Errorf("its folder: %v", err)
 	}
 }
+
+// TestWantingNothingIsALease: what runs without a host's values does not run
+// beside those who set them.
+func TestWantingNothingIsALease(t *testing.T) {
+	host, file := &fakeHost{sysctls: fresh()}, filepath.Join(t.TempDir(), "sysctls.json")
+	m := lease.New(host, file)
+	release, satisfied, err := m.Acquire(t.Context(), nil)
+	if err != nil || !satisfied {
+		t.Fatalf("satisfied %v, %v; want a lease that changes nothing", satisfied, err)
+	}
+	soon, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, _, err := m.Acquire(soon, wanted()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("beside one who wants nothing: %v, want to wait until the deadline", err)
+	}
+	if err := release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	release, _, err = m.Acquire(t.Context(), wanted())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := host.now(); !maps.Equal(got, fresh()) {
+		t.Errorf("%v is left, want %v", got, fresh())
+	}
+}
