@@ -144,6 +144,8 @@ type IncusConfig struct {
 // HostState is what fixes want of the host itself.
 type HostState struct {
 	Sysctls map[string]string
+	// Fixes are the IDs of those that want something of the host.
+	Fixes []string
 }
 
 // NodeState is what fixes want inside a node.
@@ -174,11 +176,10 @@ type ContainerdSettings struct {
 	Runc map[string]any
 }
 
-// Verification is how one fix is shown to be in effect.
+// Verification is how one fix is shown to be in effect, on a node: what a fix
+// wants of the host shows there too.
 type Verification struct {
 	Fix string
-	// On is node or host.
-	On string
 	// Command is a shell command; its standard output, trimmed, must match
 	// Want, an anchored regular expression.
 	Command string

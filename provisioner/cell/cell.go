@@ -325,14 +325,8 @@ func (x *run) create(ctx context.Context, result *matrix.PhaseResult) error {
 // satisfied marks the fixes whose host effects were there already: leaving
 // them out on this host would prove nothing.
 func (x *run) satisfied(want provisioner.Desired) {
-	host := map[string]bool{}
-	for _, v := range want.Verify {
-		if v.On == "host" {
-			host[v.Fix] = true
-		}
-	}
 	for i, f := range x.attempt.Fixes {
-		if f.State == "applied" && host[f.ID] {
+		if f.State == "applied" && slices.Contains(want.Host.Fixes, f.ID) {
 			x.attempt.Fixes[i].State = "satisfied"
 		}
 	}
@@ -412,13 +406,26 @@ func (x *run) install(ctx context.Context, result *matrix.PhaseResult) error {
 func (x *run) baseline(ctx context.Context, result *matrix.PhaseResult) error {
 	evidence, waited := x.Health.Baseline(ctx, x.cluster)
 	result.Evidence, result.Waited = evidence, matrix.Duration(waited)
-	return nil
+	return x.verifyRunning(ctx, result)
 }
 
 func (x *run) recover(ctx context.Context, result *matrix.PhaseResult) error {
 	evidence, waited := x.Health.AfterRestart(ctx, x.cluster, x.mark)
 	result.Evidence, result.Waited = evidence, matrix.Duration(waited)
-	return nil
+	return x.verifyRunning(ctx, result)
+}
+
+// verifyRunning verifies the fixes that only a running cluster can show; the
+// others were seen right after they were applied, or the node restarted.
+func (x *run) verifyRunning(ctx context.Context, result *matrix.PhaseResult) error {
+	return x.eachNode(ctx, result, func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
+		late := x.wants[i]
+		late.Verify = slices.DeleteFunc(slices.Clone(late.Verify), func(v provisioner.Verification) bool { return v.After != matrix.PhaseBaseline })
+		if len(late.Verify) == 0 {
+			return nil, nil
+		}
+		return x.Fixes.Verify(ctx, node, late, matrix.PhaseBaseline), nil
+	})
 }
 
 // restart marks the cluster, restarts every node, and shows by the boot IDs

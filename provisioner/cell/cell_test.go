@@ -336,6 +336,33 @@ func TestFixStaysUndecided(t *testing.T) {
 }
 
 // TestFixComesTooLate: what the node shows cannot change how it was created.
+// TestFixThatOnlyARunningClusterShows is verified after every check of it.
+func TestFixThatOnlyARunningClusterShows(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1")
+	w.desired = func([]matrix.AppliedFix) provisioner.Desired {
+		return provisioner.Desired{Verify: []provisioner.Verification{{Fix: "conntrack-max", After: matrix.PhaseBaseline}}}
+	}
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a).Verdict).To(Equal(matrix.Pass))
+	g.Expect(w.verified).To(Equal([]matrix.Phase{matrix.PhaseFix, matrix.PhaseInstall, matrix.PhaseBaseline,
+		matrix.PhaseInstall, matrix.PhaseBaseline, matrix.PhaseInstall, matrix.PhaseBaseline}))
+
+	w = newFakeWorld()
+	w.desired = func([]matrix.AppliedFix) provisioner.Desired {
+		return provisioner.Desired{Verify: []provisioner.Verification{{Fix: "conntrack-max", After: matrix.PhaseBaseline}}}
+	}
+	w.evidence = func(_ context.Context, called string) matrix.Evidence {
+		if called != "verify 3" {
+			return matrix.Evidence{}
+		}
+		return matrix.Evidence{Check: "fix:conntrack-max", Outcome: matrix.Unhealthy, Saw: "maxPerCore: 32768"}
+	}
+	a = attempt(t, w, c, nil)
+	g.Expect(verdict(c, a)).To(HaveField("Phase", matrix.PhaseBaseline))
+	g.Expect(verdict(c, a).Verdict).To(Equal(matrix.Fail))
+}
+
 func TestFixComesTooLate(t *testing.T) {
 	g := NewWithT(t)
 	w, c := newFakeWorld(), planned("1")

@@ -205,8 +205,8 @@ func (f fakeFixes) Desired(applied []matrix.AppliedFix, _ cell.NodeContext) (pro
 	if f.desired != nil {
 		return f.desired(applied), nil
 	}
-	return provisioner.Desired{Host: provisioner.HostState{Sysctls: map[string]string{"kernel.panic": "10"}},
-		Verify: []provisioner.Verification{{Fix: "host-sysctls", On: "host"}}}, nil
+	return provisioner.Desired{Host: provisioner.HostState{Sysctls: map[string]string{"kernel.panic": "10"}, Fixes: []string{"host-sysctls"}},
+		Verify: []provisioner.Verification{{Fix: "host-sysctls", After: matrix.PhaseFix}}}, nil
 }
 
 func (f fakeFixes) Apply(ctx context.Context, _ provisioner.Node, _ provisioner.Desired) error {

@@ -216,6 +216,9 @@ func TestMergedStateOfASplitCgroupV1Node(t *testing.T) {
 	if !slices.Equal(got.Incus.RawLXC, wantRaw) {
 		t.Errorf("raw.lxc %v, want %v", got.Incus.RawLXC, wantRaw)
 	}
+	if !slices.Equal(got.Host.Fixes, []string{"host-sysctls"}) || len(got.Host.Sysctls) == 0 {
+		t.Errorf("of the host, %v want %v", got.Host.Fixes, got.Host.Sysctls)
+	}
 	if got.NodeIP != "10.7.0.5" {
 		t.Errorf("node IP %q", got.NodeIP)
 	}

@@ -123,6 +123,9 @@ func (m *merger) add(f *Fix) {
 		w.Incus.RawLXC = append(w.Incus.RawLXC, line)
 	}
 	m.strings(f.ID, "host.sysctls", &w.Host.Sysctls, e.Host.Sysctls)
+	if len(e.Host.Sysctls) > 0 {
+		w.Host.Fixes = append(w.Host.Fixes, f.ID)
+	}
 	m.strings(f.ID, "node.sysctls", &w.Node.Sysctls, e.Node.Sysctls)
 	for _, file := range e.Node.Files {
 		mode, _ := parseMode(file.Mode) // checked when it was loaded
@@ -159,7 +162,7 @@ func (m *merger) add(f *Fix) {
 		if after == "" {
 			after = matrix.PhaseFix
 		}
-		w.Verify = append(w.Verify, provisioner.Verification{Fix: f.ID, On: "node", Command: v.Command, Want: v.Want, After: after})
+		w.Verify = append(w.Verify, provisioner.Verification{Fix: f.ID, Command: v.Command, Want: v.Want, After: after})
 	}
 }
 

@@ -112,7 +112,7 @@ func TestApplySaysWhatFailedAndWhoseFaultItIs(t *testing.T) {
 // verifications are of every kind; the expected outcome of each is its fix.
 func verifications() provisioner.Desired {
 	v := func(fix, command, want string, after matrix.Phase) provisioner.Verification {
-		return provisioner.Verification{Fix: fix, On: "node", Command: command, Want: want, After: after}
+		return provisioner.Verification{Fix: fix, Command: command, Want: want, After: after}
 	}
 	return provisioner.Desired{Verify: []provisioner.Verification{
 		v("healthy", `printf 'two\nlines  \n\n'`, `two\nlines`, matrix.PhaseFix),
