@@ -50,6 +50,11 @@ func Main(args []string, streams Streams, version string) int {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
+	// A terminal or a reader that went away must not end a run that has nodes
+	// to remove: caught, SIGPIPE is an error of the write and nothing more.
+	pipes := make(chan os.Signal, 1)
+	signal.Notify(pipes, syscall.SIGPIPE)
+	defer signal.Stop(pipes)
 	p := newProgram(streams, version)
 	root := p.root()
 	root.SetArgs(args)
