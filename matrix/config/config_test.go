@@ -2,7 +2,6 @@ package config_test
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -11,34 +10,15 @@ import (
 	"testing"
 
 	. "github.com/onsi/gomega"
+	"gotest.tools/v3/golden"
 
 	"github.com/lxcmatrix/lxcmatrix/fixtures"
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/config"
 )
 
-var update = flag.Bool("update", false, "rewrite the golden files")
-
 // machine is what the examples' default budgets are a part of.
 func machine() config.Machine { return config.Machine{CPUs: 4, Memory: 16 << 30} }
-
-// golden compares got with a file, or rewrites the file.
-func golden(t *testing.T, path, got string) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%v (run with -update)", err)
-	}
-	if got != string(want) {
-		t.Errorf("%s differs (run with -update to accept):\n--- got\n%s\n--- want\n%s", path, got, want)
-	}
-}
 
 // examples are the YAML files of a folder below testdata.
 func examples(t *testing.T, folder string) []string {
@@ -48,6 +28,12 @@ func examples(t *testing.T, folder string) []string {
 		t.Fatalf("no examples in testdata/%s: %v", folder, err)
 	}
 	return paths
+}
+
+// goldenOf names the golden file beside an example, from testdata on.
+func goldenOf(example string) string {
+	folder, file := filepath.Split(example)
+	return filepath.Join(filepath.Base(folder), strings.TrimSuffix(file, ".yaml")+".golden")
 }
 
 func read(t *testing.T, path string) []byte {
@@ -86,7 +72,7 @@ func TestValid(t *testing.T) {
 			m, err := config.Parse("matrix.yaml", read(t, path), machine())
 			g.Expect(err).NotTo(HaveOccurred())
 			text := effective(t, m)
-			golden(t, strings.TrimSuffix(path, ".yaml")+".golden", text)
+			golden.Assert(t, text, goldenOf(path))
 
 			// What is written out reads as the same matrix, on any machine.
 			written, err := m.YAML()
@@ -106,7 +92,7 @@ func TestInvalid(t *testing.T) {
 			g.Expect(m).To(BeNil())
 			var list *config.Error
 			g.Expect(errors.As(err, &list)).To(BeTrue(), "%v", err)
-			golden(t, strings.TrimSuffix(path, ".yaml")+".golden", err.Error()+"\n")
+			golden.Assert(t, err.Error()+"\n", goldenOf(path))
 		})
 	}
 }

@@ -10,6 +10,7 @@ import (
 	. "github.com/onsi/gomega"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v4"
+	"gotest.tools/v3/golden"
 
 	"github.com/lxcmatrix/lxcmatrix/fixtures"
 	"github.com/lxcmatrix/lxcmatrix/matrix/config"
@@ -129,7 +130,7 @@ func TestSchemaDescribesEverything(t *testing.T) {
 	g := NewWithT(t)
 	text, err := config.Schema()
 	g.Expect(err).NotTo(HaveOccurred())
-	golden(t, filepath.Join("testdata", "schema.golden"), string(text))
+	golden.Assert(t, string(text), "schema.golden")
 	var doc map[string]any
 	g.Expect(yaml.Unmarshal(text, &doc)).To(Succeed())
 	var walk func(path string, v any)

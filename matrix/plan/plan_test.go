@@ -3,7 +3,6 @@ package plan_test
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,33 +11,13 @@ import (
 	"time"
 
 	. "github.com/onsi/gomega"
+	"gotest.tools/v3/golden"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/config"
 	"github.com/lxcmatrix/lxcmatrix/matrix/plan"
 	"github.com/lxcmatrix/lxcmatrix/matrix/selector"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
-
-// golden compares got with a file, or rewrites the file.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%v (run with -update)", err)
-	}
-	if got != string(want) {
-		t.Errorf("%s differs (run with -update to accept):\n--- got\n%s\n--- want\n%s", path, got, want)
-	}
-}
 
 // gone is something that cannot be had.
 type gone struct{ what string }
@@ -144,13 +123,13 @@ func TestMake(t *testing.T) {
 
 	var out strings.Builder
 	g.Expect(plan.Print(&out, p)).To(Succeed())
-	golden(t, "wide.golden", out.String())
+	golden.Assert(t, out.String(), "wide.golden")
 
 	path := filepath.Join(t.TempDir(), plan.FileName)
 	g.Expect(plan.Write(path, p)).To(Succeed())
 	text, err := os.ReadFile(path)
 	g.Expect(err).NotTo(HaveOccurred())
-	golden(t, "wide.json", string(text))
+	golden.Assert(t, string(text), "wide.json")
 	again, err := plan.Read(path)
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(again).To(Equal(p))

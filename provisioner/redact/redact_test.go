@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,11 +11,10 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v4"
+	"gotest.tools/v3/golden"
 
 	"github.com/lxcmatrix/lxcmatrix/provisioner/redact"
 )
-
-var update = flag.Bool("update", false, "rewrite golden files")
 
 const (
 	bootstrap = "abcdef.0123456789abcdef"
@@ -170,19 +168,7 @@ func TestStructureSurvives(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := redact.Text(inYAML)
-	path := filepath.Join("testdata", "cluster.yaml.golden")
-	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("%s differs (run with -update to accept):\n%s", path, got)
-	}
+	golden.Assert(t, string(got), "cluster.yaml.golden")
 	var list struct{ Items []map[string]any }
 	if err := yaml.Unmarshal(got, &list); err != nil {
 		t.Fatalf("the redacted YAML does not parse: %v", err)

@@ -2,41 +2,17 @@ package table_test
 
 import (
 	"bytes"
-	"flag"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/olekukonko/tablewriter/pkg/twwidth"
+	"gotest.tools/v3/golden"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/reports/internal/samples"
 	"github.com/lxcmatrix/lxcmatrix/reports/table"
 )
-
-var update = flag.Bool("update", false, "rewrite golden files")
-
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("%s differs (run with -update to accept):\n%s", path, got)
-	}
-}
 
 func render(t *testing.T, run matrix.Run, o table.Options) []byte {
 	t.Helper()
@@ -60,7 +36,7 @@ func TestGolden(t *testing.T) {
 		{"colour.golden", samples.Everything(), table.Options{Colour: true}},
 		{"empty.golden", samples.Run(), table.Options{}},
 	} {
-		t.Run(tc.name, func(t *testing.T) { golden(t, tc.name, render(t, tc.run, tc.o)) })
+		t.Run(tc.name, func(t *testing.T) { golden.Assert(t, string(render(t, tc.run, tc.o)), tc.name) })
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"io"
 	"os"
 	"os/exec"
@@ -16,13 +15,12 @@ import (
 	"time"
 
 	. "github.com/onsi/gomega"
+	"gotest.tools/v3/golden"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 // attempt has phases of one second each, a millisecond between any two, and a
 // stability window of half a second in the baseline.
@@ -91,14 +89,7 @@ func TestReport(t *testing.T) {
 			g := NewWithT(t)
 			var out bytes.Buffer
 			g.Expect(Report(&out, pairs)).To(Succeed())
-			golden := filepath.Join("testdata", name+".txt")
-			if *update {
-				g.Expect(os.MkdirAll("testdata", 0o755)).To(Succeed())
-				g.Expect(os.WriteFile(golden, out.Bytes(), 0o644)).To(Succeed())
-			}
-			want, err := os.ReadFile(golden)
-			g.Expect(err).NotTo(HaveOccurred())
-			g.Expect(out.String()).To(Equal(string(want)))
+			golden.Assert(t, out.String(), name+".txt")
 		})
 	}
 	NewWithT(t).Expect(Report(io.Discard, nil)).NotTo(Succeed())

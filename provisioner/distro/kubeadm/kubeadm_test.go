@@ -3,41 +3,20 @@ package kubeadm
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	. "github.com/onsi/gomega"
+	"gotest.tools/v3/golden"
 	"sigs.k8s.io/yaml"
 
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s differs; run the test with -update and look at the difference\n--- got\n%s\n--- want\n%s", path, got, want)
-	}
-}
 
 // fakeNode is a node of which only files and the answers to commands exist.
 type fakeNode struct {
@@ -117,9 +96,9 @@ func TestInit(t *testing.T) {
 	g.Expect(node.commands[2:]).To(Equal([]string{"kubeadm init --config /etc/lxcmatrix/kubeadm.yaml --skip-token-print --ignore-preflight-errors=Swap,SystemVerification"}))
 	g.Expect(slices.Sorted(maps.Keys(node.files))).To(Equal([]string{conflistPath, "/etc/containerd/config.toml", configPath}))
 	g.Expect(node.files[configPath].Mode).To(BeEquivalentTo(0o600), "a join's holds a token")
-	golden(t, "init.yaml", node.files[configPath].Content)
-	golden(t, "config-v2.toml", node.files["/etc/containerd/config.toml"].Content)
-	golden(t, "conflist.json", node.files[conflistPath].Content)
+	golden.Assert(t, node.files[configPath].Content, "init.yaml")
+	golden.Assert(t, node.files["/etc/containerd/config.toml"].Content, "config-v2.toml")
+	golden.Assert(t, node.files[conflistPath].Content, "conflist.json")
 	parses(t, node.files[configPath].Content, 4)
 	parses(t, node.files[conflistPath].Content, 1)
 }
@@ -149,7 +128,7 @@ func TestJoin(t *testing.T) {
 	want.NodeIP = "10.0.0.12"
 	g.Expect(distro().Configure(t.Context(), node, want)).To(Succeed())
 	g.Expect(distro().Join(t.Context(), []provisioner.Node{first, second}, node, want)).To(Succeed())
-	golden(t, "join.yaml", node.files[configPath].Content)
+	golden.Assert(t, node.files[configPath].Content, "join.yaml")
 	parses(t, node.files[configPath].Content, 1)
 	g.Expect(node.commands).To(ContainElement("kubeadm join --config /etc/lxcmatrix/kubeadm.yaml --ignore-preflight-errors=Swap,SystemVerification"))
 	g.Expect(node.files[conflistPath].Content).To(ContainSubstring(`"subnet": "10.244.2.0/24"`))
@@ -176,7 +155,7 @@ func TestContainerdConfig(t *testing.T) {
 	} {
 		text, err := containerdConfig(said, desired().Containerd)
 		g.Expect(err).NotTo(HaveOccurred())
-		golden(t, file, text)
+		golden.Assert(t, text, file)
 	}
 	_, err := containerdConfig("sh: containerd: not found", desired().Containerd)
 	g.Expect(err).To(MatchError(ContainSubstring("not found")))
@@ -198,7 +177,7 @@ func TestLogCommands(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(commands)) {
 		fmt.Fprintf(&b, "%s\n\t%s\n", name, commands[name])
 	}
-	golden(t, "logs.txt", b.String())
+	golden.Assert(t, b.String(), "logs.txt")
 }
 
 func TestFailures(t *testing.T) {
@@ -272,5 +251,5 @@ func TestContent(t *testing.T) {
 	for _, f := range Files() {
 		fmt.Fprintf(&b, "== %s\n%s", f.Path, f.Content)
 	}
-	golden(t, "content.txt", b.String())
+	golden.Assert(t, b.String(), "content.txt")
 }

@@ -2,28 +2,25 @@ package cli
 
 import (
 	"bytes"
-	"flag"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
+	"gotest.tools/v3/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // TestHelp holds the help of every verb to its golden file, and every verb to
 // having an example.
 func TestHelp(t *testing.T) {
 	t.Setenv("LXCMATRIX_MIRROR", "")
-	golden := map[string]bool{}
+	known := map[string]bool{}
 	var walk func(*cobra.Command)
 	walk = func(cmd *cobra.Command) {
 		path := strings.Fields(cmd.CommandPath())
 		topic := !cmd.Runnable() && !cmd.HasSubCommands()
-		name := filepath.Join("testdata", "help", strings.Join(path, "-")+".golden")
-		golden[name] = true
+		name := filepath.Join("help", strings.Join(path, "-")+".golden")
+		known[golden.Path(name)] = true
 		t.Run(strings.Join(path, " "), func(t *testing.T) {
 			if cmd.Example == "" && !topic {
 				t.Error("no example")
@@ -36,19 +33,19 @@ func TestHelp(t *testing.T) {
 			if code != 0 {
 				t.Errorf("exit code %d", code)
 			}
-			compare(t, name, out)
+			golden.Assert(t, out, name)
 		})
 		for _, below := range cmd.Commands() {
 			walk(below)
 		}
 	}
 	walk(newProgram(Streams{}, "test").root())
-	files, err := filepath.Glob("testdata/help/*.golden")
+	files, err := filepath.Glob(golden.Path("help/*.golden"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range files {
-		if !golden[f] {
+		if !known[f] {
 			t.Errorf("%s is the help of no verb", f)
 		}
 	}
@@ -63,24 +60,4 @@ func runMain(t *testing.T, args ...string) (out string, code int) {
 		t.Errorf("standard error: %s", &stderr)
 	}
 	return stdout.String(), code
-}
-
-func compare(t *testing.T, golden, got string) {
-	t.Helper()
-	if *update {
-		if err := os.MkdirAll(filepath.Dir(golden), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("not as %s says (-update writes it anew):\n%s", golden, got)
-	}
 }
