@@ -24,7 +24,7 @@ import (
 // lxcmatrix run does: real cells, and the same specs.
 func TestCompat(t *testing.T) {
 	RegisterFailHandler(ginkgo.Fail)
-	suite, _ := ginkgo.GinkgoConfiguration()
+	suite, reporter := ginkgo.GinkgoConfiguration()
 	if suite.ParallelTotal > 1 {
 		t.Fatal(compat.ErrParallel)
 	}
@@ -40,7 +40,8 @@ func TestCompat(t *testing.T) {
 		t.Fatal(err)
 	}
 	compat.Define(planned.Plan, r.Engine)
-	ginkgo.RunSpecs(t, "lxcmatrix compatibility")
+	reporter.NoColor = true // CI keeps what is printed as text
+	ginkgo.RunSpecs(t, "lxcmatrix compatibility", reporter)
 	result, err := r.Finish(func() string { return "" })
 	if err != nil {
 		t.Error(err)
