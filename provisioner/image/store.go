@@ -308,10 +308,12 @@ func (s *Store) make(ctx context.Context, o OS, base incus.Image, content Conten
 }
 
 // installers say how each family waits for its network and installs packages.
+// The boot must be over first: it empties /tmp, where apt verifies signatures.
 // Nothing may start by itself while it is installed.
 var installers = map[string]string{
 	"debian": `printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
 export DEBIAN_FRONTEND=noninteractive
+n=0; until systemctl is-system-running --wait 2>/dev/null | grep -qE 'running|degraded'; do n=$((n+1)); [ $n -lt 200 ] || { echo "systemd did not come up" >&2; exit 1; }; sleep 0.1; done
 n=0; until ip -4 route show default | grep -q .; do n=$((n+1)); [ $n -lt 100 ] || { echo "no default route on eth0 after 20 s" >&2; exit 1; }; sleep 0.2; done
 [ -e /etc/resolv.conf ] || printf 'nameserver %s\n' "$(ip -4 route show default | awk '{print $3; exit}')" > /etc/resolv.conf
 apt-get -q -o Acquire::Retries=3 update
