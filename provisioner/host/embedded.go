@@ -225,8 +225,7 @@ func RemoveEmbedded(ctx context.Context, stateDir string) error {
 	if err := pool.unmount(ctx); err != nil {
 		return fail(err)
 	}
-	// Host sysctls that a crash left changed are still to be restored, so
-	// their file stays; so does the lock.
+	// The lock stays: another process may be about to take it.
 	for _, path := range []string{d.Dir, d.Log, d.Log + ".daemon", d.PIDFile, pool.Mount, pool.File, pool.File + ".part"} {
 		if err := os.RemoveAll(path); err != nil {
 			return fail(err)
