@@ -55,10 +55,11 @@ type Cell struct {
 	Unavailable string `json:"unavailable,omitempty"`
 }
 
-// HostRef is a host as the matrix declares it.
+// HostRef is a host as the matrix declares it. It is comparable: cells of one
+// host have equal ones.
 type HostRef struct {
 	Name string `json:"name"`
-	// Driver is embedded or local.
+	// Driver is embedded, local, qemu or remote.
 	Driver string `json:"driver"`
 	// Cgroup is the declared cgroup mode, v1 or v2; empty means whatever the
 	// host has.
@@ -66,6 +67,56 @@ type HostRef struct {
 	// HostWrites is allow where host sysctls of a host that the harness did
 	// not make may be changed.
 	HostWrites string `json:"hostWrites,omitempty"`
+	// QEMU describes the machine of a qemu host.
+	QEMU QEMURef `json:"qemu,omitzero"`
+	// Remote says where the Incus server of a remote host is.
+	Remote RemoteRef `json:"remote,omitzero"`
+}
+
+// QEMURef is the virtual machine of a qemu host. What is empty or zero is the
+// driver's choice.
+type QEMURef struct {
+	// OS is the machine's own system: debian/12, debian/13.
+	OS string `json:"os,omitempty"`
+	// Kernel is FAMILY/MINOR (debian/6.1), a Debian package's name, or the path
+	// of a kernel of the user's own, which Initrd and Modules (a folder that
+	// holds lib/modules) then go with.
+	Kernel  string `json:"kernel,omitempty"`
+	Initrd  string `json:"initrd,omitempty"`
+	Modules string `json:"modules,omitempty"`
+	// Incus is the Debian suite that the machine's Incus comes from, as
+	// trixie-backports.
+	Incus string `json:"incus,omitempty"`
+	CPUs  int    `json:"cpus,omitempty"`
+	// MemoryBytes and DiskBytes are the machine's.
+	MemoryBytes int64 `json:"memoryBytes,omitempty"`
+	DiskBytes   int64 `json:"diskBytes,omitempty"`
+	// Accel is auto, kvm or tcg; empty is auto.
+	Accel string `json:"accel,omitempty"`
+}
+
+// RemoteRef is the Incus server of a remote host. Exactly one of URL and Name
+// is set.
+type RemoteRef struct {
+	// URL is https://ADDRESS:PORT.
+	URL string `json:"url,omitempty"`
+	// Name is a remote of the user's own Incus client configuration.
+	Name string `json:"name,omitempty"`
+	// Fingerprint is the SHA-256 of the server's certificate, in hex, which a
+	// URL needs; a named remote has its certificate in the configuration.
+	Fingerprint string `json:"fingerprint,omitempty"`
+	// ClientCert and ClientKey are paths of the PEM files that this client
+	// shows; empty means those of the user's Incus client configuration.
+	ClientCert string `json:"clientCert,omitempty"`
+	ClientKey  string `json:"clientKey,omitempty"`
+	// Pool and Network name what nodes use; empty chooses.
+	Pool    string `json:"pool,omitempty"`
+	Network string `json:"network,omitempty"`
+	// SSH is USER@ADDRESS[:PORT], the way to the host's own system; empty
+	// means that there is none.
+	SSH string `json:"ssh,omitempty"`
+	// Member is the cluster member that this host is; the plan sets it.
+	Member string `json:"member,omitempty"`
 }
 
 // Distro is a Kubernetes distribution at a version.

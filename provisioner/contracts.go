@@ -24,14 +24,24 @@ type Host interface {
 	Dial(ctx context.Context, node string, port int) (net.Conn, error)
 	// Network says what nodes need to know of the host's network.
 	Network() Network
+	// Exec is the way to the host's own system; nil where there is none, which
+	// makes what needs it blocked, by name.
+	Exec() HostExec
 	// Close releases the host: a host that the harness started is stopped.
 	Close(ctx context.Context) error
 }
 
-// HostExec is what a host offers that lets the harness change the host
-// itself. Hosts that do not offer it make cells that need it blocked.
+// HostExec is how the harness reads and changes a host's own system, outside
+// its nodes.
 type HostExec interface {
+	// Run runs a command on the host to its end. One that ran and failed is a
+	// *HostCommandError; anything else is the world's fault. Under emulation a
+	// command costs a second: one script that prints much beats many commands.
+	Run(ctx context.Context, cmd Command) (Output, error)
+	// Sysctl reads one sysctl, its fields separated by one space.
+	Sysctl(ctx context.Context, key string) (string, error)
 	// SetSysctl writes one sysctl and returns the value that was there before.
+	// Where the matrix does not allow it, it is a *HostWriteError.
 	SetSysctl(ctx context.Context, key, value string) (before string, err error)
 }
 

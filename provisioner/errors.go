@@ -15,15 +15,31 @@ type CommandError struct {
 
 // Error names the node, the command and the end of what it printed.
 func (e *CommandError) Error() string {
-	tail := strings.TrimSpace(e.Output.Stderr)
+	return fmt.Sprintf("run %q on node %s: %s", strings.Join(e.Command, " "), e.Node, e.Output.failure())
+}
+
+// HostCommandError is a command that ran on a host's own system and failed.
+type HostCommandError struct {
+	Command []string
+	Output  Output
+}
+
+// Error names the command and the end of what it printed.
+func (e *HostCommandError) Error() string {
+	return fmt.Sprintf("run %q on the host: %s", strings.Join(e.Command, " "), e.Output.failure())
+}
+
+// failure is the exit code and the end of what was printed.
+func (o Output) failure() string {
+	tail := strings.TrimSpace(o.Stderr)
 	if tail == "" {
-		tail = strings.TrimSpace(e.Output.Stdout)
+		tail = strings.TrimSpace(o.Stdout)
 	}
 	const most = 2000
 	if len(tail) > most {
 		tail = "..." + tail[len(tail)-most:]
 	}
-	return fmt.Sprintf("run %q on node %s: exit code %d: %s", strings.Join(e.Command, " "), e.Node, e.Output.ExitCode, tail)
+	return fmt.Sprintf("exit code %d: %s", o.ExitCode, tail)
 }
 
 // NodeError is a failure that a node's own state or configuration causes, as

@@ -111,7 +111,7 @@ func (g Ground) Open(ctx context.Context, ref matrix.HostRef) (engine.Host, erro
 		_ = h.Close(closing)
 		return nil, fmt.Errorf("observe host %s: %w", ref.Name, err)
 	}
-	return &openHost{Ground: g, host: h, facts: facts, lease: lease.New(h, LeaseFile), prepared: map[string]*preparation{},
+	return &openHost{Ground: g, host: h, facts: facts, lease: lease.New(h.Exec(), LeaseFile), prepared: map[string]*preparation{},
 		images: &image.Store{Server: h.Server, CacheDir: g.CacheDir, Sources: g.Plan.Sources.Images, OSes: g.Knowledge.OSes, Progress: g.Progress}}, nil
 }
 

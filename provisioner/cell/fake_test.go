@@ -83,6 +83,7 @@ type fakeHost struct{ *fakeWorld }
 
 func (h fakeHost) Facts(context.Context) (matrix.HostFacts, error) { return hostFacts(), nil }
 func (h fakeHost) Network() provisioner.Network                    { return provisioner.Network{Gateway: "10.0.0.1"} }
+func (h fakeHost) Exec() provisioner.HostExec                      { return nil }
 func (h fakeHost) Close(context.Context) error                     { return nil }
 func (h fakeHost) Dial(context.Context, string, int) (net.Conn, error) {
 	return nil, errors.New("nothing listens here")

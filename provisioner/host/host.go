@@ -8,10 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
@@ -36,10 +33,7 @@ type Host struct {
 	taken map[string]netip.Addr
 }
 
-var (
-	_ provisioner.Host     = (*Host)(nil)
-	_ provisioner.HostExec = (*Host)(nil)
-)
+var _ provisioner.Host = (*Host)(nil)
 
 func newHost(ctx context.Context, server *incus.Server, writes bool, closeHost func(context.Context) error) (*Host, error) {
 	cidr, err := server.NetworkAddress(ctx)
@@ -156,35 +150,8 @@ func (h *Host) Dial(ctx context.Context, node string, port int) (net.Conn, error
 	return d.DialContext(ctx, "tcp", net.JoinHostPort(a.String(), strconv.Itoa(port)))
 }
 
-// Sysctl reads a sysctl of this machine, its fields separated by one space.
-func (h *Host) Sysctl(_ context.Context, key string) (string, error) {
-	value, err := os.ReadFile(sysctlPath(key))
-	if err != nil {
-		return "", fmt.Errorf("read host sysctl %s: %w", key, err)
-	}
-	return strings.Join(strings.Fields(string(value)), " "), nil
-}
-
-// SetSysctl writes a sysctl of this machine and returns what was there before.
-// Where the matrix does not allow host writes it is a
-// *provisioner.HostWriteError.
-func (h *Host) SetSysctl(ctx context.Context, key, value string) (string, error) {
-	before, err := h.Sysctl(ctx, key)
-	if err != nil || before == value {
-		return before, err
-	}
-	if !h.writes {
-		return before, &provisioner.HostWriteError{What: fmt.Sprintf("sysctl %s=%s (now %s)", key, value, before)}
-	}
-	if err := os.WriteFile(sysctlPath(key), []byte(value), 0); err != nil {
-		return before, fmt.Errorf("write host sysctl %s=%s: %w", key, value, err)
-	}
-	return before, nil
-}
-
-func sysctlPath(key string) string {
-	return filepath.Join("/proc/sys", strings.ReplaceAll(key, ".", "/"))
-}
+// Exec is the way to this machine's own system.
+func (h *Host) Exec() provisioner.HostExec { return thisMachine{writes: h.writes} }
 
 // Facts observes this machine and the Incus server.
 func (h *Host) Facts(ctx context.Context) (matrix.HostFacts, error) {

@@ -120,7 +120,7 @@ func (h Hand) sitDown(ctx context.Context, knowledge *catalog.Knowledge, opened 
 		return nil, err
 	}
 	s := &seat{Hand: h, name: "by-hand-" + strconv.FormatInt(time.Now().UnixMilli(), 36), image: prepared.Fingerprint, host: opened,
-		lease: lease.New(opened, catalog.LeaseFile), release: func(context.Context) error { return nil }}
+		lease: lease.New(opened.Exec(), catalog.LeaseFile), release: func(context.Context) error { return nil }}
 	kubectl, ok := release.File("kubectl")
 	if !ok {
 		return nil, fmt.Errorf("%s %s has no kubectl", release.Distro, release.Version)

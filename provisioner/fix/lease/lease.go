@@ -19,22 +19,21 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
 
-// Reader is what a host may offer besides provisioner.HostExec. Where it does,
-// what was there is kept before the first change is made; where it does not, a
-// crash right after a change can lose that one value.
-type Reader interface {
-	// Sysctl reads one sysctl.
+// Host is what a lease needs of a host's own system: provisioner.HostExec is
+// one.
+type Host interface {
+	// Sysctl reads one sysctl. What was there is kept before the first change.
 	Sysctl(ctx context.Context, key string) (string, error)
+	// SetSysctl writes one and returns the value that was there before.
+	SetSysctl(ctx context.Context, key, value string) (before string, err error)
 }
 
 // Manager keeps the leases that one process has of a machine. It is safe for
 // concurrent use, and so are several of the same machine.
 type Manager struct {
-	host provisioner.HostExec
+	host Host
 	path string
 
 	// turn is taken by who reads or changes what is below; it is given back
@@ -57,7 +56,7 @@ type Manager struct {
 // change the same machine name the same file. Others are made beside it, and
 // its folder, for this user alone, where there is none. It must not outlive a
 // boot of the machine, as the changes do not: /run is where it belongs.
-func New(host provisioner.HostExec, path string) *Manager {
+func New(host Host, path string) *Manager {
 	return &Manager{host: host, path: path, turn: make(chan struct{}, 1), changed: make(chan struct{})}
 }
 
@@ -232,34 +231,24 @@ func (m *Manager) change(ctx context.Context, want map[string]string) (map[strin
 		return nil, errors.Join(err, m.restore(context.WithoutCancel(ctx), before))
 	}
 	keys := slices.Sorted(maps.Keys(want))
-	if reader, ok := m.host.(Reader); ok {
-		changes := false
-		for _, key := range keys {
-			had, err := reader.Sysctl(ctx, key)
-			if err != nil {
-				return fail(fmt.Errorf("read host sysctl %s: %w", key, err))
-			}
-			if _, known := before[key]; !known && !same(had, want[key]) {
-				before[key], changes = had, true
-			}
+	changes := false
+	for _, key := range keys {
+		had, err := m.host.Sysctl(ctx, key)
+		if err != nil {
+			return fail(fmt.Errorf("read host sysctl %s: %w", key, err))
 		}
-		if changes {
-			if err := keep(m.path, before); err != nil {
-				return fail(err)
-			}
+		if _, known := before[key]; !known && !same(had, want[key]) {
+			before[key], changes = had, true
+		}
+	}
+	if changes {
+		if err := keep(m.path, before); err != nil {
+			return fail(err)
 		}
 	}
 	for _, key := range keys {
-		had, err := m.host.SetSysctl(ctx, key, want[key])
-		if err != nil {
+		if _, err := m.host.SetSysctl(ctx, key, want[key]); err != nil {
 			return fail(fmt.Errorf("set host sysctl %s to %s: %w", key, want[key], err))
-		}
-		if _, known := before[key]; known || same(had, want[key]) {
-			continue
-		}
-		before[key] = had
-		if err := keep(m.path, before); err != nil {
-			return fail(err)
 		}
 	}
 	return before, nil
@@ -328,7 +317,7 @@ func Left(ctx context.Context, path string) ([]string, error) {
 // doing so changed it, as the file at path says. Without such a file, and while
 // a process that lives has a lease, there is nothing to do. It returns the keys
 // that were restored.
-func Restore(ctx context.Context, host provisioner.HostExec, path string) ([]string, error) {
+func Restore(ctx context.Context, host Host, path string) ([]string, error) {
 	var keys []string
 	err := unshared(ctx, path, func(before map[string]string) error {
 		if err := putBack(ctx, host, path, before); err != nil {
@@ -387,7 +376,7 @@ func read(path string) (map[string]string, error) {
 }
 
 // putBack sets every key that it can, and removes the file once all are set.
-func putBack(ctx context.Context, host provisioner.HostExec, path string, before map[string]string) error {
+func putBack(ctx context.Context, host Host, path string, before map[string]string) error {
 	var problems []error
 	for _, key := range slices.Sorted(maps.Keys(before)) {
 		if _, err := host.SetSysctl(ctx, key, before[key]); err != nil {

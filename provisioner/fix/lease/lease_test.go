@@ -53,10 +53,7 @@ func (h *fakeHost) now() map[string]string {
 	return maps.Clone(h.sysctls)
 }
 
-// readingHost is a fake host that can also be read.
-type readingHost struct{ *fakeHost }
-
-func (h readingHost) Sysctl(_ context.Context, key string) (string, error) {
+func (h *fakeHost) Sysctl(_ context.Context, key string) (string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.sysctls[key], nil
@@ -189,7 +186,7 @@ func TestAFailedChangeIsPutBack(t *testing.T) {
 
 func TestWhatWasThereIsKeptFirst(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "sysctls.json")
-	host := readingHost{&fakeHost{sysctls: fresh()}}
+	host := &fakeHost{sysctls: fresh()}
 	host.onWrite = func(key string) {
 		if data, err := os.ReadFile(file); err != nil || !strings.Contains(string(data), key) {
 			t.Errorf("%s is written before what it was is kept: %s, %v", key, data, err)

@@ -230,7 +230,7 @@ func (c *collector) sysctls(ctx context.Context, name string, h *host.Host) erro
 	}
 	item := leftover{Host: name, What: "sysctls", Name: strings.Join(keys, " "), Why: "their run did not restore them"}
 	return c.take(item, func() error {
-		_, err := lease.Restore(ctx, h, catalog.LeaseFile)
+		_, err := lease.Restore(ctx, h.Exec(), catalog.LeaseFile)
 		return err
 	})
 }

@@ -185,7 +185,7 @@ func leaseFor(ctx context.Context, h *host.Host, r matrix.Run, c matrix.Cell, no
 	if err != nil {
 		return nil, err
 	}
-	release, _, err := lease.New(h, catalog.LeaseFile).Acquire(ctx, want.Host.Sysctls)
+	release, _, err := lease.New(h.Exec(), catalog.LeaseFile).Acquire(ctx, want.Host.Sysctls)
 	return release, err
 }
 
