@@ -60,9 +60,18 @@ func axesOf(m *Matrix) axes {
 		a.topologies = append(a.topologies, matrix.Topology(t))
 	}
 	for _, h := range m.Hosts {
-		a.hosts = append(a.hosts, matrix.HostRef{Name: h.Name, Driver: h.Driver, Cgroup: h.Cgroup, HostWrites: h.HostWrites})
+		a.hosts = append(a.hosts, h.ref())
 	}
 	return a
+}
+
+// ref is the host as cells hold it.
+func (h Host) ref() matrix.HostRef {
+	return matrix.HostRef{Name: h.Name, Driver: h.Driver, Cgroup: h.Cgroup, HostWrites: h.HostWrites,
+		QEMU: matrix.QEMURef{OS: h.OS, Kernel: h.Kernel, Initrd: h.Initrd, Modules: h.Modules, Incus: h.Incus,
+			CPUs: h.CPUs, MemoryBytes: int64(h.Memory), DiskBytes: int64(h.Disk), Accel: h.Accel},
+		Remote: matrix.RemoteRef{URL: h.URL, Name: h.Remote, Fingerprint: h.Fingerprint,
+			ClientCert: h.ClientCert, ClientKey: h.ClientKey, Pool: h.Pool, Network: h.Network, SSH: h.SSH}}
 }
 
 // newDistro keeps an exact version and leaves one of which only the minor is

@@ -2,7 +2,9 @@ package config
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 )
@@ -31,12 +33,96 @@ func (m *Matrix) check(p *problems) {
 		p.add(at("budget.node.cpus"), "budget.node.cpus: %d, but the budget has only %d", b.Node.CPUs, b.CPUs)
 	}
 
+	for i, h := range m.Hosts {
+		m.checkHost(p, fmt.Sprintf("hosts[%d]", i), h)
+	}
+
 	if s := m.Timeouts.Stability; s < leastStability {
 		p.add(at("timeouts.stability"), "timeouts.stability: %s is too short, want at least %s: a crash loop waits 10, 20 and 40 s between two crashes", s, leastStability)
 	}
 
 	if m.Sources.Mirror != "" && !slices.Contains(m.Sources.Artifacts, ArtifactMirror) {
 		p.add(at("sources.mirror"), "sources.mirror: it is never asked, as sources.artifacts does not list mirror")
+	}
+}
+
+// The drivers that have fields of their own.
+const (
+	driverQEMU   = "qemu"
+	driverRemote = "remote"
+)
+
+// checkHost finds fields of a host that do not go with its driver or with each
+// other.
+func (m *Matrix) checkHost(p *problems, path string, h Host) {
+	bad := func(key, format string, args ...any) {
+		p.add(m.positions.of(join(path, key)), "%s: "+format, append([]any{join(path, key)}, args...)...)
+	}
+	foreign := func(driver string, fields any) {
+		v := reflect.ValueOf(fields)
+		for _, f := range fieldsOf(v.Type()) {
+			if _, written := m.positions[join(path, f.name)]; written || !v.FieldByIndex(f.index).IsZero() {
+				bad(f.name, "only a host with driver %s has it, and the driver here is %s; remove it, or write driver: %s", driver, h.Driver, driver)
+			}
+		}
+	}
+	switch h.Driver {
+	case driverQEMU:
+		foreign(driverRemote, h.RemoteHost)
+		m.checkQEMU(bad, h)
+	case driverRemote:
+		foreign(driverQEMU, h.QEMUHost)
+		checkRemote(bad, h.RemoteHost)
+	case "embedded", "local":
+		foreign(driverQEMU, h.QEMUHost)
+		foreign(driverRemote, h.RemoteHost)
+	}
+}
+
+func (m *Matrix) checkQEMU(bad func(key, format string, args ...any), h Host) {
+	switch own := isPath(h.Kernel); {
+	case own && (h.Initrd == "" || h.Modules == ""):
+		bad("kernel", "a kernel of one's own needs initrd and modules, the paths of its initrd and of a folder that holds its lib/modules")
+	case !own && h.Initrd != "":
+		bad("initrd", "it goes with a kernel of one's own only; remove it, or write the kernel's path")
+	case !own && h.Modules != "":
+		bad("modules", "it goes with a kernel of one's own only; remove it, or write the kernel's path")
+	}
+	if fit := systemOf(h.OS).incus; !slices.Contains(fit, h.Incus) {
+		bad("incus", "the packages of %s do not fit %s; want %s, or another os", h.Incus, h.OS, strings.Join(fit, " or "))
+	}
+	switch {
+	case h.Memory < leastMachine:
+		bad("memory", "%s is too little for a machine with an Incus server, want at least %s", h.Memory, Size(leastMachine))
+	case h.Memory > m.Budget.Memory:
+		bad("memory", "%s, but the budget has only %s, so the machine could never be booted", h.Memory, m.Budget.Memory)
+	}
+	if h.CPUs > m.Budget.CPUs {
+		bad("cpus", "%d, but the budget has only %d, so the machine could never be booted", h.CPUs, m.Budget.CPUs)
+	}
+	if h.Disk < leastDisk {
+		bad("disk", "%s is too little, want at least %s", h.Disk, Size(leastDisk))
+	}
+}
+
+// isPath tells a kernel of one's own from a packaged one.
+func isPath(kernel string) bool {
+	return strings.HasPrefix(kernel, "/") || strings.HasPrefix(kernel, ".")
+}
+
+func checkRemote(bad func(key, format string, args ...any), h RemoteHost) {
+	switch {
+	case h.URL == "" && h.Remote == "":
+		bad("driver", "it needs the server: url and fingerprint, or remote, its name in the Incus client configuration")
+	case h.URL != "" && h.Remote != "":
+		bad("remote", "url names the server already; remove one of the two")
+	case h.URL != "" && h.Fingerprint == "":
+		bad("url", "it needs fingerprint, the SHA-256 of the server's certificate, as incus info shows it on the server")
+	case h.Remote != "" && h.Fingerprint != "":
+		bad("fingerprint", "the Incus client configuration has the certificate of remote %s; remove it", h.Remote)
+	}
+	if (h.ClientCert == "") != (h.ClientKey == "") {
+		bad("clientCert", "clientCert and clientKey go together; write both, or neither for those of the Incus client configuration")
 	}
 }
 

@@ -99,7 +99,7 @@ func TestInvalid(t *testing.T) {
 
 func TestBuiltins(t *testing.T) {
 	g := NewWithT(t)
-	g.Expect(config.Builtins()).To(ContainElements("default", "smoke"))
+	g.Expect(config.Builtins()).To(ContainElements("default", "kernels", "smoke"))
 	for _, name := range config.Builtins() {
 		m, err := config.Builtin(name)
 		g.Expect(err).NotTo(HaveOccurred(), name)
@@ -146,8 +146,8 @@ func TestFind(t *testing.T) {
 		{"./default", "with", "./default", ""},
 		{"other", "with", "other", ""},
 		{"../with/matrix.yaml", "without", "../with/matrix.yaml", ""},
-		{"somke", "with", "", `somke: neither a file nor a built-in matrix (did you mean "smoke"?); built in are default, smoke`},
-		{"gone.yaml", "with", "", `gone.yaml: neither a file nor a built-in matrix; built in are default, smoke`},
+		{"somke", "with", "", `somke: neither a file nor a built-in matrix (did you mean "smoke"?); built in are default, kernels, smoke`},
+		{"gone.yaml", "with", "", `gone.yaml: neither a file nor a built-in matrix; built in are default, kernels, smoke`},
 		{"folder", "without", "", `folder: cannot be read: is a directory`},
 	} {
 		t.Run(test.arg+" in "+test.cwd, func(t *testing.T) {
@@ -268,4 +268,30 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("what was written does not read: %v\n%s", err, text)
 		}
 	})
+}
+
+// TestPathsStartAtTheMatrixFile: a run's hosts do not depend on where it was
+// started.
+func TestPathsStartAtTheMatrixFile(t *testing.T) {
+	g := NewWithT(t)
+	folder := t.TempDir()
+	file := filepath.Join(folder, "hosts.yaml")
+	g.Expect(os.WriteFile(file, read(t, "testdata/valid/hosts.yaml"), 0o600)).To(Succeed())
+	m, err := config.Load(file)
+	g.Expect(err).NotTo(HaveOccurred())
+	cells, err := m.Cells()
+	g.Expect(err).NotTo(HaveOccurred())
+	hosts := map[string]matrix.HostRef{}
+	for _, c := range cells {
+		hosts[c.Host.Name] = c.Host
+	}
+	own := hosts["own"].QEMU
+	g.Expect([]string{own.Kernel, own.Initrd, own.Modules}).To(Equal(
+		[]string{folder + "/kernels/bzImage", folder + "/kernels/initrd", "/srv/modules"}))
+	g.Expect(hosts["k5.10-v1"]).To(Equal(matrix.HostRef{Name: "k5.10-v1", Driver: "qemu", Cgroup: "v1", QEMU: matrix.QEMURef{
+		OS: "debian/12", Kernel: "debian/5.10", Incus: "bookworm-backports", CPUs: 2, MemoryBytes: 8 << 30, DiskBytes: 40 << 30, Accel: "tcg"}}))
+	g.Expect(hosts["lab"]).To(Equal(matrix.HostRef{Name: "lab", Driver: "remote", Cgroup: "v2", HostWrites: "allow", Remote: matrix.RemoteRef{
+		URL: "https://incus.example.org:8443", Fingerprint: "5df6e0e2761359d30a8275058e299fcc0381534545f55cf43e41983f5d4c9456",
+		ClientCert: folder + "/certs/client.crt", ClientKey: folder + "/certs/client.key",
+		Pool: "nvme", Network: "br0", SSH: "root@incus.example.org:22"}}))
 }

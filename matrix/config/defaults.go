@@ -23,7 +23,9 @@ const (
 	// stable between two crashes.
 	leastStability = Duration(30 * time.Second)
 	mostCells      = 50_000
-	mostAliases    = 100
+	// leastMachine is what a qemu host's own system and Incus daemon need.
+	leastMachine = 1 * gib
+	mostAliases  = 100
 )
 
 // Machine is what the default budget is a part of.
@@ -71,6 +73,20 @@ func (m *Matrix) setDefaults(machine Machine) {
 	orDefault(&b.Node.Processes, 4096)
 	orDefault(&b.Node.CPUs, min(2, b.CPUs))
 
+	for i := range m.Hosts {
+		if h := &m.Hosts[i]; h.Driver == driverQEMU {
+			orDefault(&h.Cgroup, "v2")
+			orDefault(&h.OS, "debian/13")
+			system := systemOf(h.OS)
+			orDefault(&h.Kernel, system.kernel)
+			orDefault(&h.Incus, system.incus[0])
+			orDefault(&h.CPUs, min(2, b.CPUs))
+			orDefault(&h.Memory, min(b.Node.Memory*Size(m.largest().Nodes())+gib, b.Memory))
+			orDefault(&h.Disk, 20*gib)
+			orDefault(&h.Accel, "auto")
+		}
+	}
+
 	t := &m.Timeouts
 	for _, d := range []struct {
 		field    *Duration
@@ -89,6 +105,20 @@ func (m *Matrix) setDefaults(machine Machine) {
 	if m.Sources.Images == nil {
 		m.Sources.Images = []ImageSource{ImageServer, ImageMmdebstrap}
 	}
+}
+
+// system is what a qemu host's own system brings.
+type system struct {
+	kernel string
+	// incus lists the suites whose Incus fits it, the default first.
+	incus []string
+}
+
+func systemOf(os string) system {
+	if os == "debian/12" {
+		return system{"debian/6.1", []string{"bookworm-backports"}}
+	}
+	return system{"debian/6.12", []string{"trixie", "trixie-backports"}}
 }
 
 func orDefault[T comparable](field *T, fallback T) {

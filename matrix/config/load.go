@@ -53,7 +53,8 @@ func Find(arg, cwd string) (*Matrix, error) {
 	return load(path, arg)
 }
 
-// Load reads a matrix file. An error about it is an *Error.
+// Load reads a matrix file; paths in it start at its folder. An error about it
+// is an *Error.
 func Load(path string) (*Matrix, error) { return load(path, path) }
 
 func load(path, shown string) (*Matrix, error) {
@@ -65,7 +66,32 @@ func load(path, shown string) (*Matrix, error) {
 		}
 		return nil, problem(shown, "cannot be read: %v", err)
 	}
-	return parseHere(shown, data)
+	m, err := parseHere(shown, data)
+	if err != nil {
+		return nil, err
+	}
+	folder, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, problem(shown, "the folder it is in cannot be told: %v", err)
+	}
+	m.rebase(folder)
+	return m, nil
+}
+
+// rebase makes the paths in the matrix absolute: they start at its folder.
+func (m *Matrix) rebase(folder string) {
+	for i := range m.Hosts {
+		h := &m.Hosts[i]
+		paths := []*string{&h.Initrd, &h.Modules, &h.ClientCert, &h.ClientKey}
+		if isPath(h.Kernel) {
+			paths = append(paths, &h.Kernel)
+		}
+		for _, path := range paths {
+			if *path != "" && !filepath.IsAbs(*path) {
+				*path = filepath.Join(folder, *path)
+			}
+		}
+	}
 }
 
 // Builtins lists the names of the built-in matrices.

@@ -51,14 +51,61 @@ type Matrix struct {
 type Host struct {
 	// The name in cell IDs, reports and selectors.
 	Name string `yaml:"name" jsonschema:"required,pattern=^[a-z][a-z0-9.-]{0\\,39}$" want:"a name of at most 40 small letters, digits, dots and dashes that starts with a letter"`
-	// embedded: an Incus daemon of the harness's own, started and stopped by it. local: the system's Incus.
-	Driver string `yaml:"driver" jsonschema:"required,enum=embedded,enum=local"`
-	// The cgroup mode that the host has, if its cells shall hold it to that.
+	// embedded: an Incus daemon of the harness's own, started and stopped by it. local: the system's Incus. qemu: a virtual machine with a kernel, a cgroup mode and an Incus of its own, booted for the run. remote: an Incus server elsewhere.
+	Driver string `yaml:"driver" jsonschema:"required,enum=embedded,enum=local,enum=qemu,enum=remote"`
+	// The cgroup mode that the host has, if its cells shall hold it to that. A machine of driver qemu is booted with it; default there: v2.
 	Cgroup string `yaml:"cgroup,omitempty" jsonschema:"enum=v1,enum=v2"`
 	// allow: sysctls of a host that the harness did not make may be changed while a cell needs it.
 	HostWrites string `yaml:"hostWrites,omitempty" jsonschema:"enum=allow"`
 	// Where the host cannot be had, its cells are blocked and counted, but do not fail the run.
-	Optional bool `yaml:"optional,omitempty"`
+	Optional   bool `yaml:"optional,omitempty"`
+	QEMUHost   `yaml:",inline"`
+	RemoteHost `yaml:",inline"`
+}
+
+// QEMUHost describes the virtual machine of a host with driver qemu. A
+// relative path starts at the matrix file's folder.
+type QEMUHost struct {
+	// qemu: the machine's own system. Default: debian/13.
+	OS string `yaml:"os,omitempty" jsonschema:"enum=debian/12,enum=debian/13"`
+	// qemu: Debian's newest kernel of a version (debian/6.1), a Debian package (linux-image-6.1.0-38-cloud-amd64), or the path of a kernel of one's own, beginning with / or ./ (initrd and modules go with it). Default: that of the system, debian/6.1 or debian/6.12.
+	Kernel string `yaml:"kernel,omitempty" jsonschema:"pattern=^(debian/[1-9][0-9]{0\\,2}(\\.[0-9]{1\\,3})?|linux-image-[a-z0-9][a-z0-9.+-]{0\\,99}|[.]{0\\,2}/.+)$" want:"debian/VERSION as debian/6.1, a Debian package as linux-image-6.1.0-38-cloud-amd64, or a path that begins with / or ./"`
+	// qemu: the path of the initrd of a kernel of one's own.
+	Initrd string `yaml:"initrd,omitempty"`
+	// qemu: a folder that holds lib/modules of a kernel of one's own.
+	Modules string `yaml:"modules,omitempty"`
+	// qemu: the Debian suite that the machine's Incus comes from. Default: bookworm-backports on debian/12, trixie on debian/13.
+	Incus string `yaml:"incus,omitempty" jsonschema:"enum=bookworm-backports,enum=trixie,enum=trixie-backports"`
+	// qemu: the machine's CPUs. Default: 2, or the budget's, if that is less.
+	CPUs int `yaml:"cpus,omitempty" jsonschema:"minimum=1,maximum=4096"`
+	// qemu: the machine's memory. Default: what the nodes of the largest topology may use and 1GiB more, or the budget's, if that is less.
+	Memory Size `yaml:"memory,omitempty"`
+	// qemu: the size of the machine's disk, which takes only the room that it uses. Default: 20GiB.
+	Disk Size `yaml:"disk,omitempty"`
+	// qemu: kvm, tcg (software emulation), or auto: kvm where it boots this kernel, else tcg. Default: auto.
+	Accel string `yaml:"accel,omitempty" jsonschema:"enum=auto,enum=kvm,enum=tcg"`
+}
+
+// RemoteHost says where the Incus server of a host with driver remote is, by
+// URL and fingerprint or by its name in the user's Incus client configuration.
+// A relative path starts at the matrix file's folder.
+type RemoteHost struct {
+	// remote: the server's address, as https://incus.example.org:8443; fingerprint goes with it.
+	URL string `yaml:"url,omitempty" jsonschema:"pattern=^https://(\\[[0-9A-Fa-f:.]+\\]|[0-9A-Za-z.-]+):[0-9]{1\\,5}$" want:"https://ADDRESS:PORT"`
+	// remote: the name of a remote in the user's Incus client configuration, instead of url.
+	Remote string `yaml:"remote,omitempty" jsonschema:"pattern=^[^ :/]{1\\,100}$" want:"the name of a remote, as incus remote list shows it"`
+	// remote: the SHA-256 of the server's certificate, as incus info shows it.
+	Fingerprint string `yaml:"fingerprint,omitempty" jsonschema:"pattern=^[0-9a-f]{64}$" want:"64 digits from 0 to f, as incus info shows them"`
+	// remote: the path of the client certificate to show, PEM. Default: that of the user's Incus client configuration.
+	ClientCert string `yaml:"clientCert,omitempty"`
+	// remote: the path of the client certificate's key, PEM.
+	ClientKey string `yaml:"clientKey,omitempty"`
+	// remote: the storage pool that nodes use. Default: the only one there is, or the default profile's.
+	Pool string `yaml:"pool,omitempty"`
+	// remote: the network that nodes use. Default: the only managed bridge there is, or the default profile's.
+	Network string `yaml:"network,omitempty"`
+	// remote: USER@ADDRESS[:PORT] of the host's own system. Default: none; what truly needs it is blocked then.
+	SSH string `yaml:"ssh,omitempty" jsonschema:"pattern=^[^@ ]+@[^@ ]+$" want:"USER@ADDRESS or USER@ADDRESS:PORT"`
 }
 
 // Distro is a Kubernetes distribution, written as a mapping or as
@@ -299,7 +346,7 @@ type shorthand interface {
 }
 
 func (h *Host) fromScalar(s string) { *h = Host{Name: s, Driver: s} }
-func (Host) scalarPattern() string  { return `^(embedded|local)$` }
+func (Host) scalarPattern() string  { return `^(embedded|local|qemu)$` }
 
 func (d *Distro) fromScalar(s string) {
 	name, version, _ := strings.Cut(s, "@")
