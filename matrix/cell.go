@@ -4,6 +4,7 @@
 package matrix
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -93,6 +94,19 @@ type QEMURef struct {
 	DiskBytes   int64 `json:"diskBytes,omitempty"`
 	// Accel is auto, kvm or tcg; empty is auto.
 	Accel string `json:"accel,omitempty"`
+}
+
+// The size of a qemu host's machine where the matrix does not say it: room for
+// one node with the default limits, and for the Incus server beside it.
+const (
+	DefaultQEMUCPUs        = 2
+	DefaultQEMUMemoryBytes = 6 << 30
+)
+
+// Size is the CPUs and the memory that the machine has, and that it takes of
+// the budget while it is up.
+func (q QEMURef) Size() (cpus int, memoryBytes int64) {
+	return cmp.Or(q.CPUs, DefaultQEMUCPUs), cmp.Or(q.MemoryBytes, DefaultQEMUMemoryBytes)
 }
 
 // RemoteRef is the Incus server of a remote host. Exactly one of URL and Name

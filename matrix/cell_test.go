@@ -77,3 +77,14 @@ func FuzzParseTopology(f *testing.F) {
 		}
 	})
 }
+
+func TestQEMUSize(t *testing.T) {
+	cpus, memory := matrix.QEMURef{}.Size()
+	if cpus != matrix.DefaultQEMUCPUs || memory != matrix.DefaultQEMUMemoryBytes {
+		t.Errorf("nothing said: %d CPUs, %d bytes", cpus, memory)
+	}
+	cpus, memory = matrix.QEMURef{CPUs: 3, MemoryBytes: 8 << 30}.Size()
+	if cpus != 3 || memory != 8<<30 {
+		t.Errorf("said: %d CPUs, %d bytes", cpus, memory)
+	}
+}
