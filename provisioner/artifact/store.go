@@ -99,6 +99,19 @@ func (r Release) File(name string) (File, bool) {
 	return File{}, false
 }
 
+// Image finds a container image by its name without a tag, and gives it with
+// the release's: registry.k8s.io/pause:3.10.1. It is empty where there is none.
+func (r Release) Image(repository string) string {
+	for _, f := range r.Files {
+		for _, i := range f.Images {
+			if strings.HasPrefix(i.Name, repository+":") {
+				return i.Name
+			}
+		}
+	}
+	return ""
+}
+
 // File is a file of a release, in the cache.
 type File struct {
 	// Name is what the file is called on a node: kubelet, images.tar.

@@ -191,7 +191,7 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 	t := h.Plan.Timeouts
 	r := &cell.Runner{
 		Host: h.host, Facts: h.facts, Clock: h.Clock, Keep: h.Keep,
-		Distro: &kubeadm.Distro{Version: c.Distro.Version, Timeout: t.Install.Std()},
+		Distro: Distro(release, t),
 		Fixes:  Fixes{h.Knowledge.Fixes}, Health: checks{t}, Lease: hostLease{h.lease},
 		KeepLog: func(node, name string, content []byte) error {
 			_, err := h.Folder.WriteLog(c.ID, node, name, content)
@@ -223,6 +223,11 @@ func (h *openHost) prepare(ctx context.Context, c matrix.Cell, release artifact.
 	h.mu.Unlock()
 	p.once.Do(func() { p.image, p.err = h.images.Prepare(ctx, c.OS.Name, content) })
 	return p.image, p.err
+}
+
+// Distro installs a kubeadm release.
+func Distro(r artifact.Release, t matrix.Timeouts) *kubeadm.Distro {
+	return &kubeadm.Distro{Version: r.Version, PauseImage: r.Image("registry.k8s.io/pause"), Timeout: t.Install.Std()}
 }
 
 // Content is what a kubeadm release puts into a prepared image.

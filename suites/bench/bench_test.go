@@ -19,6 +19,7 @@ import (
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
 )
 
@@ -122,7 +123,8 @@ func TestRecipe(t *testing.T) {
 	knowledge, err := catalog.LoadKnowledge()
 	g.Expect(err).NotTo(HaveOccurred())
 	e := example(t, knowledge)
-	r, err := writeDown(t.Context(), knowledge, e, "by-hand", "10.0.0.5", provisioner.Network{Gateway: "10.0.0.1", Subnet: "10.0.0.0/24"})
+	distro := catalog.Distro(artifact.Release{Version: e.Cell.Distro.Version}, e.Plan.Timeouts)
+	r, err := writeDown(t.Context(), knowledge, distro, e, "by-hand", "10.0.0.5", provisioner.Network{Gateway: "10.0.0.1", Subnet: "10.0.0.0/24"})
 	g.Expect(err).NotTo(HaveOccurred())
 
 	// The last command is kubeadm's; seat.install relies on it.
@@ -158,7 +160,7 @@ func TestRecipe(t *testing.T) {
 	g.Expect(got["devices"]).To(And(HaveKey("kmsg"), HaveKeyWithValue("eth0", HaveKeyWithValue("ipv4.address", "10.0.0.5"))))
 
 	e.Attempt.Nodes = nil
-	_, err = writeDown(t.Context(), knowledge, e, "by-hand", "10.0.0.5", provisioner.Network{Gateway: "10.0.0.1", Subnet: "10.0.0.0/24"})
+	_, err = writeDown(t.Context(), knowledge, distro, e, "by-hand", "10.0.0.5", provisioner.Network{Gateway: "10.0.0.1", Subnet: "10.0.0.0/24"})
 	g.Expect(err).To(MatchError(ContainSubstring("0 nodes")))
 }
 

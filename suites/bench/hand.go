@@ -131,7 +131,7 @@ func (h Hand) sitDown(ctx context.Context, knowledge *catalog.Knowledge, opened 
 	if s.address, err = opened.Reserve(ctx, s.name); err != nil {
 		return nil, err
 	}
-	r, err := writeDown(ctx, knowledge, e, s.name, s.address, opened.Network())
+	r, err := writeDown(ctx, knowledge, catalog.Distro(release, e.Plan.Timeouts), e, s.name, s.address, opened.Network())
 	if err != nil {
 		return nil, err
 	}

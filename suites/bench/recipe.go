@@ -12,7 +12,6 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
-	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/kubeadm"
 )
 
 // recipe is what is done to a node by hand: what the fix set and the
@@ -26,7 +25,7 @@ type recipe struct {
 
 // writeDown makes the recipe of a node from what was observed and decided for
 // the same cell before.
-func writeDown(ctx context.Context, knowledge *catalog.Knowledge, e Example, name, address string, network provisioner.Network) (*recipe, error) {
+func writeDown(ctx context.Context, knowledge *catalog.Knowledge, distro provisioner.Distro, e Example, name, address string, network provisioner.Network) (*recipe, error) {
 	fixes := catalog.Fixes{Catalogue: knowledge.Fixes}
 	want, err := fixes.Desired(e.Attempt.Fixes, cell.NodeContext{Name: name, Address: address, Network: network, Host: e.Attempt.Host})
 	if err != nil {
@@ -36,7 +35,6 @@ func writeDown(ctx context.Context, knowledge *catalog.Knowledge, e Example, nam
 		return nil, fmt.Errorf("write down what is done by hand: the cell has %d nodes, only one is known", len(e.Attempt.Nodes))
 	}
 	node := &paper{name: name, address: address, containerd: e.Attempt.Nodes[0].Containerd}
-	distro := &kubeadm.Distro{Version: e.Cell.Distro.Version, Timeout: e.Plan.Timeouts.Install.Std()}
 	if err = fixes.Apply(ctx, node, want); err == nil {
 		err = distro.Configure(ctx, node, want)
 	}

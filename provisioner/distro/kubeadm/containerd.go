@@ -11,16 +11,21 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
 
+// pluginFolder is where Debian has the CNI plugins.
+const pluginFolder = "/usr/lib/cni"
+
 var containerdVersion = regexp.MustCompile(`\s[vV]?(\d+)\.(\d+)\.\d+`)
 
 // containerdConfig renders containerd's configuration in version 2 for
 // containerd 1.x and in version 3 for 2.x, where the CRI plugin was split and
-// renamed. said is what `containerd --version` printed.
-func containerdConfig(said string, s provisioner.ContainerdSettings) (string, error) {
+// renamed. said is what `containerd --version` printed, pause the sandbox image.
+func containerdConfig(said, pause string, s provisioner.ContainerdSettings) (string, error) {
 	m := containerdVersion.FindStringSubmatch(said)
 	if m == nil {
 		return "", fmt.Errorf("read containerd's version from %q", strings.TrimSpace(said))
 	}
+	major, _ := strconv.Atoi(m[1])
+	minor, _ := strconv.Atoi(m[2])
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	settings := func(values map[string]any) error {
@@ -33,24 +38,27 @@ func containerdConfig(said string, s provisioner.ContainerdSettings) (string, er
 		}
 		return nil
 	}
-	runtime, cni, pinned := `plugins."io.containerd.grpc.v1.cri"`, `plugins."io.containerd.grpc.v1.cri".cni`, ""
-	version := 2
-	if major, _ := strconv.Atoi(m[1]); major >= 2 {
-		version = 3
-		runtime, cni, pinned = `plugins."io.containerd.cri.v1.runtime"`, `plugins."io.containerd.cri.v1.runtime".cni`, `plugins."io.containerd.cri.v1.images".pinned_images`
+	version, runtime := 2, `plugins."io.containerd.grpc.v1.cri"`
+	if major >= 2 {
+		version, runtime = 3, `plugins."io.containerd.cri.v1.runtime"`
+	}
+	plugins := fmt.Sprintf("bin_dir = %q", pluginFolder)
+	if major > 2 || major == 2 && minor >= 1 {
+		// 2.1 takes several folders, and 2.4 no longer knows the old key.
+		plugins = fmt.Sprintf("bin_dirs = [%q]", pluginFolder)
 	}
 	line("# Written by lxcmatrix.\nversion = %d\n", version)
 	line("[%s]", runtime)
 	if version == 2 {
-		line("  sandbox_image = %q", PauseImage)
+		line("  sandbox_image = %q", pause)
 	}
 	if err := settings(s.CRI); err != nil {
 		return "", err
 	}
 	if version == 3 {
-		line("\n[%s]\n  sandbox = %q", pinned, PauseImage)
+		line("\n[plugins.\"io.containerd.cri.v1.images\".pinned_images]\n  sandbox = %q", pause)
 	}
-	line("\n[%s]\n  bin_dir = %q\n  conf_dir = %q", cni, "/usr/lib/cni", "/etc/cni/net.d")
+	line("\n[%s.cni]\n  %s\n  conf_dir = %q", runtime, plugins, "/etc/cni/net.d")
 	line("\n[%s.containerd.runtimes.runc]\n  runtime_type = %q", runtime, "io.containerd.runc.v2")
 	line("\n[%s.containerd.runtimes.runc.options]", runtime)
 	if err := settings(s.Runc); err != nil {

@@ -19,9 +19,6 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
 
-// PauseImage is the sandbox image of the Kubernetes versions installed here.
-const PauseImage = "registry.k8s.io/pause:3.10.1"
-
 const (
 	podSubnet     = "10.244.0.0/16"
 	serviceSubnet = "10.96.0.0/12"
@@ -34,6 +31,9 @@ const (
 type Distro struct {
 	// Version is exact, without a leading v.
 	Version string
+	// PauseImage is the sandbox image that goes with the version:
+	// registry.k8s.io/pause:3.10.1. Nodes have it, and pull nothing.
+	PauseImage string
 	// Timeout bounds the installation of one node; kubeadm's own patience is
 	// cut to fit, so that its message and not our deadline ends a failure.
 	Timeout time.Duration
@@ -48,7 +48,7 @@ func (d *Distro) Configure(ctx context.Context, node provisioner.Node, want prov
 	if err != nil {
 		return fmt.Errorf("configure kubeadm on node %s: %w", node.Name(), err)
 	}
-	containerd, err := containerdConfig(out.Stdout, want.Containerd)
+	containerd, err := containerdConfig(out.Stdout, d.PauseImage, want.Containerd)
 	if err != nil {
 		return fmt.Errorf("configure containerd on node %s: %w", node.Name(), err)
 	}

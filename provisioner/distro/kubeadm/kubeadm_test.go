@@ -83,7 +83,11 @@ func desired() provisioner.Desired {
 	}
 }
 
-func distro() *Distro { return &Distro{Version: "1.34.4", Timeout: 5 * time.Minute} }
+const pause = "registry.k8s.io/pause:3.10.1"
+
+func distro() *Distro {
+	return &Distro{Version: "1.34.4", PauseImage: pause, Timeout: 5 * time.Minute}
+}
 
 func TestInit(t *testing.T) {
 	g := NewWithT(t)
@@ -150,16 +154,17 @@ func TestContainerdConfig(t *testing.T) {
 		"containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u1": "config-v2.toml",
 		"containerd github.com/containerd/containerd 1.7.24~ds1 1.7.24~ds1-6+deb13u1": "config-v2.toml",
 		"containerd containerd.io v1.7.27 05044ec0a9a75232cad458027ca83437aae3f4da":   "config-v2.toml",
-		"containerd github.com/containerd/containerd/v2 v2.4.2 abcdef":                "config-v3.toml",
+		"containerd github.com/containerd/containerd/v2 v2.4.2 \n":                    "config-v3.toml",
+		"containerd github.com/containerd/containerd/v2 v2.0.6 abcdef":                "config-v3-2.0.toml",
 		"containerd github.com/containerd/containerd/v2 2.1.4~ds1 2.1.4~ds1-1":        "config-v3.toml",
 	} {
-		text, err := containerdConfig(said, desired().Containerd)
+		text, err := containerdConfig(said, pause, desired().Containerd)
 		g.Expect(err).NotTo(HaveOccurred())
 		golden.Assert(t, text, file)
 	}
-	_, err := containerdConfig("sh: containerd: not found", desired().Containerd)
+	_, err := containerdConfig("sh: containerd: not found", pause, desired().Containerd)
 	g.Expect(err).To(MatchError(ContainSubstring("not found")))
-	_, err = containerdConfig("x 1.7.24", provisioner.ContainerdSettings{Runc: map[string]any{"list": []any{1}}})
+	_, err = containerdConfig("x 1.7.24", pause, provisioner.ContainerdSettings{Runc: map[string]any{"list": []any{1}}})
 	g.Expect(err).To(MatchError(ContainSubstring("containerd setting list")))
 }
 
