@@ -33,41 +33,6 @@ type Server struct {
 	network string
 }
 
-// Connect connects to the Incus server behind a Unix socket, Incus' default
-// one if it is empty. The connection
-// outlives ctx; ctx bounds the handshake only.
-func Connect(ctx context.Context, socket string) (*Server, error) {
-	name := socket
-	if name == "" {
-		name = "its default socket"
-	}
-	type answer struct {
-		server client.InstanceServer
-		err    error
-	}
-	done := make(chan answer, 1)
-	go func() {
-		// Operations are waited for by their own request and not by the event
-		// stream: one connection less per call, and a lost event loses nothing.
-		s, err := client.ConnectIncusUnixWithContext(context.WithoutCancel(ctx), socket,
-			&client.ConnectionArgs{UserAgent: "lxcmatrix", SkipGetEvents: true})
-		done <- answer{s, err}
-	}()
-	select {
-	case <-ctx.Done():
-		return nil, fmt.Errorf("connect to Incus at %s: %w", name, ctx.Err())
-	case a := <-done:
-		if a.err != nil {
-			return nil, fmt.Errorf("connect to Incus at %s: %w", name, a.err)
-		}
-		conn, ok := a.server.(*client.ProtocolIncus)
-		if !ok {
-			return nil, fmt.Errorf("connect to Incus at %s: the server is a %T", name, a.server)
-		}
-		return &Server{conn: conn}, nil
-	}
-}
-
 // with is the client in the harness's project, bound to ctx. WithContext
 // changes its receiver, so it is only ever called on the copy that UseProject
 // makes.
@@ -240,6 +205,20 @@ func (s *Server) Versions(ctx context.Context) (Versions, error) {
 		v.Storage = pool.Driver
 	}
 	return v, nil
+}
+
+// Free is how much the pool in use can still take, in bytes; nil where it does
+// not say.
+func (s *Server) Free(ctx context.Context) (*int64, error) {
+	resources, err := s.global(ctx).GetStoragePoolResources(s.pool)
+	if err != nil {
+		return nil, fmt.Errorf("ask how much is free in storage pool %s: %w", s.pool, err)
+	}
+	space := resources.Space
+	if space.Total == 0 || space.Used > space.Total {
+		return nil, nil
+	}
+	return new(int64(space.Total - space.Used)), nil
 }
 
 // Settle waits until nothing is being done in the harness's project: an
