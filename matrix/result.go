@@ -106,28 +106,42 @@ type PhaseResult struct {
 	Evidence []Evidence `json:"evidence,omitempty"`
 }
 
-// HostFacts is what was observed on a host.
+// HostFacts is what was observed on a host. What was not observed is nil, empty
+// or zero, and never reads as false.
 type HostFacts struct {
 	// Kernel is `uname -r`.
 	Kernel string `json:"kernel"`
 	// Cgroup is v1 or v2, from the filesystem at /sys/fs/cgroup.
 	Cgroup string `json:"cgroup"`
-	// CgroupCPUSplit: cpu and cpuacct are hierarchies of their own (v1).
+	// CgroupCPUSplit: cpu and cpuacct are hierarchies of their own (v1). It is
+	// observed wherever Cgroup is.
 	CgroupCPUSplit bool `json:"cgroupCPUSplit"`
 	// Controllers lists the cgroup controllers that are enabled.
 	Controllers []string `json:"controllers,omitempty"`
-	// Capabilities is the bounding set, as CAP_ names; nil means not observed.
-	Capabilities []string `json:"capabilities,omitempty"`
-	AppArmor     bool     `json:"apparmor"`
-	SELinux      bool     `json:"selinux"`
-	// Incus, LXC and Storage as the Incus server reports them.
+	// Capabilities is the bounding set, as CAP_ names; an empty one is a set
+	// that is empty.
+	Capabilities []string `json:"capabilities,omitzero"`
+	// AppArmor and SELinux say whether the kernel has them enabled.
+	AppArmor *bool `json:"apparmor,omitempty"`
+	SELinux  *bool `json:"selinux,omitempty"`
+	// Incus, LXC and Storage (the driver of the nodes' pool) as the Incus server
+	// reports them.
 	Incus   string `json:"incus"`
 	LXC     string `json:"lxc"`
 	Storage string `json:"storage"`
 	CPUs    int    `json:"cpus"`
-	// MemoryBytes is the machine's memory.
-	MemoryBytes int64 `json:"memoryBytes"`
-	// Sysctls holds the values that fixes care about.
+	// CPULevel is the highest of x86-64-v1 to x86-64-v4 that the CPU's flags
+	// make up, as the psABI of x86-64 lists them; on other architectures the
+	// machine's name, as aarch64.
+	CPULevel string `json:"cpuLevel,omitempty"`
+	// MemoryBytes is the machine's memory, MemoryFreeBytes what was available
+	// of it without swapping.
+	MemoryBytes     int64  `json:"memoryBytes"`
+	MemoryFreeBytes *int64 `json:"memoryFreeBytes,omitempty"`
+	// DiskFreeBytes is what was free in the nodes' pool.
+	DiskFreeBytes *int64 `json:"diskFreeBytes,omitempty"`
+	// Sysctls holds the values that fixes care about, with one space between
+	// their fields.
 	Sysctls map[string]string `json:"sysctls,omitempty"`
 }
 

@@ -124,7 +124,7 @@ const LeaseFile = "/run/lxcmatrix/host-sysctls.json"
 func OpenHost(ctx context.Context, ref matrix.HostRef, stateDir string, poolBytes int64) (*host.Host, error) {
 	switch ref.Driver {
 	case "embedded":
-		return host.OpenEmbedded(ctx, host.EmbeddedOptions{StateDir: stateDir, PoolBytes: poolBytes, DenyHostWrites: ref.HostWrites == "deny"})
+		return host.OpenEmbedded(ctx, host.EmbeddedOptions{StateDir: stateDir, PoolBytes: poolBytes})
 	case "local":
 		if err := os.MkdirAll(stateDir, 0o711); err != nil {
 			return nil, fmt.Errorf("open host %s: %w", ref.Name, err)
@@ -181,7 +181,7 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 	for _, f := range release.Files {
 		need += f.Size
 	}
-	if err := h.host.Room(need * int64(c.Topology.Nodes())); err != nil {
+	if err := h.host.Room(ctx, need*int64(c.Topology.Nodes())); err != nil {
 		return nil, err
 	}
 	prepared, err := h.prepare(ctx, c, release)

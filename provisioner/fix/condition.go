@@ -66,7 +66,9 @@ func FactsOf(cell matrix.Cell, host *matrix.HostFacts, node *matrix.NodeFacts) F
 		f.put("incus", host.Incus)
 		f.put("lxc", host.LXC)
 		f.put("storage", host.Storage)
-		f["apparmor"] = host.AppArmor
+		if host.AppArmor != nil {
+			f["apparmor"] = *host.AppArmor
+		}
 		if host.Cgroup != "" {
 			f["cgroup_cpu_split"] = host.CgroupCPUSplit
 		}

@@ -79,13 +79,13 @@ func TestWhichFixesApply(t *testing.T) {
 	}{
 		"kubeadm on a split cgroup v1 host without CAP_SYS_RESOURCE": {
 			cell: cell("kubeadm", "1.34.4"),
-			host: matrix.HostFacts{Kernel: "6.18.44-fc-v657", Cgroup: "v1", CgroupCPUSplit: true, Incus: "6.0.4", LXC: "5.0.2",
+			host: matrix.HostFacts{Kernel: "6.18.44-fc-v657", Cgroup: "v1", CgroupCPUSplit: true, AppArmor: new(false), Incus: "6.0.4", LXC: "5.0.2",
 				Storage: "dir", Capabilities: []string{"CAP_SYS_ADMIN", "CAP_SYS_TIME"}},
 			want: append(kubeadmOnly(), "cgroup1-split-cpu", "raw-lxc-devices-v1", "restrict-oom-score-adj", "rshared"),
 		},
 		"the same with one fix left out": {
 			cell: cell("kubeadm", "1.34.4"),
-			host: matrix.HostFacts{Kernel: "6.18.44-fc-v657", Cgroup: "v1", CgroupCPUSplit: true, Incus: "6.0.4", LXC: "5.0.2",
+			host: matrix.HostFacts{Kernel: "6.18.44-fc-v657", Cgroup: "v1", CgroupCPUSplit: true, AppArmor: new(false), Incus: "6.0.4", LXC: "5.0.2",
 				Storage: "dir", Capabilities: []string{"CAP_SYS_ADMIN", "CAP_SYS_TIME"}},
 			without: []string{"cgroup1-split-cpu", "cgroup-v1-kubelet"},
 			want:    append(kubeadmOnly(), "raw-lxc-devices-v1", "restrict-oom-score-adj", "rshared"),
@@ -93,13 +93,13 @@ func TestWhichFixesApply(t *testing.T) {
 		},
 		"kubeadm on a cgroup v2 host with AppArmor": {
 			cell: cell("kubeadm", "1.34.4"),
-			host: matrix.HostFacts{Kernel: "6.12.43+deb13-cloud-amd64", Cgroup: "v2", AppArmor: true, Incus: "6.0.4", LXC: "6.0.4",
+			host: matrix.HostFacts{Kernel: "6.12.43+deb13-cloud-amd64", Cgroup: "v2", AppArmor: new(true), Incus: "6.0.4", LXC: "6.0.4",
 				Storage: "dir", Capabilities: full},
 			want: append(kubeadmOnly(), "containerd-apparmor", "raw-lxc-apparmor", "raw-lxc-devices-v2", "rshared-by-lxc"),
 		},
 		"RKE2 on a cgroup v1 host with joint controllers": {
 			cell: cell("rke2", "1.36.3+rke2r1"),
-			host: matrix.HostFacts{Kernel: "5.10.0-35-amd64", Cgroup: "v1", AppArmor: true, Incus: "6.0.4", LXC: "5.0.2", Storage: "dir", Capabilities: full},
+			host: matrix.HostFacts{Kernel: "5.10.0-35-amd64", Cgroup: "v1", AppArmor: new(true), Incus: "6.0.4", LXC: "5.0.2", Storage: "dir", Capabilities: full},
 			want: []string{"cgroup-v1-kubelet", "containerd-apparmor", "raw-lxc-apparmor", "raw-lxc-devices-v1", "rshared"},
 		},
 	} {
@@ -203,7 +203,7 @@ func TestGates(t *testing.T) {
 
 func TestMergedStateOfASplitCgroupV1Node(t *testing.T) {
 	cat, _ := embedded(t)
-	host := matrix.HostFacts{Kernel: "6.18.44", Cgroup: "v1", CgroupCPUSplit: true, AppArmor: true, LXC: "6.0.4", Capabilities: []string{"CAP_SYS_TIME"}}
+	host := matrix.HostFacts{Kernel: "6.18.44", Cgroup: "v1", CgroupCPUSplit: true, AppArmor: new(true), LXC: "6.0.4", Capabilities: []string{"CAP_SYS_TIME"}}
 	decisions, err := cat.Decide(fix.FactsOf(matrix.Cell{Distro: matrix.Distro{Name: "kubeadm", Version: "1.34.4"}}, &host, nil), nil)
 	if err != nil {
 		t.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -38,8 +37,6 @@ type EmbeddedOptions struct {
 	StateDir string
 	// PoolBytes is the size of the pool's loop file, when it is made.
 	PoolBytes int64
-	// DenyHostWrites leaves the machine's sysctls alone.
-	DenyHostWrites bool
 }
 
 // InUseError is an embedded host that another live run has open.
@@ -94,7 +91,7 @@ func OpenEmbedded(ctx context.Context, opts EmbeddedOptions) (_ *Host, err error
 		return nil, fmt.Errorf("open the embedded host: %w", err)
 	}
 	undo = append(undo, func(ctx context.Context) error {
-		return whileThawing(ctx, freezerRoot, "*", func() error { return d.stop(ctx) })
+		return whileThawing(ctx, thisMachine{}, freezerRoot, "*", func() error { return d.stop(ctx) })
 	})
 	server, err := d.start(ctx)
 	if err != nil {
@@ -120,12 +117,7 @@ func OpenEmbedded(ctx context.Context, opts EmbeddedOptions) (_ *Host, err error
 			return nil, fmt.Errorf("open the embedded host: %w", err)
 		}
 	}
-	h, err := newHost(ctx, server, !opts.DenyHostWrites, closeAll)
-	if err != nil {
-		return nil, err
-	}
-	h.free = pool.free
-	return h, nil
+	return newHost(ctx, server, thisMachine{}, true, closeAll)
 }
 
 // embeddedParts are where an embedded host keeps its pool and its daemon.
@@ -199,37 +191,4 @@ func chooseSubnet(bridge string, used []netip.Prefix) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("choose a subnet: this machine uses all of 10.187.60.0/24 to 10.187.249.0/24")
-}
-
-// RemoveEmbedded deletes the state of an embedded host that no run has open:
-// its instances, images and pool. What a run that crashed left running is
-// stopped first.
-func RemoveEmbedded(ctx context.Context, stateDir string) error {
-	fail := func(err error) error { return fmt.Errorf("remove the embedded host in %s: %w", stateDir, err) }
-	if _, err := os.Stat(stateDir); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	lock := flock.New(filepath.Join(stateDir, "lock"))
-	locked, err := lock.TryLock()
-	if err != nil {
-		return fail(err)
-	}
-	if !locked {
-		return &InUseError{StateDir: stateDir}
-	}
-	defer func() { _ = lock.Unlock() }()
-	pool, d := embeddedParts(stateDir)
-	if err := whileThawing(ctx, freezerRoot, "*", func() error { return d.stop(ctx) }); err != nil {
-		return fail(err)
-	}
-	if err := pool.unmount(ctx); err != nil {
-		return fail(err)
-	}
-	// The lock stays: another process may be about to take it.
-	for _, path := range []string{d.Dir, d.Log, d.Log + ".daemon", d.PIDFile, pool.Mount, pool.File, pool.File + ".part"} {
-		if err := os.RemoveAll(path); err != nil {
-			return fail(err)
-		}
-	}
-	return nil
 }

@@ -1,20 +1,15 @@
 package host
 
 import (
-	"errors"
+	"context"
 	"fmt"
-	"io/fs"
 	"math/bits"
-	"os"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
 
 // sysctls are the host's values that fixes decide on.
@@ -24,76 +19,119 @@ var sysctls = [...]string{
 	"fs.inotify.max_user_instances", "fs.inotify.max_user_watches", "net.netfilter.nf_conntrack_max",
 }
 
-func observe() (matrix.HostFacts, error) {
+// observation prints what a system shows of itself, each line as KEY=VALUE; a
+// key comes again where there are several values, and is missing where there
+// is none. It is one script because each command costs a second under
+// emulation. Its arguments are the sysctls to read.
+const observation = `echo kernel=$(uname -r)
+echo machine=$(uname -m)
+echo cgroup=$(stat -f -c %t /sys/fs/cgroup)
+sed 's/^/v1=/' /proc/cgroups
+echo v2=$(cat /sys/fs/cgroup/cgroup.controllers 2>/dev/null)
+grep '^CapBnd:' /proc/self/status | sed 's/^CapBnd:[[:space:]]*/bounding=/'
+apparmor=$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)
+echo apparmor=${apparmor:-N}
+grep -qw selinuxfs /proc/filesystems && echo selinux=Y || echo selinux=N
+echo cpus=$(nproc)
+grep -m 1 '^flags' /proc/cpuinfo | sed 's/^flags[[:space:]]*:[[:space:]]*/flags=/'
+sed -n 's/^\(MemTotal\|MemAvailable\):[[:space:]]*\([0-9]*\) kB$/\1=\2/p' /proc/meminfo
+for key in "$@"; do
+  file=/proc/sys/$(echo "$key" | tr . /)
+  [ -r "$file" ] && echo "sysctl=$key $(cat "$file")"
+done
+:`
+
+// What /sys/fs/cgroup is, by the magic numbers of linux/magic.h in hex.
+const (
+	cgroup2Magic = "63677270"
+	tmpfsMagic   = "1021994"
+)
+
+// observe reads the facts of the system that a command runs on.
+func observe(ctx context.Context, run func(context.Context, provisioner.Command) (provisioner.Output, error)) (matrix.HostFacts, error) {
+	out, err := run(ctx, provisioner.Command{Args: append([]string{"sh", "-c", observation, "observe"}, sysctls[:]...)})
+	if err != nil {
+		return matrix.HostFacts{}, fmt.Errorf("observe the system: %w", err)
+	}
+	f, err := parseObservation(out.Stdout)
+	if err != nil {
+		return f, fmt.Errorf("observe the system: %w", err)
+	}
+	return f, nil
+}
+
+// parseObservation reads what observation printed.
+func parseObservation(printed string) (matrix.HostFacts, error) {
+	seen := map[string][]string{}
+	for line := range strings.Lines(printed) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && value != "" {
+			seen[key] = append(seen[key], value)
+		}
+	}
+	one := func(key string) string {
+		if len(seen[key]) == 0 {
+			return ""
+		}
+		return seen[key][0]
+	}
 	var f matrix.HostFacts
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return f, fmt.Errorf("observe the kernel: %w", err)
-	}
-	f.Kernel = unix.ByteSliceToString(u.Release[:])
-	var st unix.Statfs_t
-	if err := unix.Statfs("/sys/fs/cgroup", &st); err != nil {
-		return f, fmt.Errorf("observe the cgroup mode: %w", err)
-	}
-	// A hybrid host (cgroup2 beside v1 controllers) gives its containers v1.
-	f.Cgroup = "v1"
-	if int64(st.Type) == int64(unix.CGROUP2_SUPER_MAGIC) {
-		f.Cgroup = "v2"
+	f.Kernel = one("kernel")
+	switch one("cgroup") {
+	case cgroup2Magic:
+		f.Cgroup, f.Controllers = "v2", strings.Fields(one("v2"))
+	case tmpfsMagic:
+		// A hybrid host (cgroup2 beside v1 controllers) gives its containers v1.
+		f.Cgroup = "v1"
+		f.Controllers, f.CgroupCPUSplit = v1Controllers(seen["v1"])
 	}
 	var err error
-	if f.Controllers, f.CgroupCPUSplit, err = controllers(f.Cgroup); err != nil {
+	if f.Capabilities, err = boundingSet(one("bounding")); err != nil {
 		return f, err
 	}
-	if f.Capabilities, err = boundingSet("/proc/self/status"); err != nil {
-		return f, err
+	f.AppArmor, f.SELinux = flag(one("apparmor")), flag(one("selinux"))
+	if f.CPUs, err = strconv.Atoi(one("cpus")); err != nil {
+		return f, fmt.Errorf("the number of CPUs: %w", err)
 	}
-	enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return f, fmt.Errorf("observe AppArmor: %w", err)
+	f.CPULevel = cpuLevel(one("machine"), strings.Fields(one("flags")))
+	total, err := kibibytes(one("MemTotal"))
+	if err != nil {
+		return f, fmt.Errorf("the memory: %w", err)
 	}
-	f.AppArmor = strings.TrimSpace(string(enabled)) == "Y"
-	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
-		f.SELinux = true
+	f.MemoryBytes = total
+	if free, err := kibibytes(one("MemAvailable")); err == nil {
+		f.MemoryFreeBytes = &free
 	}
-	f.CPUs = runtime.NumCPU()
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return f, fmt.Errorf("observe the memory: %w", err)
-	}
-	f.MemoryBytes = int64(info.Totalram) * int64(info.Unit)
 	f.Sysctls = map[string]string{}
-	for _, key := range sysctls {
-		value, err := os.ReadFile(filepath.Join("/proc/sys", strings.ReplaceAll(key, ".", "/")))
-		if err == nil {
-			f.Sysctls[key] = strings.TrimSpace(string(value))
+	for _, line := range seen["sysctl"] {
+		if key, value, ok := strings.Cut(line, " "); ok {
+			f.Sysctls[key] = strings.Join(strings.Fields(value), " ")
 		}
 	}
 	return f, nil
 }
 
-// controllers lists the enabled cgroup controllers and says whether cpu and
-// cpuacct are v1 hierarchies of their own.
-func controllers(mode string) (names []string, split bool, err error) {
-	if mode == "v2" {
-		list, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
-		if err != nil {
-			return nil, false, fmt.Errorf("observe the cgroup controllers: %w", err)
-		}
-		return strings.Fields(string(list)), false, nil
+// flag is what Y or N say; anything else was not observed.
+func flag(word string) *bool {
+	switch word {
+	case "Y":
+		return new(true)
+	case "N":
+		return new(false)
 	}
-	list, err := os.ReadFile("/proc/cgroups")
-	if err != nil {
-		return nil, false, fmt.Errorf("observe the cgroup controllers: %w", err)
-	}
-	names, split = v1Controllers(string(list))
-	return names, split, nil
+	return nil
 }
 
-// v1Controllers reads /proc/cgroups: name, hierarchy, number of cgroups,
-// enabled. One without a hierarchy is not mounted anywhere.
-func v1Controllers(list string) (names []string, split bool) {
+func kibibytes(digits string) (int64, error) {
+	n, err := strconv.ParseInt(digits, 10, 64)
+	return n << 10, err
+}
+
+// v1Controllers reads the lines of /proc/cgroups: name, hierarchy, number of
+// cgroups, enabled. One without a hierarchy is not mounted anywhere. split
+// says that cpu and cpuacct are hierarchies of their own.
+func v1Controllers(lines []string) (names []string, split bool) {
 	hierarchy := map[string]string{}
-	for line := range strings.Lines(list) {
+	for _, line := range lines {
 		fields := strings.Fields(line)
 		if len(fields) == 4 && !strings.HasPrefix(fields[0], "#") && fields[1] != "0" && fields[3] == "1" {
 			hierarchy[fields[0]] = fields[1]
@@ -103,6 +141,32 @@ func v1Controllers(list string) (names []string, split bool) {
 	slices.Sort(names)
 	cpu, cpuacct := hierarchy["cpu"], hierarchy["cpuacct"]
 	return names, cpu != "" && cpuacct != "" && cpu != cpuacct
+}
+
+// cpuLevels are the flags, as /proc/cpuinfo names them, that each level adds to
+// those before it (psABI of x86-64, micro-architecture levels).
+var cpuLevels = [...]struct{ name, flags string }{
+	{"x86-64-v1", "lm cmov cx8 fpu fxsr mmx syscall sse sse2"},
+	{"x86-64-v2", "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3"},
+	{"x86-64-v3", "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave"},
+	{"x86-64-v4", "avx512f avx512bw avx512cd avx512dq avx512vl"},
+}
+
+// cpuLevel is the highest level that the flags make up; another architecture
+// has none but itself.
+func cpuLevel(machine string, flags []string) (level string) {
+	if machine != "x86_64" {
+		return machine
+	}
+	for _, l := range cpuLevels {
+		for _, flag := range strings.Fields(l.flags) {
+			if !slices.Contains(flags, flag) {
+				return level
+			}
+		}
+		level = l.name
+	}
+	return level
 }
 
 // capabilityNames are the kernel's, by number (capability.h).
@@ -116,30 +180,20 @@ var capabilityNames = [...]string{
 	"CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
 }
 
-func boundingSet(status string) ([]string, error) {
-	data, err := os.ReadFile(status)
+// boundingSet reads the hexadecimal CapBnd of /proc/PID/status.
+func boundingSet(hex string) ([]string, error) {
+	set, err := strconv.ParseUint(hex, 16, 64)
 	if err != nil {
-		return nil, fmt.Errorf("observe the capabilities: %w", err)
+		return nil, fmt.Errorf("the capabilities: %w", err)
 	}
-	for line := range strings.Lines(string(data)) {
-		hex, ok := strings.CutPrefix(line, "CapBnd:")
-		if !ok {
-			continue
+	names := []string{}
+	for ; set != 0; set &= set - 1 {
+		n := bits.TrailingZeros64(set)
+		if n < len(capabilityNames) {
+			names = append(names, capabilityNames[n])
+		} else {
+			names = append(names, fmt.Sprintf("CAP_%d", n))
 		}
-		set, err := strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
-		if err != nil {
-			return nil, fmt.Errorf("observe the capabilities: %w", err)
-		}
-		names := []string{}
-		for ; set != 0; set &= set - 1 {
-			n := bits.TrailingZeros64(set)
-			if n < len(capabilityNames) {
-				names = append(names, capabilityNames[n])
-			} else {
-				names = append(names, fmt.Sprintf("CAP_%d", n))
-			}
-		}
-		return names, nil
 	}
-	return nil, fmt.Errorf("observe the capabilities: %s has no CapBnd line", status)
+	return names, nil
 }

@@ -2,13 +2,10 @@ package host
 
 import (
 	"context"
-	"errors"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"strings"
+	"sync"
 	"time"
 
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
 )
 
@@ -22,44 +19,39 @@ const thawInterval = 250 * time.Millisecond
 // and keeps thawing their cgroups meanwhile. On cgroup v1 runc freezes a
 // container's cgroup for a moment; killed in that moment it leaves processes
 // that cannot die, and LXC waits for them without end (seen with runc 1.1 and
-// LXC 5.0).
-func whileThawing(ctx context.Context, root, pattern string, kill func() error) error {
-	done := make(chan error, 1)
-	go func() { done <- kill() }()
-	tick := time.NewTicker(thawInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-done:
-			return err
-		case <-tick.C:
-			if ctx.Err() == nil {
-				thaw(root, pattern)
+// LXC 5.0). Where the way to the machine is missing, nothing is thawed.
+func whileThawing(ctx context.Context, m machine, root, pattern string, kill func() error) error {
+	if m == nil {
+		return kill()
+	}
+	ctx, stop := context.WithCancel(ctx)
+	var thawing sync.WaitGroup
+	thawing.Go(func() {
+		tick := time.NewTicker(thawInterval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				thaw(ctx, m, root, pattern)
 			}
 		}
-	}
+	})
+	defer thawing.Wait()
+	defer stop()
+	return kill()
 }
 
-// thaw thaws what is frozen below the instances' cgroups. Cgroups come and go
-// meanwhile, and one that cannot be thawed shows in the kill.
-func thaw(root, pattern string) {
-	payloads, err := filepath.Glob(filepath.Join(root, "lxc.payload."+incus.ProjectName+"_"+pattern))
-	if err != nil {
-		return
-	}
-	for _, payload := range payloads {
-		_ = filepath.WalkDir(payload, func(path string, entry fs.DirEntry, err error) error {
-			if errors.Is(err, fs.ErrNotExist) || err == nil && entry.Name() != "freezer.state" {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			state, err := os.ReadFile(path)
-			if err == nil && strings.TrimSpace(string(state)) != "THAWED" {
-				_ = os.WriteFile(path, []byte("THAWED"), 0)
-			}
-			return nil
-		})
-	}
+// thawing thaws what is frozen below the instances' cgroups.
+const thawing = `cd "$1" 2>/dev/null || exit 0
+find $2 -name freezer.state 2>/dev/null | while read -r file; do
+  read -r state < "$file" && [ "$state" != THAWED ] && echo THAWED > "$file"
+done
+:`
+
+// thaw looks once. Cgroups come and go meanwhile, and one that cannot be thawed
+// shows in the kill.
+func thaw(ctx context.Context, m machine, root, pattern string) {
+	_, _ = m.Run(ctx, provisioner.Command{Args: []string{"sh", "-c", thawing, "thaw", root, "lxc.payload." + incus.ProjectName + "_" + pattern}})
 }

@@ -24,10 +24,10 @@ func TestWhileThawing(t *testing.T) {
 	}
 	ours, theirs := state("lxc.payload.lxcmatrix_node-s1"), state("lxc.payload.other_node-s1")
 	broke := errors.New("broke")
-	err := whileThawing(t.Context(), root, "node-s1", func() error {
+	err := whileThawing(t.Context(), thisMachine{}, root, "node-s1", func() error {
 		deadline := time.Now().Add(10 * time.Second)
 		for time.Now().Before(deadline) {
-			if got, err := os.ReadFile(ours); err == nil && string(got) == "THAWED" {
+			if got, err := os.ReadFile(ours); err == nil && string(got) == "THAWED\n" {
 				return broke
 			}
 		}

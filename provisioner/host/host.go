@@ -1,6 +1,7 @@
 // Package host makes Incus servers into hosts that cells run on: embedded (an
-// Incus daemon of the harness's own) and local (the system's). Both offer the
-// same Host; they differ in how they open and close.
+// Incus daemon of the harness's own) and local (the system's). All are the
+// same Host; they differ in how they open and close, and in the way to the
+// machine that they run on.
 package host
 
 import (
@@ -16,17 +17,17 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
 )
 
-// Host is an Incus server on this machine.
+// Host is an Incus server and the way to the machine that it runs on.
 type Host struct {
 	// Server is the connection; image preparation needs it too.
 	Server *incus.Server
 
 	subnet  netip.Prefix
 	gateway netip.Addr
-	writes  bool
-	// free is nil where nobody bounds the pool.
-	free  func() (int64, error)
-	close func(context.Context) error
+	machine machine
+	// writes says whether the machine's sysctls may be changed.
+	writes bool
+	close  func(context.Context) error
 
 	mu sync.Mutex
 	// taken holds the addresses given to nodes, by node.
@@ -35,7 +36,9 @@ type Host struct {
 
 var _ provisioner.Host = (*Host)(nil)
 
-func newHost(ctx context.Context, server *incus.Server, writes bool, closeHost func(context.Context) error) (*Host, error) {
+// newHost makes a host of a server whose pool and bridge are chosen, on a
+// machine; writes lets fixes change the machine's sysctls.
+func newHost(ctx context.Context, server *incus.Server, m machine, writes bool, closeHost func(context.Context) error) (*Host, error) {
 	cidr, err := server.NetworkAddress(ctx)
 	if err != nil {
 		return nil, err
@@ -44,7 +47,7 @@ func newHost(ctx context.Context, server *incus.Server, writes bool, closeHost f
 	if err != nil {
 		return nil, fmt.Errorf("read the bridge's IPv4 address %q: %w; nodes need a bridge with an IPv4 subnet", cidr, err)
 	}
-	return &Host{Server: server, subnet: bridge.Masked(), gateway: bridge.Addr(), writes: writes, close: closeHost,
+	return &Host{Server: server, subnet: bridge.Masked(), gateway: bridge.Addr(), machine: m, writes: writes, close: closeHost,
 		taken: map[string]netip.Addr{}}, nil
 }
 
@@ -79,7 +82,7 @@ type node struct {
 
 // Delete removes the instance and frees its address.
 func (n *node) Delete(ctx context.Context) error {
-	err := whileThawing(ctx, freezerRoot, n.Name(), func() error { return n.Instance.Delete(ctx) })
+	err := whileThawing(ctx, n.host.machine, freezerRoot, n.Name(), func() error { return n.Instance.Delete(ctx) })
 	if err != nil {
 		return err
 	}
@@ -91,7 +94,7 @@ func (n *node) Delete(ctx context.Context) error {
 
 // ForceRestart kills the instance and starts it again.
 func (n *node) ForceRestart(ctx context.Context) error {
-	return whileThawing(ctx, freezerRoot, n.Name(), func() error { return n.Instance.ForceRestart(ctx) })
+	return whileThawing(ctx, n.host.machine, freezerRoot, n.Name(), func() error { return n.Instance.ForceRestart(ctx) })
 }
 
 // Reserve chooses an address for a node before it is created: its fixes may
@@ -138,7 +141,7 @@ func (h *Host) reserve(ctx context.Context, node string) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("no address is free in %s", h.subnet)
 }
 
-// Dial connects to a node's TCP port; the bridge is on this machine.
+// Dial connects to a node's TCP port, from the machine that the bridge is on.
 func (h *Host) Dial(ctx context.Context, node string, port int) (net.Conn, error) {
 	h.mu.Lock()
 	a, ok := h.taken[node]
@@ -146,16 +149,19 @@ func (h *Host) Dial(ctx context.Context, node string, port int) (net.Conn, error
 	if !ok {
 		return nil, fmt.Errorf("dial node %s port %d: the host has no such node", node, port)
 	}
-	var d net.Dialer
-	return d.DialContext(ctx, "tcp", net.JoinHostPort(a.String(), strconv.Itoa(port)))
+	conn, err := h.machine.Dial(ctx, "tcp", net.JoinHostPort(a.String(), strconv.Itoa(port)))
+	if err != nil {
+		return nil, fmt.Errorf("dial node %s port %d: %w", node, port, err)
+	}
+	return conn, nil
 }
 
-// Exec is the way to this machine's own system.
-func (h *Host) Exec() provisioner.HostExec { return thisMachine{writes: h.writes} }
+// Exec is the way to the machine's own system.
+func (h *Host) Exec() provisioner.HostExec { return system{machine: h.machine, writes: h.writes} }
 
-// Facts observes this machine and the Incus server.
+// Facts observes the machine and the Incus server.
 func (h *Host) Facts(ctx context.Context) (matrix.HostFacts, error) {
-	f, err := observe()
+	f, err := observe(ctx, h.machine.Run)
 	if err != nil {
 		return f, err
 	}
@@ -164,6 +170,9 @@ func (h *Host) Facts(ctx context.Context) (matrix.HostFacts, error) {
 		return f, err
 	}
 	f.Incus, f.LXC, f.Storage = v.Incus, v.LXC, v.Storage
+	if f.DiskFreeBytes, err = h.Server.Free(ctx); err != nil {
+		return f, err
+	}
 	return f, nil
 }
 
@@ -174,21 +183,18 @@ type NoSpaceError struct {
 
 // Error names both sizes and the remedy.
 func (e *NoSpaceError) Error() string {
-	return fmt.Sprintf("the pool has %d MiB free and %d MiB are needed; raise budget.disk in the matrix, or make room with lxcmatrix gc --yes", e.Free>>20, e.Need>>20)
+	return fmt.Sprintf("the pool has %d MiB free and %d MiB are needed; make room with lxcmatrix gc --yes, or give the host more disk: budget.disk in the matrix is the embedded host's", e.Free>>20, e.Need>>20)
 }
 
-// Room makes sure that the pool has room; *NoSpaceError if not. A pool that
-// the harness did not make always has.
-func (h *Host) Room(need int64) error {
-	if h.free == nil {
-		return nil
-	}
-	free, err := h.free()
+// Room makes sure that the nodes' pool has room; *NoSpaceError if not. A pool
+// that does not say always has.
+func (h *Host) Room(ctx context.Context, need int64) error {
+	free, err := h.Server.Free(ctx)
 	if err != nil {
 		return err
 	}
-	if free < need {
-		return &NoSpaceError{Free: free, Need: need}
+	if free != nil && *free < need {
+		return &NoSpaceError{Free: *free, Need: need}
 	}
 	return nil
 }

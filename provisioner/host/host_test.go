@@ -1,78 +1,210 @@
 package host
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 
 	. "github.com/onsi/gomega"
+	"golang.org/x/sys/unix"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
+
+// shown is what a Debian 12 host with joint cgroup v1 controllers prints.
+const shown = `kernel=6.1.0-40-cloud-amd64
+machine=x86_64
+cgroup=1021994
+v1=#subsys_name	hierarchy	num_cgroups	enabled
+v1=cpu	3	40	1
+v1=cpuacct	3	40	1
+v1=memory	9	60	1
+v2=
+bounding=000001fffeffffff
+apparmor=Y
+selinux=N
+cpus=2
+flags=fpu cx8 cmov mmx fxsr sse sse2 syscall lm pni ssse3 cx16 sse4_1 sse4_2 popcnt lahf_lm
+MemTotal=4096
+MemAvailable=1024
+sysctl=kernel.panic 0
+sysctl=kernel.printk 4	4	1	7
+`
+
+func TestParseObservation(t *testing.T) {
+	g := NewWithT(t)
+	f, err := parseObservation(shown)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(f.Capabilities).To(And(HaveLen(40), Not(ContainElement("CAP_SYS_RESOURCE"))))
+	f.Capabilities = nil
+	g.Expect(f).To(Equal(matrix.HostFacts{Kernel: "6.1.0-40-cloud-amd64", Cgroup: "v1", Controllers: []string{"cpu", "cpuacct", "memory"},
+		AppArmor: new(true), SELinux: new(false), CPUs: 2, CPULevel: "x86-64-v2", MemoryBytes: 4 << 20, MemoryFreeBytes: new(int64(1 << 20)),
+		Sysctls: map[string]string{"kernel.panic": "0", "kernel.printk": "4 4 1 7"}}))
+
+	f, err = parseObservation(strings.NewReplacer("cgroup=1021994", "cgroup=63677270", "v2=", "v2=cpuset cpu io memory hugetlb pids",
+		"apparmor=Y", "apparmor=", "MemAvailable=1024", "").Replace(shown))
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(f).To(And(HaveField("Cgroup", "v2"), HaveField("Controllers", Equal([]string{"cpuset", "cpu", "io", "memory", "hugetlb", "pids"})),
+		HaveField("AppArmor", BeNil()), HaveField("MemoryFreeBytes", BeNil())), "what does not show is not observed")
+
+	f, err = parseObservation(strings.Replace(shown, "cgroup=1021994", "cgroup=", 1))
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(f).To(And(HaveField("Cgroup", ""), HaveField("Controllers", BeNil())), "v1 is not what is left where nothing shows")
+	for _, broken := range []string{"", "bounding=", "cpus=", "MemTotal="} {
+		line := regexp.MustCompile("(?m)^" + broken + ".*$")
+		if _, err := parseObservation(line.ReplaceAllString(shown, "")); err == nil {
+			t.Errorf("without %q nothing is missing", broken)
+		}
+	}
+}
+
+// TestObserveThisMachine: the script runs, and shows what Go sees.
+func TestObserveThisMachine(t *testing.T) {
+	g := NewWithT(t)
+	f, err := observe(t.Context(), thisMachine{}.Run)
+	g.Expect(err).NotTo(HaveOccurred())
+	var u unix.Utsname
+	g.Expect(unix.Uname(&u)).To(Succeed())
+	g.Expect(f.Kernel).To(Equal(unix.ByteSliceToString(u.Release[:])))
+	g.Expect(f.CPUs).To(Equal(runtime.NumCPU()))
+	g.Expect(f.Cgroup).To(BeElementOf("v1", "v2"))
+	g.Expect(f.Controllers).NotTo(BeEmpty())
+	g.Expect(f.CPULevel).NotTo(BeEmpty())
+	g.Expect(f.MemoryBytes).To(BeNumerically(">", *f.MemoryFreeBytes))
+	panics, err := system{machine: thisMachine{}}.Sysctl(t.Context(), "kernel.panic")
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(f.Sysctls).To(HaveKeyWithValue("kernel.panic", panics))
+
+	_, err = observe(t.Context(), func(context.Context, provisioner.Command) (provisioner.Output, error) {
+		return provisioner.Output{}, errors.New("no way")
+	})
+	g.Expect(err).To(MatchError(ContainSubstring("no way")))
+}
+
+func TestCPULevel(t *testing.T) {
+	const v2 = "fpu cx8 cmov mmx fxsr sse sse2 syscall lm pni ssse3 cx16 sse4_1 sse4_2 popcnt lahf_lm "
+	const v3 = v2 + "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave "
+	for name, c := range map[string]struct{ machine, flags, want string }{
+		"nothing shows":         {"x86_64", "", ""},
+		"first":                 {"x86_64", "fpu cx8 cmov mmx fxsr sse sse2 syscall lm", "x86-64-v1"},
+		"second":                {"x86_64", v2, "x86-64-v2"},
+		"third":                 {"x86_64", v3, "x86-64-v3"},
+		"third but for one":     {"x86_64", strings.Replace(v3, "movbe ", "", 1), "x86-64-v2"},
+		"fourth":                {"x86_64", v3 + "avx512f avx512bw avx512cd avx512dq avx512vl", "x86-64-v4"},
+		"fourth without second": {"x86_64", strings.Replace(v3, "cx16 ", "", 1) + "avx512f avx512bw avx512cd avx512dq avx512vl", "x86-64-v1"},
+		"another machine":       {"aarch64", "fp asimd", "aarch64"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			NewWithT(t).Expect(cpuLevel(c.machine, strings.Fields(c.flags))).To(Equal(c.want))
+		})
+	}
+}
 
 func TestBoundingSet(t *testing.T) {
 	for name, c := range map[string]struct {
-		status string
-		want   []string
-		err    string
+		hex  string
+		want []string
 	}{
-		"none":                {"CapEff:\t000001ffffffffff\nCapBnd:\t0000000000000000\n", []string{}, ""},
-		"first and last":      {"CapBnd:\t0000010000000001\n", []string{"CAP_CHOWN", "CAP_CHECKPOINT_RESTORE"}, ""},
-		"one of a new kernel": {"CapBnd:\t0000020000000000\n", []string{"CAP_41"}, ""},
-		"no such line":        {"Name:\tinit\n", nil, "no CapBnd line"},
-		"not a number":        {"CapBnd:\tall\n", nil, "invalid syntax"},
+		"none":                {"0000000000000000", []string{}},
+		"first and last":      {"0000010000000001", []string{"CAP_CHOWN", "CAP_CHECKPOINT_RESTORE"}},
+		"one of a new kernel": {"0000020000000000", []string{"CAP_41"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
-			path := filepath.Join(t.TempDir(), "status")
-			g.Expect(os.WriteFile(path, []byte(c.status), 0o600)).To(Succeed())
-			got, err := boundingSet(path)
-			if c.err != "" {
-				g.Expect(err).To(MatchError(ContainSubstring(c.err)))
-				return
-			}
+			got, err := boundingSet(c.hex)
 			g.Expect(err).NotTo(HaveOccurred())
 			g.Expect(got).To(Equal(c.want))
 		})
 	}
-	g := NewWithT(t)
-	_, err := boundingSet(filepath.Join(t.TempDir(), "none"))
-	g.Expect(err).To(MatchError(fs.ErrNotExist))
-	full, err := boundingSet("/proc/self/status")
-	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(full).NotTo(BeNil(), "observed, whatever there is")
-	// A capability without CAP_SYS_RESOURCE, as some containers have it.
-	path := filepath.Join(t.TempDir(), "status")
-	g.Expect(os.WriteFile(path, []byte("CapBnd:\t000001fffeffffff\n"), 0o600)).To(Succeed())
-	lacking, err := boundingSet(path)
-	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(lacking).To(And(HaveLen(40), Not(ContainElement("CAP_SYS_RESOURCE"))))
+	_, err := boundingSet("all")
+	NewWithT(t).Expect(err).To(MatchError(ContainSubstring("invalid syntax")))
 }
 
 func TestV1Controllers(t *testing.T) {
-	const header = "#subsys_name\thierarchy\tnum_cgroups\tenabled\n"
 	for name, c := range map[string]struct {
-		list  string
+		list  []string
 		names []string
 		split bool
 	}{
-		"split":         {"cpu\t3\t40\t1\ncpuacct\t2\t40\t1\nmemory\t9\t60\t1\n", []string{"cpu", "cpuacct", "memory"}, true},
-		"joined":        {"memory\t9\t60\t1\ncpu\t2\t40\t1\ncpuacct\t2\t40\t1\n", []string{"cpu", "cpuacct", "memory"}, false},
-		"not enabled":   {"cpu\t3\t40\t1\ncpuacct\t2\t40\t0\n", []string{"cpu"}, false},
-		"not mounted":   {"cpu\t3\t40\t1\ncpuacct\t0\t40\t1\n", []string{"cpu"}, false},
-		"none":          {"", nil, false},
-		"a broken line": {"cpu 3\npids\t4\t1\t1\n", []string{"pids"}, false},
+		"split":         {[]string{"#subsys_name\thierarchy\tnum_cgroups\tenabled", "cpu\t3\t40\t1", "cpuacct\t2\t40\t1", "memory\t9\t60\t1"}, []string{"cpu", "cpuacct", "memory"}, true},
+		"joined":        {[]string{"memory\t9\t60\t1", "cpu\t2\t40\t1", "cpuacct\t2\t40\t1"}, []string{"cpu", "cpuacct", "memory"}, false},
+		"not enabled":   {[]string{"cpu\t3\t40\t1", "cpuacct\t2\t40\t0"}, []string{"cpu"}, false},
+		"not mounted":   {[]string{"cpu\t3\t40\t1", "cpuacct\t0\t40\t1"}, []string{"cpu"}, false},
+		"none":          {nil, nil, false},
+		"a broken line": {[]string{"cpu 3", "pids\t4\t1\t1"}, []string{"pids"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
-			names, split := v1Controllers(header + c.list)
+			names, split := v1Controllers(c.list)
 			g.Expect(names).To(Equal(c.names))
 			g.Expect(split).To(Equal(c.split))
 		})
 	}
+}
+
+// TestSystem reads and writes the sysctls of a machine whose files are a
+// test's own.
+func TestSystem(t *testing.T) {
+	g := NewWithT(t)
+	files := map[string]string{"/proc/sys/kernel/panic": "0\n", "/proc/sys/net/ipv4/tcp_rmem": "4096\t131072\t6291456\n"}
+	m := fakeMachine(func(cmd provisioner.Command) (provisioner.Output, error) {
+		// What the scripts name is found in the test's folder.
+		dir := t.TempDir()
+		for i, arg := range cmd.Args {
+			if text, ok := files[arg]; ok {
+				cmd.Args[i] = filepath.Join(dir, "file")
+				g.Expect(os.WriteFile(cmd.Args[i], []byte(text), 0o600)).To(Succeed())
+				defer func() {
+					text, err := os.ReadFile(cmd.Args[i])
+					g.Expect(err).NotTo(HaveOccurred())
+					files[arg] = string(text)
+				}()
+			}
+		}
+		return thisMachine{}.Run(t.Context(), cmd)
+	})
+	allowed, denied := system{machine: m, writes: true}, system{machine: m}
+	value, err := denied.Sysctl(t.Context(), "net.ipv4.tcp_rmem")
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(value).To(Equal("4096 131072 6291456"))
+	_, err = denied.Sysctl(t.Context(), "no.such.key")
+	g.Expect(err).To(MatchError(ContainSubstring("read host sysctl no.such.key")))
+
+	before, err := denied.SetSysctl(t.Context(), "kernel.panic", "0")
+	g.Expect(err).NotTo(HaveOccurred(), "it has that value")
+	g.Expect(before).To(Equal("0"))
+	_, err = denied.SetSysctl(t.Context(), "kernel.panic", "10")
+	var notAllowed *provisioner.HostWriteError
+	g.Expect(errors.As(err, &notAllowed)).To(BeTrue(), "%v", err)
+	g.Expect(files).To(HaveKeyWithValue("/proc/sys/kernel/panic", "0\n"))
+
+	before, err = allowed.SetSysctl(t.Context(), "kernel.panic", "10")
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(before).To(Equal("0"))
+	g.Expect(files).To(HaveKeyWithValue("/proc/sys/kernel/panic", "10\n"))
+	_, err = allowed.SetSysctl(t.Context(), "no.such.key", "1")
+	g.Expect(err).To(MatchError(ContainSubstring("write host sysctl no.such.key=1")))
+}
+
+// fakeMachine answers the commands of a host.
+type fakeMachine func(provisioner.Command) (provisioner.Output, error)
+
+func (m fakeMachine) Run(_ context.Context, cmd provisioner.Command) (provisioner.Output, error) {
+	return m(cmd)
+}
+
+func (m fakeMachine) Dial(context.Context, string, string) (net.Conn, error) {
+	return nil, errors.New("nothing listens here")
 }
 
 func TestParseStartTime(t *testing.T) {
@@ -231,14 +363,4 @@ func TestStateDir(t *testing.T) {
 	g.Expect(StateDir()).To(Equal(DefaultStateDir))
 	t.Setenv("LXCMATRIX_STATE", "/run/other")
 	g.Expect(StateDir()).To(Equal("/run/other"))
-}
-
-func TestRemoveNothing(t *testing.T) {
-	g := NewWithT(t)
-	g.Expect(RemoveEmbedded(t.Context(), filepath.Join(t.TempDir(), "none"))).To(Succeed())
-	dir := t.TempDir()
-	kept := filepath.Join(dir, "host-sysctls.json")
-	g.Expect(os.WriteFile(kept, nil, 0o600)).To(Succeed())
-	g.Expect(RemoveEmbedded(t.Context(), dir)).To(Succeed())
-	g.Expect(kept).To(BeAnExistingFile())
 }

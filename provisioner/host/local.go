@@ -27,7 +27,7 @@ func OpenLocal(ctx context.Context, opts LocalOptions) (*Host, error) {
 	if err := server.Use(ctx, opts.Pool, opts.Bridge); err != nil {
 		return nil, fmt.Errorf("use the system's Incus: %w", err)
 	}
-	return newHost(ctx, server, opts.AllowHostWrites, func(context.Context) error {
+	return newHost(ctx, server, thisMachine{}, opts.AllowHostWrites, func(context.Context) error {
 		server.Disconnect()
 		return nil
 	})

@@ -5,21 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
 
-// thisMachine is the system that lxcmatrix itself runs on.
-type thisMachine struct {
-	// writes says whether its sysctls may be changed.
-	writes bool
-}
+// thisMachine is the one that lxcmatrix itself runs on.
+type thisMachine struct{}
 
-var _ provisioner.HostExec = thisMachine{}
+var _ machine = thisMachine{}
 
 // Run runs a command here, with the command's variables beside those of this
 // process.
@@ -31,6 +29,8 @@ func (thisMachine) Run(ctx context.Context, command provisioner.Command) (provis
 	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = command.Stdin, &stdout, &stderr
+	// What a command that was given up on left behind may keep its outputs open.
+	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	out := provisioner.Output{Stdout: stdout.String(), Stderr: stderr.String(), ExitCode: cmd.ProcessState.ExitCode()}
 	var exit *exec.ExitError
@@ -45,30 +45,8 @@ func (thisMachine) Run(ctx context.Context, command provisioner.Command) (provis
 	return out, nil
 }
 
-// Sysctl reads a sysctl of this machine.
-func (thisMachine) Sysctl(_ context.Context, key string) (string, error) {
-	value, err := os.ReadFile(sysctlPath(key))
-	if err != nil {
-		return "", fmt.Errorf("read host sysctl %s: %w", key, err)
-	}
-	return strings.Join(strings.Fields(string(value)), " "), nil
-}
-
-// SetSysctl writes a sysctl of this machine.
-func (m thisMachine) SetSysctl(ctx context.Context, key, value string) (string, error) {
-	before, err := m.Sysctl(ctx, key)
-	if err != nil || before == value {
-		return before, err
-	}
-	if !m.writes {
-		return before, &provisioner.HostWriteError{What: fmt.Sprintf("sysctl %s=%s (now %s)", key, value, before)}
-	}
-	if err := os.WriteFile(sysctlPath(key), []byte(value), 0); err != nil {
-		return before, fmt.Errorf("write host sysctl %s=%s: %w", key, value, err)
-	}
-	return before, nil
-}
-
-func sysctlPath(key string) string {
-	return filepath.Join("/proc/sys", strings.ReplaceAll(key, ".", "/"))
+// Dial connects from here.
+func (thisMachine) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, network, address)
 }

@@ -89,15 +89,6 @@ func (p loopPool) grow(ctx context.Context) error {
 	return nil
 }
 
-// free is what nodes can still write.
-func (p loopPool) free() (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(p.Mount, &st); err != nil {
-		return 0, fmt.Errorf("look at the pool %s: %w", p.Mount, err)
-	}
-	return int64(st.Bavail) * st.Bsize, nil
-}
-
 func (p loopPool) unmount(context.Context) error {
 	mounted, err := p.mounted()
 	if err != nil || !mounted {

@@ -31,7 +31,7 @@ func TestPreparationThatFails(t *testing.T) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 		defer cancel()
-		if err := errors.Join(h.Close(ctx), host.RemoveEmbedded(ctx, dir), os.RemoveAll(dir)); err != nil {
+		if err := errors.Join(h.Close(ctx), os.RemoveAll(dir)); err != nil {
 			t.Error(err)
 		}
 	})

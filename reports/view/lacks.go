@@ -31,7 +31,10 @@ func controllers(cgroup string) []string {
 // observed is said to be so, never taken for there.
 func lacks(h matrix.HostFacts) []string {
 	var out []string
-	if !h.AppArmor {
+	switch {
+	case h.AppArmor == nil:
+		out = append(out, "(AppArmor not observed)")
+	case !*h.AppArmor:
 		out = append(out, "AppArmor")
 	}
 	if h.Capabilities == nil {

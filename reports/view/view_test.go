@@ -70,10 +70,10 @@ func TestLacks(t *testing.T) {
 	}{
 		{"AppArmor, CAP_SYS_RESOURCE, cgroup controller hugetlb", func(*matrix.HostFacts) {}},
 		{"", func(h *matrix.HostFacts) {
-			h.AppArmor, h.Capabilities, h.Cgroup = true, view.Capabilities(), "v2"
+			h.AppArmor, h.Capabilities, h.Cgroup = new(true), view.Capabilities(), "v2"
 			h.Controllers = []string{"cpu", "cpuset", "memory", "pids", "hugetlb", "io", "rdma"}
 		}},
-		{"(capabilities not observed), (cgroup controllers not observed)", func(h *matrix.HostFacts) { h.AppArmor, h.Capabilities, h.Controllers = true, nil, nil }},
+		{"(AppArmor not observed), (capabilities not observed), (cgroup controllers not observed)", func(h *matrix.HostFacts) { h.AppArmor, h.Capabilities, h.Controllers = nil, nil, nil }},
 		{"", func(h *matrix.HostFacts) { *h = matrix.HostFacts{} }},
 	} {
 		if got := lacks(tc.change); got != tc.want {

@@ -64,7 +64,7 @@ func Passing(c matrix.Cell) matrix.Attempt {
 func Host() matrix.HostFacts {
 	caps := slices.DeleteFunc(view.Capabilities(), func(c string) bool { return c == "CAP_SYS_RESOURCE" })
 	return matrix.HostFacts{Kernel: "6.18.5", Cgroup: "v1", CgroupCPUSplit: true, Controllers: []string{"cpu", "cpuacct", "cpuset", "devices", "freezer", "memory", "pids", "blkio"},
-		Capabilities: caps, Incus: "6.0.4", LXC: "6.0.4", Storage: "dir", CPUs: 2, MemoryBytes: 8 << 30}
+		Capabilities: caps, AppArmor: new(false), SELinux: new(false), Incus: "6.0.4", LXC: "6.0.4", Storage: "dir", CPUs: 2, MemoryBytes: 8 << 30}
 }
 
 // Failing is an attempt that ends in a phase, by what change does to it.
