@@ -51,6 +51,8 @@ type Cell struct {
 	Without []string `json:"without,omitempty"`
 	// Gate, if set, rules the cell out.
 	Gate *GateFinding `json:"gate,omitempty"`
+	// DefyGates: run it even so where that can show whether the gate holds.
+	DefyGates bool `json:"defyGates,omitempty"`
 	// Unavailable, if set, says why the cell's inputs could not be resolved
 	// (an image or a release that cannot be had): the cell is blocked.
 	Unavailable string `json:"unavailable,omitempty"`
@@ -214,9 +216,41 @@ type Expectation struct {
 	Issue string `json:"issue"`
 }
 
-// GateFinding says which gate rules a cell out.
+// Defied says that the cell runs although a gate rules it out, to show whether
+// the gate still holds.
+func (c Cell) Defied() bool { return c.DefyGates && c.Gate != nil && c.Gate.Probe != nil }
+
+// Runs says that the cell is to run: its inputs can be had, and no gate rules
+// it out that is not defied.
+func (c Cell) Runs() bool { return c.Unavailable == "" && (c.Gate == nil || c.Defied()) }
+
+// GateFinding says which gate rules a cell out, and by which facts.
 type GateFinding struct {
 	Gate   string `json:"gate"`
 	Reason string `json:"reason"`
+	// Source is a link to where that is known from.
 	Source string `json:"source"`
+	// Rule is the gate's condition, and Facts those that it looked at.
+	Rule  string `json:"rule,omitempty"`
+	Facts []Fact `json:"facts,omitempty"`
+	// Probe says how a cell fails that runs all the same; nil where running it
+	// could not show whether the gate still holds.
+	Probe *Probe `json:"probe,omitempty"`
+}
+
+// Fact is something known about a cell, by the name that conditions use.
+type Fact struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+	// From is declared (by the matrix, or by what was planned), observed, or
+	// fixes: it follows from those that are to be applied.
+	From string `json:"from"`
+}
+
+// Probe is how a gate shows in a cell that it rules out and that runs anyway.
+type Probe struct {
+	// Phase is the one that fails.
+	Phase Phase `json:"phase" yaml:"phase"`
+	// Signature is the ID of the signature that is among the diagnoses then.
+	Signature string `json:"signature" yaml:"signature"`
 }

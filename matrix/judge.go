@@ -14,12 +14,18 @@ import (
 // attempt that was not is Flaky, unless that attempt was merely interrupted. A
 // pass needs evidence from every proving phase, facts that match what the cell
 // says, and no repair made by a watcher. Every verdict but Pass has a reason.
+//
+// A cell that a gate rules out is Impossible. Where the gate is defied, it is
+// only if the cell failed as the gate says; if it passed, that is XPass, and a
+// failure that does not tell whether the gate still holds is Blocked.
 func Judge(cell Cell, attempts []Attempt) Judgement {
 	if g := cell.Gate; g != nil {
 		if g.Gate == "" || g.Reason == "" {
 			return Judgement{Verdict: Blocked, Reason: fmt.Sprintf("gate %q rules the cell out without a reason", g.Gate)}
 		}
-		return Judgement{Verdict: Impossible, Reason: fmt.Sprintf("%s: %s (%s)", g.Gate, g.Reason, g.Source)}
+		if !cell.Defied() {
+			return Judgement{Verdict: Impossible, Reason: g.String()}
+		}
 	}
 	if cell.Unavailable != "" {
 		return Judgement{Verdict: Blocked, Reason: cell.Unavailable}
@@ -27,12 +33,12 @@ func Judge(cell Cell, attempts []Attempt) Judgement {
 	if len(attempts) == 0 {
 		return Judgement{Verdict: Unknown, Reason: "planned, no result"}
 	}
-	j := judgeAgainstExpectation(cell, attempts[len(attempts)-1])
+	j := judgeAttempt(cell, attempts[len(attempts)-1])
 	if !j.Verdict.AsExpected() {
 		return j
 	}
 	for i, earlier := range attempts[:len(attempts)-1] {
-		e := judgeAgainstExpectation(cell, earlier)
+		e := judgeAttempt(cell, earlier)
 		if e.Verdict == j.Verdict || e.Verdict == Unknown && interrupted(earlier) {
 			continue
 		}
@@ -42,40 +48,71 @@ func Judge(cell Cell, attempts []Attempt) Judgement {
 	return j
 }
 
-// judgeAgainstExpectation judges one attempt, and turns a failure or a pass
-// into xfail or xpass where the matrix expects this very failure.
-func judgeAgainstExpectation(cell Cell, a Attempt) Judgement {
+// judgeAttempt judges one attempt by itself, and then against the gate that it
+// defies or the failure that the matrix expects.
+func judgeAttempt(cell Cell, a Attempt) Judgement {
 	j := judgePhases(a)
-	e := cell.Expect
-	if e != nil && j.Verdict == Fail {
-		return judgeFailure(*e, a, j)
+	switch {
+	case j.Verdict != Pass:
+	case len(a.Repairs) > 0:
+		// A node that only came up because something mended it did not come up.
+		j = Judgement{Verdict: Fail, Reason: "repaired: " + strings.Join(a.Repairs, "; ")}
+	default:
+		j = judgeFacts(cell, a)
 	}
-	if j.Verdict != Pass {
-		return j
-	}
-	// A node that only came up because something mended it did not come up.
-	if len(a.Repairs) > 0 {
-		return Judgement{Verdict: Fail, Reason: "repaired: " + strings.Join(a.Repairs, "; ")}
-	}
-	if j = judgeFacts(cell, a); e != nil && j.Verdict == Pass {
-		return Judgement{Verdict: XPass, Reason: fmt.Sprintf("passed although %s is expected to fail with %s (%s)", e.Phase, e.Signature, e.Issue)}
+	switch {
+	case cell.Defied():
+		return judgeDefied(*cell.Gate, a, j)
+	case cell.Expect != nil:
+		return judgeExpected(*cell.Expect, a, j)
 	}
 	return j
 }
 
-// judgeFailure holds a failure against the one that is expected.
-func judgeFailure(e Expectation, a Attempt, j Judgement) Judgement {
-	if j.Phase != e.Phase {
+// judgeDefied says whether a gate still holds, by an attempt that defied it.
+func judgeDefied(g GateFinding, a Attempt, j Judgement) Judgement {
+	order := func(p Phase) int { return slices.Index(ProvingPhases(), p) }
+	switch {
+	case j.Verdict == Pass:
+		return Judgement{Verdict: XPass, Reason: fmt.Sprintf("passed, so this gate no longer holds: %s", g)}
+	case j.Verdict != Fail:
+		return j
+	case j.Phase == g.Probe.Phase && a.diagnosed(g.Probe.Signature):
+		return Judgement{Verdict: Impossible, Phase: j.Phase, Reason: fmt.Sprintf("%s; defied, it still holds: %s", g, g.Probe.Signature)}
+	case j.Phase == g.Probe.Phase:
+		j.Verdict, j.Reason = Blocked, fmt.Sprintf("cannot tell whether gate %s still holds, as signature %s is not in the logs: %s", g.Gate, g.Probe.Signature, j.Reason)
+	case j.Phase != "" && order(j.Phase) < order(g.Probe.Phase):
+		j.Verdict, j.Reason = Blocked, fmt.Sprintf("cannot tell whether gate %s still holds, as it shows in %s only: %s", g.Gate, g.Probe.Phase, j.Reason)
+	default:
+		j.Reason = fmt.Sprintf("gate %s no longer holds in %s, and then: %s", g.Gate, g.Probe.Phase, j.Reason)
+	}
+	return j
+}
+
+// judgeExpected turns a failure or a pass into xfail or xpass where the matrix
+// expects this very failure.
+func judgeExpected(e Expectation, a Attempt, j Judgement) Judgement {
+	switch {
+	case j.Verdict == Pass:
+		return Judgement{Verdict: XPass, Reason: fmt.Sprintf("passed although %s is expected to fail with %s (%s)", e.Phase, e.Signature, e.Issue)}
+	case j.Verdict != Fail || j.Phase == "":
+		return j
+	case j.Phase != e.Phase:
 		j.Reason = fmt.Sprintf("expected to fail in %s, not here: %s", e.Phase, j.Reason)
 		return j
-	}
-	for _, d := range a.Diagnoses {
-		if d.Signature == e.Signature && e.Signature != "" {
-			return Judgement{Verdict: XFail, Phase: j.Phase, Reason: fmt.Sprintf("%s, as expected (%s)", e.Signature, e.Issue)}
-		}
+	case a.diagnosed(e.Signature):
+		return Judgement{Verdict: XFail, Phase: j.Phase, Reason: fmt.Sprintf("%s, as expected (%s)", e.Signature, e.Issue)}
 	}
 	j.Reason = fmt.Sprintf("expected signature %s is not in the logs: %s", e.Signature, j.Reason)
 	return j
+}
+
+// String is the finding in one line, as reasons show it.
+func (g GateFinding) String() string { return fmt.Sprintf("%s: %s (%s)", g.Gate, g.Reason, g.Source) }
+
+// diagnosed says whether a signature was found in the logs.
+func (a Attempt) diagnosed(signature string) bool {
+	return signature != "" && slices.ContainsFunc(a.Diagnoses, func(d Diagnosis) bool { return d.Signature == signature })
 }
 
 func interrupted(a Attempt) bool {

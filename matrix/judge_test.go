@@ -85,6 +85,25 @@ func expecting(phase matrix.Phase, signature string) change {
 	})
 }
 
+// gated rules the cell out by a gate that shows in a phase with a signature; a
+// gate without a phase cannot be probed.
+func gated(phase matrix.Phase, signature string) change {
+	return onCell(func(c *matrix.Cell) {
+		c.Gate = &matrix.GateFinding{Gate: "g", Reason: "cannot be", Source: "https://example.org/g"}
+		if phase != "" {
+			c.Gate.Probe = &matrix.Probe{Phase: phase, Signature: signature}
+		}
+	})
+}
+
+// defying runs the cell all the same.
+func defying(phase matrix.Phase, signature string) change {
+	return func(c *matrix.Cell, a *matrix.Attempt) {
+		gated(phase, signature)(c, a)
+		c.DefyGates = true
+	}
+}
+
 func diagnosed(signature string) change {
 	return func(_ *matrix.Cell, a *matrix.Attempt) {
 		a.Diagnoses = append(a.Diagnoses, matrix.Diagnosis{Signature: signature, Log: "cp1/kubelet.log", Line: "it said so"})
@@ -149,6 +168,22 @@ func TestJudge(t *testing.T) {
 		{"expected failure that passes", []change{expecting(matrix.PhaseBaseline, "sig")}, matrix.XPass, "", "passed although"},
 		{"expected failure that is blocked", []change{expecting(matrix.PhaseBaseline, "sig"), diagnosed("sig"), in(matrix.PhaseBaseline, ended(matrix.BlameWorld, "host gone"))}, matrix.Blocked, matrix.PhaseBaseline, "host gone"},
 		{"expected failure that did not run", []change{expecting(matrix.PhaseBaseline, "sig"), upTo(matrix.PhaseInstall)}, matrix.Unknown, matrix.PhaseBaseline, "has no result"},
+
+		{"a gate that could be probed and is not defied", []change{gated(matrix.PhaseInstall, "sig")}, matrix.Impossible, "", "g: cannot be (https://example.org/g)"},
+		{"a gate that cannot be probed is not defied", []change{defying("", "")}, matrix.Impossible, "", "g: cannot be (https://example.org/g)"},
+		{"nothing to defy", []change{onCell(func(c *matrix.Cell) { c.DefyGates = true })}, matrix.Pass, "", ""},
+		{"defied, and it passes", []change{defying(matrix.PhaseInstall, "sig")}, matrix.XPass, "", "no longer holds: g: cannot be"},
+		{"defied, and it passes although it is expected to fail", []change{defying(matrix.PhaseInstall, "sig"), expecting(matrix.PhaseInstall, "sig")}, matrix.XPass, "", "this gate no longer holds"},
+		{"defied, and it fails as the gate says", []change{defying(matrix.PhaseInstall, "sig"), diagnosed("other"), diagnosed("sig"), in(matrix.PhaseInstall, ended(matrix.BlameNode, "exit code 1"))}, matrix.Impossible, matrix.PhaseInstall, "g: cannot be (https://example.org/g); defied, it still holds: sig"},
+		{"defied, and it fails there without the signature", []change{defying(matrix.PhaseInstall, "sig"), diagnosed("other"), in(matrix.PhaseInstall, ended(matrix.BlameNode, "exit code 1"))}, matrix.Blocked, matrix.PhaseInstall, "cannot tell whether gate g still holds, as signature sig is not in the logs: exit code 1"},
+		{"defied, by a gate without a signature", []change{defying(matrix.PhaseInstall, ""), diagnosed(""), in(matrix.PhaseInstall, ended(matrix.BlameNode, "exit code 1"))}, matrix.Blocked, matrix.PhaseInstall, "cannot tell"},
+		{"defied, and it fails before the gate could show", []change{defying(matrix.PhaseInstall, "sig"), diagnosed("sig"), in(matrix.PhaseFix, evidence(unhealthy()))}, matrix.Blocked, matrix.PhaseFix, "shows in install only: nodes-ready"},
+		{"defied, and it fails after the gate should have shown", []change{defying(matrix.PhaseInstall, "sig"), diagnosed("sig"), in(matrix.PhaseBaseline, evidence(unhealthy()))}, matrix.Fail, matrix.PhaseBaseline, "gate g no longer holds in install, and then: nodes-ready"},
+		{"defied, and a watcher repaired it", []change{defying(matrix.PhaseInstall, "sig"), func(_ *matrix.Cell, a *matrix.Attempt) { a.Repairs = []string{"kubelet restarted by a timer"} }}, matrix.Fail, "", "no longer holds in install, and then: repaired"},
+		{"defied, and the world ended it", []change{defying(matrix.PhaseInstall, "sig"), diagnosed("sig"), in(matrix.PhaseInstall, ended(matrix.BlameWorld, "host gone"))}, matrix.Blocked, matrix.PhaseInstall, "host gone"},
+		{"defied, and it passes on another host than declared", []change{defying(matrix.PhaseInstall, "sig"), onCell(func(c *matrix.Cell) { c.Host.Cgroup = "v2" })}, matrix.Blocked, "", "has cgroup v1, the matrix says v2"},
+		{"defied, and interrupted", []change{defying(matrix.PhaseInstall, "sig"), in(matrix.PhaseInstall, ended(matrix.BlameInterrupt, "SIGINT"))}, matrix.Unknown, matrix.PhaseInstall, "interrupted"},
+		{"defied, and its inputs cannot be had", []change{defying(matrix.PhaseInstall, "sig"), onCell(func(c *matrix.Cell) { c.Unavailable = "no image" })}, matrix.Blocked, "", "no image"},
 
 		{"host not observed", []change{facts(func(h *matrix.HostFacts, _ *matrix.NodeFacts) { *h = matrix.HostFacts{} })}, matrix.Blocked, "", "not all observed"},
 		{"host's Incus not observed", []change{facts(func(h *matrix.HostFacts, _ *matrix.NodeFacts) { h.Incus = "" })}, matrix.Blocked, "", "not all observed"},
@@ -233,6 +268,50 @@ func TestJudgeAttempts(t *testing.T) {
 	}
 }
 
+func TestJudgeAttemptsThatDefyAGate(t *testing.T) {
+	c := cell()
+	confirmed, blocked := passing(), passing()
+	defying(matrix.PhaseInstall, "sig")(&c, nil)
+	in(matrix.PhaseInstall, ended(matrix.BlameNode, "exit code 1"))(nil, &confirmed)
+	diagnosed("sig")(nil, &confirmed)
+	in(matrix.PhaseCreate, ended(matrix.BlameWorld, "disk full"))(nil, &blocked)
+	for _, tc := range []struct {
+		name     string
+		attempts []matrix.Attempt
+		verdict  matrix.Verdict
+		reason   string
+	}{
+		{"none", nil, matrix.Unknown, "planned, no result"},
+		{"held twice", []matrix.Attempt{confirmed, confirmed}, matrix.Impossible, "still holds"},
+		{"held after being blocked", []matrix.Attempt{blocked, confirmed}, matrix.Flaky, "attempt 1 of 2 was blocked"},
+		{"passed after it held", []matrix.Attempt{confirmed, passing()}, matrix.XPass, "no longer holds"},
+	} {
+		if j := matrix.Judge(c, tc.attempts); j.Verdict != tc.verdict || !strings.Contains(j.Reason, tc.reason) {
+			t.Errorf("%s: Judge says %s: %q; want %s: ...%s...", tc.name, j.Verdict, j.Reason, tc.verdict, tc.reason)
+		}
+	}
+}
+
+func TestCellRuns(t *testing.T) {
+	for _, tc := range []struct {
+		change       change
+		runs, defied bool
+	}{
+		{onCell(func(*matrix.Cell) {}), true, false},
+		{onCell(func(c *matrix.Cell) { c.DefyGates = true }), true, false},
+		{gated(matrix.PhaseInstall, "sig"), false, false},
+		{defying("", ""), false, false},
+		{defying(matrix.PhaseInstall, "sig"), true, true},
+		{onCell(func(c *matrix.Cell) { c.Unavailable = "no image" }), false, false},
+	} {
+		c := cell()
+		tc.change(&c, nil)
+		if c.Runs() != tc.runs || c.Defied() != tc.defied {
+			t.Errorf("%+v runs %v, defied %v; want %v, %v", c, c.Runs(), c.Defied(), tc.runs, tc.defied)
+		}
+	}
+}
+
 func TestJudgePhase(t *testing.T) {
 	for _, p := range matrix.Phases() {
 		proving := slices.Contains(matrix.ProvingPhases(), p)
@@ -288,8 +367,11 @@ func TestNoPassWithoutEvidence(t *testing.T) {
 			all = all && ok
 		}
 		c := cell()
-		if r.Intn(3) == 0 {
+		switch r.Intn(4) {
+		case 0:
 			expecting(matrix.PhaseBaseline, "sig")(&c, nil)
+		case 1:
+			defying(matrix.PhaseBaseline, "sig")(&c, nil)
 		}
 		attempts := []matrix.Attempt{a}
 		if r.Intn(3) == 0 {
