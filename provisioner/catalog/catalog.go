@@ -34,6 +34,7 @@ import (
 type Knowledge struct {
 	Fixes      *fix.Catalogue
 	Gates      *fix.Gates
+	Hosts      *fix.Hosts
 	Signatures []*diagnose.Signature
 	OSes       []image.OS
 }
@@ -52,6 +53,9 @@ func LoadKnowledge(fixFolders ...string) (*Knowledge, error) {
 	if k.Gates, err = fix.LoadGates(k.Fixes, fix.Source{Name: "built-in", FS: fixtures.Gates()}); err != nil {
 		return nil, err
 	}
+	if k.Hosts, err = fix.LoadHosts(fix.Source{Name: "built-in", FS: fixtures.Hosts()}); err != nil {
+		return nil, err
+	}
 	if k.Signatures, err = diagnose.Load(diagnose.Source{Name: "built-in", FS: fixtures.Signatures()}); err != nil {
 		return nil, err
 	}
@@ -61,14 +65,24 @@ func LoadKnowledge(fixFolders ...string) (*Knowledge, error) {
 	return &k, nil
 }
 
-// Gate decides on a cell by declared facts (host nil) or observed ones.
-func (k *Knowledge) Gate(c matrix.Cell, observed *matrix.HostFacts) (*matrix.GateFinding, error) {
-	facts := fix.FactsOf(c, observed, nil)
-	decisions, err := k.Fixes.Decide(facts, c.Without)
+// Rule asks every gate about a cell, by what it declares and by what was
+// observed on its host and in a node; either is nil where nothing was.
+func (k *Knowledge) Rule(c matrix.Cell, host *matrix.HostFacts, node *matrix.NodeFacts) ([]fix.Ruling, error) {
+	declared, observed := fix.Declared(c).With(k.Hosts.Declared(c.Host)), fix.Observed(host, node)
+	decisions, err := k.Fixes.Decide(declared.With(observed), c.Without)
 	if err != nil {
 		return nil, err
 	}
-	return k.Gates.Decide(facts, decisions)
+	return k.Gates.Rule(declared, observed, decisions)
+}
+
+// Gate decides on a cell by declared facts (host nil) or observed ones.
+func (k *Knowledge) Gate(c matrix.Cell, host *matrix.HostFacts) (*matrix.GateFinding, error) {
+	rulings, err := k.Rule(c, host, nil)
+	if err != nil {
+		return nil, err
+	}
+	return fix.Finding(rulings), nil
 }
 
 // Decide says about a cell's gate on declared facts, at plan time.

@@ -3,7 +3,6 @@ package diagnose_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path"
 	"slices"
@@ -43,6 +42,13 @@ func lines() map[string][][2]string {
 		},
 		"kmsg-missing": {
 			{"kubelet.log", `E1120 19:00:00.1 812 run.go:72] "command failed" err="failed to run Kubelet: failed to create kubelet: open /dev/kmsg: no such file or directory"`},
+		},
+		"cgroup-v1-controllers": {
+			{"kubelet.log", `E1120 19:00:00.123456     812 kubelet.go:1703] "Failed to start ContainerManager" err="system validation failed - Following Cgroup subsystem not mounted: [cpuset memory]"`},
+			{"kubelet.log", `E1120 19:00:00.123456     812 kubelet.go:1703] "Failed to start ContainerManager" err="system validation failed - Following Cgroup subsystem not mounted: [memory]"`},
+		},
+		"kube-proxy-nftables": {
+			{"kube-proxy.log", `E1120 19:00:00.1 1 server.go:135] "Error running ProxyServer" err="unable to create proxier: kube-proxy in nftables mode requires kernel 5.13 or later"`},
 		},
 		"conntrack-max": {
 			{"kube-proxy.log", `E1120 19:00:00.1 1 server.go:109] "Error running ProxyServer" err="open /proc/sys/net/netfilter/nf_conntrack_max: permission denied"`},
@@ -138,37 +144,24 @@ func TestHarmlessLinesMatchNothing(t *testing.T) {
 	}
 }
 
-func TestSignaturesAndFixesKnowEachOther(t *testing.T) {
-	type linked struct {
-		ID    string   `yaml:"id"`
-		Cures []string `yaml:"cures"`
-	}
+func TestSignaturesFixesAndGatesKnowEachOther(t *testing.T) {
 	known := map[string]bool{}
 	for _, s := range embedded(t) {
 		known[s.ID] = true
 	}
 	fixes := map[string]bool{}
-	if err := fs.WalkDir(fixtures.Fixes(), ".", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		data, err := fs.ReadFile(fixtures.Fixes(), name)
-		if err != nil {
-			return err
-		}
-		var f linked
-		if err := yaml.Load(data, &f); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
+	for _, f := range linkedTo(t, fixtures.Fixes()) {
 		fixes[f.ID] = true
 		for _, id := range f.Cures {
 			if !known[id] {
 				t.Errorf("fix %s cures %s, which is no signature", f.ID, id)
 			}
 		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
+	}
+	for _, g := range linkedTo(t, fixtures.Gates()) {
+		if id := g.Probe.Signature; id != "" && !known[id] {
+			t.Errorf("gate %s shows as %s, which is no signature", g.ID, id)
+		}
 	}
 	for _, s := range embedded(t) {
 		if s.Cure != "" && !fixes[s.Cure] {
@@ -178,6 +171,34 @@ func TestSignaturesAndFixesKnowEachOther(t *testing.T) {
 			t.Errorf("signature %s: issue %q is no https link", s.ID, s.Issue)
 		}
 	}
+}
+
+// linked is what fixes and gates say of signatures.
+type linked struct {
+	ID    string   `yaml:"id"`
+	Cures []string `yaml:"cures"`
+	Probe struct {
+		Signature string `yaml:"signature"`
+	} `yaml:"probe"`
+}
+
+func linkedTo(t *testing.T, files fs.FS) []linked {
+	t.Helper()
+	names, err := fs.Glob(files, "*.yaml")
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	all := make([]linked, len(names))
+	for i, name := range names {
+		data, err := fs.ReadFile(files, name)
+		if err == nil {
+			err = yaml.Load(data, &all[i])
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	return all
 }
 
 func TestScanReportsTheFirstLineOfEachInOrder(t *testing.T) {

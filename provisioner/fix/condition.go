@@ -3,6 +3,7 @@ package fix
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,15 +39,22 @@ func (t Truth) String() string {
 }
 
 // Facts are what is known about a cell, its host and its nodes, by the names
-// that conditions use. A fact that is not in the map was not observed.
+// that conditions use. A fact that is not in the map is not known. A version
+// that ends in ".x" is known as far as that: "7.x" is some 7.
 type Facts map[string]any
 
 // unprivileged is the variant that makes a cell's nodes unprivileged.
 const unprivileged = "unprivileged"
 
-// FactsOf gathers what is known of a cell. A nil host or node was not observed
-// yet; of the host only what the matrix declares is known then.
+// FactsOf gathers what is known of a cell: what it declares, and what was
+// observed, which counts where both say something. A nil host or node was not
+// observed yet.
 func FactsOf(cell matrix.Cell, host *matrix.HostFacts, node *matrix.NodeFacts) Facts {
+	return Declared(cell).With(Observed(host, node))
+}
+
+// Declared are the facts that a cell declares.
+func Declared(cell matrix.Cell) Facts {
 	f := Facts{
 		"privileged": !slices.Contains(cell.Variants, unprivileged),
 		"variants":   slices.Clone(cell.Variants),
@@ -55,22 +63,52 @@ func FactsOf(cell matrix.Cell, host *matrix.HostFacts, node *matrix.NodeFacts) F
 		f["variants"] = []string{}
 	}
 	f.put("distro", cell.Distro.Name)
-	f.put("kubernetes", cell.Distro.Minor)
+	if cell.Distro.Minor != "" {
+		f.put("kubernetes", someOf(cell.Distro.Minor))
+	}
 	f.put("kubernetes", cell.Distro.Version)
 	f.put("os", cell.OS.Name)
 	f.put("os_family", cell.OS.Family())
 	f.put("cgroup", cell.Host.Cgroup)
+	f.put("kernel", declaredKernel(cell.Host.QEMU.Kernel))
+	return f
+}
+
+// declaredKernel is the version that a machine's declared kernel has; empty
+// where its name does not tell.
+func declaredKernel(kernel string) string {
+	if _, version, ok := strings.Cut(kernel, "debian/"); ok && !strings.HasPrefix(kernel, "/") {
+		return someOf(version)
+	}
+	// The name of a package without a version, linux-image-cloud-amd64, means
+	// whichever is the newest.
+	if release, ok := strings.CutPrefix(kernel, "linux-image-"); ok {
+		if _, _, err := parseVersion(release); err == nil {
+			return release
+		}
+	}
+	return ""
+}
+
+// Observed are the facts that were observed on a host and in a node; either
+// may be nil.
+func Observed(host *matrix.HostFacts, node *matrix.NodeFacts) Facts {
+	f := Facts{}
 	if host != nil {
 		f.put("cgroup", host.Cgroup)
 		f.put("kernel", host.Kernel)
 		f.put("incus", host.Incus)
 		f.put("lxc", host.LXC)
 		f.put("storage", host.Storage)
+		f.put("cpu_level", host.CPULevel)
 		if host.AppArmor != nil {
 			f["apparmor"] = *host.AppArmor
 		}
 		if host.Cgroup != "" {
 			f["cgroup_cpu_split"] = host.CgroupCPUSplit
+		}
+		if host.Controllers != nil {
+			f["controllers"] = slices.Clone(host.Controllers)
 		}
 		if host.Capabilities != nil {
 			f["capabilities"] = slices.Clone(host.Capabilities)
@@ -88,11 +126,22 @@ func (f Facts) put(name, value string) {
 	}
 }
 
+// With is f and what others say, the last one where several say something.
+func (f Facts) With(others ...Facts) Facts {
+	all := Facts{}
+	for _, other := range append([]Facts{f}, others...) {
+		maps.Copy(all, other)
+	}
+	return all
+}
+
 // Condition is a compiled CEL expression over facts.
 type Condition struct {
 	source  string
 	env     *cel.Env
 	program cel.Program
+	// facts are the names of the facts that it looks at.
+	facts []string
 }
 
 // String is the expression as it was written; "always" where there is none.
@@ -155,6 +204,10 @@ func words(fact string) []string {
 		return []string{"v1", "v2"}
 	case "distro":
 		return []string{"kubeadm", "k3s", "rke2"}
+	case "cpu_level":
+		return []string{"x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4"}
+	case "proxy_mode":
+		return []string{"iptables", "ipvs", "nftables"}
 	}
 	return nil
 }
@@ -163,6 +216,8 @@ func newCompiler() (*compiler, error) {
 	env, err := cel.NewEnv(
 		cel.Variable("cgroup", cel.StringType),
 		cel.Variable("cgroup_cpu_split", cel.BoolType),
+		cel.Variable("controllers", cel.ListType(cel.StringType)),
+		cel.Variable("cpu_level", cel.StringType),
 		cel.Variable("kernel", cel.StringType),
 		cel.Variable("kubernetes", cel.StringType),
 		cel.Variable("distro", cel.StringType),
@@ -170,12 +225,15 @@ func newCompiler() (*compiler, error) {
 		cel.Variable("os_family", cel.StringType),
 		cel.Variable("incus", cel.StringType),
 		cel.Variable("lxc", cel.StringType),
+		cel.Variable("host_systemd", cel.StringType),
 		cel.Variable("containerd", cel.StringType),
 		cel.Variable("storage", cel.StringType),
 		cel.Variable("privileged", cel.BoolType),
 		cel.Variable("apparmor", cel.BoolType),
 		cel.Variable("capabilities", cel.ListType(cel.StringType)),
 		cel.Variable("variants", cel.ListType(cel.StringType)),
+		cel.Variable("proxy_mode", cel.StringType),
+		cel.Variable("lxc_cgroup1_keys", cel.BoolType),
 		cel.Function("atLeast",
 			cel.Overload("atLeast_string_string", []*cel.Type{cel.StringType, cel.StringType}, cel.BoolType,
 				cel.BinaryBinding(atLeast))),
@@ -211,7 +269,19 @@ func (c *compiler) compile(source string) (*Condition, error) {
 	if err != nil {
 		return nil, fmt.Errorf("condition %q: %w", source, err)
 	}
-	return &Condition{source: source, env: c.env, program: program}, nil
+	return &Condition{source: source, env: c.env, program: program, facts: factsIn(checked.NativeRep())}, nil
+}
+
+// factsIn lists the facts that an expression names, sorted.
+func factsIn(tree *ast.AST) []string {
+	var names []string
+	for _, e := range ast.MatchDescendants(ast.NavigateAST(tree), ast.KindMatcher(ast.IdentKind)) {
+		if ref, ok := tree.ReferenceMap()[e.ID()]; ok && ref.Name == e.AsIdent() {
+			names = append(names, e.AsIdent())
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // lint finds literals that could never match: versions that are none, and
@@ -221,8 +291,11 @@ func lint(tree *ast.AST) error {
 	root := ast.NavigateAST(tree)
 	for _, call := range ast.MatchDescendants(root, ast.FunctionMatcher("atLeast")) {
 		if lit, ok := literal(call.AsCall().Args()[1]); ok {
-			if _, err := parseVersion(lit); err != nil {
+			switch _, partly, err := parseVersion(lit); {
+			case err != nil:
 				problems = append(problems, err)
+			case partly:
+				problems = append(problems, fmt.Errorf("%q is not one version; leave .x out", lit))
 			}
 		}
 	}
@@ -230,15 +303,28 @@ func lint(tree *ast.AST) error {
 		for _, call := range ast.MatchDescendants(root, ast.FunctionMatcher(op)) {
 			args := call.AsCall().Args()
 			for i, arg := range args {
-				known := words(arg.AsIdent())
-				lit, isLit := literal(args[1-i])
-				if known != nil && isLit && !slices.Contains(known, lit) {
-					problems = append(problems, fmt.Errorf("%s is never %q, only one of %s", arg.AsIdent(), lit, strings.Join(known, ", ")))
-				}
+				problems = append(problems, misspelt(arg, args[1-i])...)
 			}
 		}
 	}
+	for _, call := range ast.MatchDescendants(root, ast.FunctionMatcher("@in")) {
+		if args := call.AsCall().Args(); args[1].Kind() == ast.ListKind {
+			problems = append(problems, misspelt(args[0], args[1].AsList().Elements()...)...)
+		}
+	}
 	return errors.Join(problems...)
+}
+
+// misspelt finds the literals that a fact which is compared with them never is.
+func misspelt(fact ast.Expr, with ...ast.Expr) []error {
+	known := words(fact.AsIdent())
+	var problems []error
+	for _, e := range with {
+		if lit, ok := literal(e); ok && known != nil && !slices.Contains(known, lit) {
+			problems = append(problems, fmt.Errorf("%s is never %q, only one of %s", fact.AsIdent(), lit, strings.Join(known, ", ")))
+		}
+	}
+	return problems
 }
 
 func literal(e ast.Expr) (string, bool) {
@@ -252,23 +338,30 @@ func literal(e ast.Expr) (string, bool) {
 // atLeast compares the leading numeric parts of two versions, so that a
 // kernel's "6.18.44-cloud" and a package's "1.7.24~ds1" have a place. What
 // follows the numbers is ignored, a missing part counts as zero, and so
-// 1.36.0-alpha.1 is at least 1.36.
+// 1.36.0-alpha.1 is at least 1.36. What hangs on the part that ".x" leaves open
+// is unknown: 7.x is at least 6.12, not at least 8, and perhaps at least 7.1.
 func atLeast(have, want ref.Val) ref.Val {
-	a, err := parseVersion(string(have.(types.String)))
+	a, partly, err := parseVersion(string(have.(types.String)))
 	if err != nil {
 		return types.WrapErr(err)
 	}
-	b, err := parseVersion(string(want.(types.String)))
+	b, _, err := parseVersion(string(want.(types.String)))
 	if err != nil {
 		return types.WrapErr(err)
 	}
 	for i := range max(len(a), len(b)) {
-		if x, y := part(a, i), part(b, i); x != y {
+		switch x, y := part(a, i), part(b, i); {
+		case partly && i >= len(a) && y > 0:
+			return types.NewUnknown(0, types.NewAttributeTrail(fmt.Sprintf("which %s it is", have.Value())))
+		case x != y:
 			return types.Bool(x > y)
 		}
 	}
 	return types.True
 }
+
+// someOf is a version of which no more is known than how it begins.
+func someOf(version string) string { return version + ".x" }
 
 func part(v []int, i int) int {
 	if i < len(v) {
@@ -277,8 +370,9 @@ func part(v []int, i int) int {
 	return 0
 }
 
-func parseVersion(s string) ([]int, error) {
-	var parts []int
+// parseVersion reads the leading numeric parts; partly says that ".x" follows
+// them.
+func parseVersion(s string) (parts []int, partly bool, err error) {
 	rest := strings.TrimPrefix(s, "v")
 	for {
 		end := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
@@ -290,7 +384,7 @@ func parseVersion(s string) ([]int, error) {
 		}
 		n, err := strconv.Atoi(rest[:end])
 		if err != nil {
-			return nil, fmt.Errorf("%q is not a version: %w", s, err)
+			return nil, false, fmt.Errorf("%q is not a version: %w", s, err)
 		}
 		parts = append(parts, n)
 		rest = rest[end:]
@@ -300,7 +394,7 @@ func parseVersion(s string) ([]int, error) {
 		rest = rest[1:]
 	}
 	if len(parts) == 0 {
-		return nil, fmt.Errorf("%q is not a version: want it to begin with numbers, as 1.35 or 6.12.8-arm64", s)
+		return nil, false, fmt.Errorf("%q is not a version: want it to begin with numbers, as 1.35 or 6.12.8-arm64", s)
 	}
-	return parts, nil
+	return parts, rest == "x", nil
 }

@@ -19,7 +19,12 @@ type Gate struct {
 	// them is to be applied, or is left out on purpose to show that it fails.
 	Unless []string `yaml:"unless"`
 	Reason string   `yaml:"reason"`
-	Source string   `yaml:"source"`
+	// Source is an https link to where that is known from.
+	Source string `yaml:"source"`
+	// Probe says how a cell that runs all the same fails while the gate holds.
+	// Without it running the cell shows nothing: it ends before it has a phase,
+	// or in a way that tells nothing of the gate.
+	Probe *matrix.Probe `yaml:"probe"`
 
 	condition *Condition
 	file      string
@@ -46,6 +51,9 @@ func LoadGates(catalogue *Catalogue, sources ...Source) (*Gates, error) {
 			}
 			if gate.Title == "" || gate.When == "" || gate.Reason == "" || gate.Source == "" {
 				bad = append(bad, fmt.Errorf("gate %s: needs title, when, reason and source", gate.ID))
+			}
+			if p := gate.Probe; p != nil && (!slices.Contains(matrix.ProvingPhases(), p.Phase) || !identifier().MatchString(p.Signature)) {
+				bad = append(bad, fmt.Errorf("gate %s: probe: wants the phase that fails and the ID of a signature", gate.ID))
 			}
 			for _, id := range gate.Unless {
 				if _, err := catalogue.Fix(id); err != nil {
@@ -75,25 +83,132 @@ func LoadGates(catalogue *Catalogue, sources ...Source) (*Gates, error) {
 // All lists the gates in the order of their IDs.
 func (g *Gates) All() []*Gate { return slices.Clone(g.gates) }
 
-// Decide finds the first gate that rules out what the facts describe; nil if
-// none does. Only a condition that is true rules out: one that hangs on facts
-// that nobody observed yet does not. The decisions are those about the fixes
-// of the same cell, for gates that a fix opens.
-func (g *Gates) Decide(facts Facts, decisions []Decision) (*matrix.GateFinding, error) {
+// Answer is what a gate says of a cell. Its zero value is no answer.
+type Answer string
+
+// The answers.
+const (
+	// RulesOut: the condition is true, and no fix lifts it.
+	RulesOut Answer = "impossible"
+	// Lifted: the condition is true, and a fix lifts it.
+	Lifted Answer = "lifted"
+	// Passes: the condition is false.
+	Passes Answer = "no"
+	// Undetermined: the condition hangs on facts that nobody knows yet.
+	Undetermined Answer = "undecided"
+)
+
+// Ruling is what one gate says of a cell, and by what.
+type Ruling struct {
+	Gate   *Gate
+	Answer Answer
+	// Facts are those that the condition names, as far as they are known.
+	Facts []matrix.Fact
+	// Missing names what an undecided condition waits for.
+	Missing []string
+	// LiftedBy is the fix that lifts it.
+	LiftedBy string
+}
+
+// Rule asks every gate, in the order of their IDs, about a cell of which facts
+// were declared and observed; what was observed counts where both are there.
+// The decisions are those about the fixes of the same cell.
+func (g *Gates) Rule(declared, observed Facts, decisions []Decision) ([]Ruling, error) {
+	following := factsOfFixes(decisions)
+	facts := declared.With(observed, following)
+	from := func(name string) string {
+		if _, ok := following[name]; ok {
+			return "fixes"
+		}
+		if _, ok := observed[name]; ok {
+			return "observed"
+		}
+		return "declared"
+	}
+	rulings := make([]Ruling, 0, len(g.gates))
 	for _, gate := range g.gates {
-		truth, err := gate.condition.Eval(facts)
+		truth, missing, err := gate.condition.eval(facts)
 		if err != nil {
 			return nil, fmt.Errorf("decide on gate %s: %w", gate.ID, err)
 		}
-		if truth == True && !gate.opened(decisions) {
-			return &matrix.GateFinding{Gate: gate.ID, Reason: gate.Reason, Source: gate.Source}, nil
+		r := Ruling{Gate: gate, Missing: missing}
+		for _, name := range gate.condition.facts {
+			if value, known := facts[name]; known {
+				r.Facts = append(r.Facts, matrix.Fact{Name: name, Value: factText(value), From: from(name)})
+			}
 		}
+		switch truth {
+		case True:
+			if r.Answer, r.LiftedBy = RulesOut, gate.liftedBy(decisions); r.LiftedBy != "" {
+				r.Answer = Lifted
+			}
+		case False:
+			r.Answer = Passes
+		default:
+			r.Answer = Undetermined
+		}
+		rulings = append(rulings, r)
 	}
-	return nil, nil
+	return rulings, nil
 }
 
-func (gate *Gate) opened(decisions []Decision) bool {
-	return slices.ContainsFunc(decisions, func(d Decision) bool {
-		return slices.Contains(gate.Unless, d.Fix.ID) && (d.State == Applied || d.State == Satisfied || d.State == LeftOut)
-	})
+// Finding is the gate that rules a cell out; nil if none does: one that is
+// undecided does not. Of several it is the first that cannot be probed, since
+// with that one there is nothing to be seen, else the first.
+func Finding(rulings []Ruling) *matrix.GateFinding {
+	var found *matrix.GateFinding
+	for _, r := range rulings {
+		if r.Answer == RulesOut && (found == nil || found.Probe != nil && r.Gate.Probe == nil) {
+			found = &matrix.GateFinding{Gate: r.Gate.ID, Reason: r.Gate.Reason, Source: r.Gate.Source,
+				Rule: r.Gate.condition.String(), Facts: r.Facts, Probe: r.Gate.Probe}
+		}
+	}
+	return found
+}
+
+// liftedBy is the fix that lifts the gate, or nothing.
+func (gate *Gate) liftedBy(decisions []Decision) string {
+	for _, d := range decisions {
+		if slices.Contains(gate.Unless, d.Fix.ID) && (d.State == Applied || d.State == Satisfied || d.State == LeftOut) {
+			return d.Fix.ID
+		}
+	}
+	return ""
+}
+
+// factsOfFixes are the facts that follow from the fixes that are in effect.
+// While one is undecided that would change such a fact, it is not known.
+func factsOfFixes(decisions []Decision) Facts {
+	proxyMode, cgroup1Keys := "iptables", false // as kube-proxy and LXC have it where nobody says
+	open := map[string]bool{}
+	for _, d := range decisions {
+		mode, setsMode := d.Fix.Effects.KubeProxy["mode"].(string)
+		setsKeys := strings.HasPrefix(d.Fix.Effects.Incus.RawLXC, "lxc.cgroup.")
+		switch d.State {
+		case Undecided:
+			open["proxy_mode"] = open["proxy_mode"] || setsMode
+			open["lxc_cgroup1_keys"] = open["lxc_cgroup1_keys"] || setsKeys
+		case Applied, Satisfied:
+			if setsMode {
+				proxyMode = mode
+			}
+			cgroup1Keys = cgroup1Keys || setsKeys
+		}
+	}
+	f := Facts{"proxy_mode": proxyMode}
+	if open["proxy_mode"] {
+		delete(f, "proxy_mode")
+	}
+	if cgroup1Keys || !open["lxc_cgroup1_keys"] {
+		f["lxc_cgroup1_keys"] = cgroup1Keys
+	}
+	return f
+}
+
+// factText is a fact's value as people read it.
+func factText(value any) string {
+	if list, ok := value.([]string); ok {
+		return strings.Join(list, " ")
+	}
+	return fmt.Sprint(value)
 }

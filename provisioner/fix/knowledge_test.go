@@ -4,9 +4,11 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/lxcmatrix/lxcmatrix/fixtures"
 	"github.com/lxcmatrix/lxcmatrix/matrix"
@@ -155,49 +157,196 @@ func TestNothingIsDecidedOnWhatNobodyObserved(t *testing.T) {
 			t.Errorf("cgroup1-split-cpu: why %q", d.Why)
 		}
 	}
-	finding, err := gates.Decide(facts, decisions)
-	if err != nil || finding != nil {
-		t.Errorf("a gate ruled a cell out on facts that nobody observed: %v, %v", finding, err)
+	rulings, err := gates.Rule(facts, nil, decisions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if finding := fix.Finding(rulings); finding != nil {
+		t.Errorf("a gate ruled a cell out on facts that nobody observed: %v", finding)
 	}
 }
 
+// TestGates holds facts on each side of every gate's boundary, and those that
+// leave it open.
 func TestGates(t *testing.T) {
 	cat, gates := embedded(t)
-	for name, tc := range map[string]struct {
+	v1 := []string{"cpu", "cpuset", "memory"}
+	nftables := []string{"id: nftables\neffects: {kubeProxy: {mode: nftables}}\n"}
+	cgroup1Keys := []string{"id: keys\neffects: {incus: {rawLXC: lxc.cgroup.devices.allow=c 1:3 rwm}}\n"}
+	type side struct {
+		name    string
 		facts   fix.Facts
 		without []string
-		noFixes bool
-		want    string
+		// fixes join the embedded ones; none is for a catalogue without any.
+		fixes  []string
+		none   bool
+		answer fix.Answer
+	}
+	sides := map[string][]side{
+		"incus7-cgroup-v1": {
+			{name: "Incus 7 on v1", facts: fix.Facts{"cgroup": "v1", "incus": "7.0.2"}, answer: fix.RulesOut},
+			{name: "Incus 6 on v1", facts: fix.Facts{"cgroup": "v1", "incus": "6.23"}, answer: fix.Passes},
+			{name: "Incus 7 on v2", facts: fix.Facts{"cgroup": "v2", "incus": "7.0.2"}, answer: fix.Passes},
+			{name: "Incus not known", facts: fix.Facts{"cgroup": "v1"}, answer: fix.Undetermined},
+			{name: "mode not known", facts: fix.Facts{"incus": "7.0.2"}, answer: fix.Undetermined},
+		},
+		"incus-kernel": {
+			{name: "6.23 on 6.1", facts: fix.Facts{"incus": "6.23", "kernel": "6.1.0-40-amd64"}, answer: fix.RulesOut},
+			{name: "6.22 on 6.11", facts: fix.Facts{"incus": "6.22", "kernel": "6.11.99"}, answer: fix.RulesOut},
+			{name: "6.23 on 6.12", facts: fix.Facts{"incus": "6.23", "kernel": "6.12.0"}, answer: fix.Passes},
+			{name: "6.21 on 6.11", facts: fix.Facts{"incus": "6.21", "kernel": "6.11"}, answer: fix.Passes},
+			{name: "some 7 on some 5.10", facts: fix.Facts{"incus": "7.x", "kernel": "5.10.x"}, answer: fix.RulesOut},
+			{name: "some 7 on some 7", facts: fix.Facts{"incus": "7.x", "kernel": "7.x"}, answer: fix.Passes},
+			{name: "some 7 on some 6", facts: fix.Facts{"incus": "7.x", "kernel": "6.x"}, answer: fix.Undetermined},
+			{name: "some 6 on 6.1", facts: fix.Facts{"incus": "6.x", "kernel": "6.1.x"}, answer: fix.Undetermined},
+		},
+		"kubelet-cgroup-v1": {
+			{name: "1.36 on v1 with the fix", facts: fix.Facts{"cgroup": "v1", "kubernetes": "1.36.3"}, answer: fix.Lifted},
+			{name: "1.36 on v1 shown to fail", facts: fix.Facts{"cgroup": "v1", "kubernetes": "1.36.3"}, without: []string{"cgroup-v1-kubelet"}, answer: fix.Lifted},
+			{name: "1.35 on v1 and no such fix", facts: fix.Facts{"cgroup": "v1", "kubernetes": "1.35.0"}, none: true, answer: fix.RulesOut},
+			{name: "1.34 on v1", facts: fix.Facts{"cgroup": "v1", "kubernetes": "1.34.9"}, none: true, answer: fix.Passes},
+			{name: "1.36 on v2", facts: fix.Facts{"cgroup": "v2", "kubernetes": "1.36.3"}, none: true, answer: fix.Passes},
+			{name: "mode not known", facts: fix.Facts{"kubernetes": "1.36.3"}, none: true, answer: fix.Undetermined},
+		},
+		"cgroup-v1-controllers": {
+			{name: "all there", facts: fix.Facts{"cgroup": "v1", "controllers": v1}, answer: fix.Passes},
+			{name: "no memory", facts: fix.Facts{"cgroup": "v1", "controllers": []string{"cpu", "cpuset"}}, answer: fix.RulesOut},
+			{name: "no cpuset", facts: fix.Facts{"cgroup": "v1", "controllers": []string{"cpu", "memory"}}, answer: fix.RulesOut},
+			{name: "on v2 it is another matter", facts: fix.Facts{"cgroup": "v2", "controllers": []string{"cpu"}}, answer: fix.Passes},
+			{name: "controllers not known", facts: fix.Facts{"cgroup": "v1"}, answer: fix.Undetermined},
+		},
+		"host-systemd-cgroup-v1": {
+			{name: "258 on v1", facts: fix.Facts{"cgroup": "v1", "host_systemd": "258"}, answer: fix.RulesOut},
+			{name: "257 on v1", facts: fix.Facts{"cgroup": "v1", "host_systemd": "257.x"}, answer: fix.Passes},
+			{name: "258 on v2", facts: fix.Facts{"cgroup": "v2", "host_systemd": "258"}, answer: fix.Passes},
+			{name: "not known", facts: fix.Facts{"cgroup": "v1"}, answer: fix.Undetermined},
+		},
+		"kube-proxy-nftables": {
+			{name: "nftables on 5.12", facts: fix.Facts{"kernel": "5.12.19"}, fixes: nftables, answer: fix.RulesOut},
+			{name: "nftables on 5.13", facts: fix.Facts{"kernel": "5.13.0"}, fixes: nftables, answer: fix.Passes},
+			{name: "iptables on 5.10", facts: fix.Facts{"kernel": "5.10.0"}, answer: fix.Passes},
+			{name: "nftables on an unknown kernel", fixes: nftables, answer: fix.Undetermined},
+			{name: "nftables on v2 only, and the mode not known", facts: fix.Facts{"kernel": "5.10"},
+				fixes: []string{"id: nftables\nwhen: cgroup == \"v2\"\neffects: {kubeProxy: {mode: nftables}}\n"}, answer: fix.Undetermined},
+		},
+		"lxc7-cgroup1-keys": {
+			{name: "a key on LXC 7", facts: fix.Facts{"lxc": "7.0.0", "cgroup": "v2"}, fixes: cgroup1Keys, answer: fix.RulesOut},
+			{name: "a key on LXC 6", facts: fix.Facts{"lxc": "6.0.5", "cgroup": "v2"}, fixes: cgroup1Keys, answer: fix.Passes},
+			{name: "LXC 7 and the embedded fixes, which know it", facts: fix.Facts{"lxc": "7.0.0", "cgroup": "v1", "privileged": true}, answer: fix.Passes},
+			{name: "LXC not known", facts: fix.Facts{"cgroup": "v1", "privileged": true}, fixes: cgroup1Keys, answer: fix.Undetermined},
+			{name: "a fix that is undecided", facts: fix.Facts{"lxc": "7.0.0"},
+				fixes: []string{"id: keys\nwhen: apparmor\neffects: {incus: {rawLXC: lxc.cgroup.devices.allow=a}}\n"}, answer: fix.Undetermined},
+		},
+		"os-cpu-level": {
+			{name: "Rocky 10 on v2", facts: fix.Facts{"os": "rockylinux/10", "cpu_level": "x86-64-v2"}, answer: fix.RulesOut},
+			{name: "Rocky 10 on v3", facts: fix.Facts{"os": "rockylinux/10", "cpu_level": "x86-64-v3"}, answer: fix.Passes},
+			{name: "AlmaLinux 10 on v2", facts: fix.Facts{"os": "almalinux/10", "cpu_level": "x86-64-v2"}, answer: fix.Passes},
+			{name: "CPU not known", facts: fix.Facts{"os": "rockylinux/10"}, answer: fix.Undetermined},
+			{name: "Debian, CPU not known", facts: fix.Facts{"os": "debian/13"}, answer: fix.Passes},
+		},
+	}
+	for _, g := range gates.All() {
+		if len(sides[g.ID]) < 2 {
+			t.Errorf("gate %s has no facts on each side of its boundary", g.ID)
+		}
+	}
+	for id, cases := range sides {
+		for _, tc := range cases {
+			t.Run(id+"/"+tc.name, func(t *testing.T) {
+				cat := cat
+				if len(tc.fixes) > 0 {
+					var err error
+					if cat, err = fix.Load(fix.Source{Name: "fixes", FS: fixtures.Fixes()}, written("mine", tc.fixes...)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				decisions, err := cat.Decide(tc.facts, tc.without)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if tc.none {
+					decisions = nil
+				}
+				rulings, err := gates.Rule(nil, tc.facts, decisions)
+				if err != nil {
+					t.Fatal(err)
+				}
+				i := slices.IndexFunc(rulings, func(r fix.Ruling) bool { return r.Gate.ID == id })
+				if i < 0 {
+					t.Fatal("no such gate")
+				}
+				r := rulings[i]
+				if r.Answer != tc.answer {
+					t.Errorf("%s, want %s", r.Answer, tc.answer)
+				}
+				if (r.Answer == fix.Undetermined) != (len(r.Missing) > 0) || (r.Answer == fix.Lifted) != (r.LiftedBy != "") {
+					t.Errorf("%s, missing %v, lifted by %q", r.Answer, r.Missing, r.LiftedBy)
+				}
+				if finding := fix.Finding(rulings[i : i+1]); (finding != nil) != (tc.answer == fix.RulesOut) {
+					t.Errorf("finding %v", finding)
+				}
+			})
+		}
+	}
+}
+
+func TestAFindingHasTheFactsThatDecided(t *testing.T) {
+	_, gates := embedded(t)
+	rulings, err := gates.Rule(fix.Facts{"cgroup": "v1", "incus": "6.0.x", "kernel": "6.12.x"}, fix.Facts{"incus": "7.0.2"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := fix.Finding(rulings)
+	want := &matrix.GateFinding{Gate: "incus7-cgroup-v1", Reason: "Incus 7.0 removed its support for cgroup v1",
+		Source: "https://github.com/lxc/incus/commit/48ea96d4f7", Rule: `cgroup == "v1" && atLeast(incus, "7")`,
+		Facts: []matrix.Fact{{Name: "cgroup", Value: "v1", From: "declared"}, {Name: "incus", Value: "7.0.2", From: "observed"}}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("found %+v, want %+v", got, want)
+	}
+}
+
+// Where one gate can be probed and another cannot, a run would show nothing.
+func TestAGateThatCannotBeProbedComesFirst(t *testing.T) {
+	_, gates := embedded(t)
+	rulings, err := gates.Rule(nil, fix.Facts{"cgroup": "v1", "incus": "7.0.2", "controllers": []string{"cpu"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fix.Finding(rulings); got == nil || got.Gate != "incus7-cgroup-v1" || got.Probe != nil {
+		t.Errorf("found %+v", got)
+	}
+}
+
+func TestWhatAMachineDeclares(t *testing.T) {
+	hosts, err := fix.LoadHosts(fix.Source{Name: "hosts", FS: fixtures.Hosts()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		qemu matrix.QEMURef
+		want fix.Facts
 	}{
-		"Incus 7 on cgroup v1":               {facts: fix.Facts{"cgroup": "v1", "incus": "7.0.2", "kernel": "6.18.44-fc-v657", "kubernetes": "1.34.2"}, want: "incus7-cgroup-v1"},
-		"Incus 6.0 on cgroup v1":             {facts: fix.Facts{"cgroup": "v1", "incus": "6.0.4", "kernel": "6.18.44-fc-v657", "kubernetes": "1.34.2"}},
-		"Incus 6.23 on 6.1":                  {facts: fix.Facts{"cgroup": "v2", "incus": "6.23", "kernel": "6.1.0-40-amd64"}, want: "incus-kernel"},
-		"Incus 6.23 on 6.12":                 {facts: fix.Facts{"cgroup": "v2", "incus": "6.23", "kernel": "6.12.0"}},
-		"Incus unobserved":                   {facts: fix.Facts{"cgroup": "v1", "kernel": "5.10"}},
-		"kubelet 1.36 on v1 with the fix":    {facts: fix.Facts{"cgroup": "v1", "kubernetes": "1.36.3", "incus": "6.0.4"}},
-		"kubelet 1.36 on v1 shown to fail":   {facts: fix.Facts{"cgroup": "v1", "kubernetes": "1.36.3", "incus": "6.0.4"}, without: []string{"cgroup-v1-kubelet"}},
-		"kubelet 1.36 on v1 and no such fix": {facts: fix.Facts{"cgroup": "v1", "kubernetes": "1.36.3", "incus": "6.0.4"}, noFixes: true, want: "kubelet-cgroup-v1"},
+		{matrix.QEMURef{OS: "debian/12", Kernel: "debian/5.10", Incus: "bookworm-backports"},
+			fix.Facts{"kernel": "5.10.x", "host_systemd": "252.x", "incus": "6.0.x", "lxc": "5.0.x"}},
+		{matrix.QEMURef{OS: "debian/13", Kernel: "debian/7", Incus: "trixie-backports"},
+			fix.Facts{"kernel": "7.x", "host_systemd": "257.x", "incus": "7.x"}},
+		{matrix.QEMURef{Kernel: "linux-image-6.1.0-38-cloud-amd64"}, fix.Facts{"kernel": "6.1.0-38-cloud-amd64"}},
+		{matrix.QEMURef{Kernel: "linux-image-cloud-amd64"}, fix.Facts{}},
+		{matrix.QEMURef{Kernel: "/srv/debian/6.1/vmlinuz"}, fix.Facts{}},
+		{matrix.QEMURef{}, fix.Facts{}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			decisions, err := cat.Decide(tc.facts, tc.without)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if tc.noFixes {
-				decisions = nil
-			}
-			finding, err := gates.Decide(tc.facts, decisions)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := ""
-			if finding != nil {
-				got = finding.Gate
-			}
-			if got != tc.want {
-				t.Errorf("gate %q, want %q", got, tc.want)
-			}
-		})
+		ref := matrix.HostRef{QEMU: tc.qemu}
+		got := fix.Declared(matrix.Cell{Host: ref}).With(hosts.Declared(ref))
+		for _, name := range []string{"privileged", "variants"} {
+			delete(got, name)
+		}
+		if !reflect.DeepEqual(got, tc.want) {
+			t.Errorf("%+v declares %v, want %v", tc.qemu, got, tc.want)
+		}
+	}
+	_, err = fix.LoadHosts(fix.Source{Name: "mine", FS: fstest.MapFS{"h.yaml": {Data: []byte("systemd: {debian/12: newest}\n")}}})
+	if err == nil || !strings.Contains(err.Error(), `"newest" is no version`) {
+		t.Errorf("error %v", err)
 	}
 }
 
