@@ -22,6 +22,7 @@ ACTIONLINT := $(TOOLS)/actionlint-$(ACTIONLINT_VERSION)/actionlint
 # daemon, so they run one after the other.
 # Quick ones come first.
 INTEGRATION := \
+	./provisioner/hygiene \
 	./provisioner/image \
 	./provisioner/host \
 	./provisioner/incus \

@@ -202,6 +202,54 @@ type Attempt struct {
 	Kept string `json:"kept,omitempty"`
 	// Provenance is release or built.
 	Provenance string `json:"provenance,omitempty"`
+	// Hygiene is what the attempt found and left on its host; nil where it
+	// never came to a node.
+	Hygiene *Hygiene `json:"hygiene,omitempty"`
+}
+
+// Hygiene is how a host differs after an attempt's nodes are gone from what it
+// was before the first was there. It decides no verdict.
+type Hygiene struct {
+	// NotObserved is why that cannot be told; it says nothing about a host
+	// being clean. Empty where the host was looked at before and after.
+	NotObserved string `json:"notObserved,omitempty"`
+	// Unseen names what the host did not show, each with its reason.
+	Unseen []string `json:"unseen,omitempty"`
+	// Shared names the cells whose nodes were on the host meanwhile, this one
+	// not counted: a change may be theirs.
+	Shared []CellID `json:"shared,omitempty"`
+	// Changes are the first of the changes, MoreChanges how many there are
+	// beside them.
+	Changes     []HostChange `json:"changes,omitempty"`
+	MoreChanges int          `json:"moreChanges,omitempty"`
+	// Suspect holds what earlier cells of the run had changed and still was so
+	// when the attempt began, oldest first; MoreSuspect as above. With any,
+	// the attempt ran on a suspect host.
+	Suspect     []HostTrace `json:"suspect,omitempty"`
+	MoreSuspect int         `json:"moreSuspect,omitempty"`
+}
+
+// HostChange is one thing of a host that is not what it was.
+type HostChange struct {
+	// Kind is sysctl, module, interface, apparmor, nftables or iptables.
+	Kind string `json:"kind"`
+	// What is its name, or the rule with its table and chain.
+	What string `json:"what"`
+	// Change is added, removed or changed.
+	Change string `json:"change"`
+	// Before and After are the values, of what has any.
+	Before string `json:"before,omitempty"`
+	After  string `json:"after,omitempty"`
+	// Undone: it was put back, and seen to be what it was.
+	Undone bool `json:"undone,omitempty"`
+	// Left is why it was not.
+	Left string `json:"left,omitempty"`
+}
+
+// HostTrace is a change and the cell that left it.
+type HostTrace struct {
+	Cell CellID `json:"cell"`
+	HostChange
 }
 
 // Phase finds a phase's result.
