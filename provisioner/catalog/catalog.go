@@ -27,6 +27,7 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix/lease"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/health"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/hygiene"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/image"
 )
 
@@ -102,9 +103,12 @@ type Options struct {
 	RunID     string
 	CacheDir  string
 	StateDir  string
-	Keep      cell.Keep
-	Progress  provisioner.Progress
-	Clock     provisioner.Clock
+	// Hygiene is the run's: what cells of one host left may be on another's
+	// machine.
+	Hygiene  *hygiene.Ledger
+	Keep     cell.Keep
+	Progress provisioner.Progress
+	Clock    provisioner.Clock
 }
 
 // Ground opens real hosts.
@@ -125,7 +129,7 @@ func (g Ground) Open(ctx context.Context, ref matrix.HostRef) (engine.Host, erro
 		_ = h.Close(closing)
 		return nil, fmt.Errorf("observe host %s: %w", ref.Name, err)
 	}
-	return &openHost{Ground: g, host: h, facts: facts, lease: lease.New(h.Exec(), LeaseFile), prepared: map[string]*preparation{},
+	return &openHost{Ground: g, host: h, facts: facts, lease: lease.New(h.Exec(), LeaseFile), hygiene: g.Hygiene.Host(ctx, h.Exec()), prepared: map[string]*preparation{},
 		images: &image.Store{Server: h.Server, CacheDir: g.CacheDir, Sources: g.Plan.Sources.Images, OSes: g.Knowledge.OSes, Progress: g.Progress}}, nil
 }
 
@@ -150,10 +154,11 @@ func OpenHost(ctx context.Context, ref matrix.HostRef, stateDir string, poolByte
 
 type openHost struct {
 	Ground
-	host   *host.Host
-	facts  matrix.HostFacts
-	lease  *lease.Manager
-	images *image.Store
+	host    *host.Host
+	facts   matrix.HostFacts
+	lease   *lease.Manager
+	hygiene *hygiene.Host
+	images  *image.Store
 
 	mu       sync.Mutex
 	prepared map[string]*preparation
@@ -206,7 +211,7 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 	r := &cell.Runner{
 		Host: h.host, Facts: h.facts, Clock: h.Clock, Keep: h.Keep,
 		Distro: Distro(release, t),
-		Fixes:  Fixes{h.Knowledge.Fixes}, Health: checks{t}, Lease: hostLease{h.lease},
+		Fixes:  Fixes{h.Knowledge.Fixes}, Health: checks{t}, Lease: hostLease{h.lease}, Hygiene: h.hygiene,
 		KeepLog: func(node, name string, content []byte) error {
 			_, err := h.Folder.WriteLog(c.ID, node, name, content)
 			return err

@@ -72,6 +72,15 @@ type HostLease interface {
 	Acquire(ctx context.Context, sysctls map[string]string) (release func(context.Context) error, satisfied bool, err error)
 }
 
+// Hygiene shows what a cell leaves changed on its host.
+type Hygiene interface {
+	// Enter looks at the host before the cell's first node is there; leave
+	// looks again, puts back what can be, and says what it found. kept: nodes
+	// still run. Both happen while the cell holds the host's lease, and neither
+	// fails: what could not be seen is said to be not observed.
+	Enter(ctx context.Context, cell matrix.CellID) (leave func(ctx context.Context, kept bool) matrix.Hygiene)
+}
+
 // Diagnose finds known causes in the logs that were kept of a cell.
 type Diagnose func(ctx context.Context) ([]matrix.Diagnosis, error)
 
@@ -97,6 +106,7 @@ type Runner struct {
 	Health Health
 	// Lease is nil where the host cannot be changed at all.
 	Lease    HostLease
+	Hygiene  Hygiene
 	Diagnose Diagnose
 	KeepLog  KeepLog
 	Keep     Keep
@@ -125,6 +135,8 @@ type run struct {
 	cluster   *provisioner.Cluster
 	mark      Mark
 	release   func(context.Context) error
+	// leave is nil as long as the cell has nothing on the host.
+	leave func(ctx context.Context, kept bool) matrix.Hygiene
 }
 
 // step is one phase: its name, its deadline, whose fault it is when the
@@ -271,19 +283,23 @@ func (x *run) admit(ctx context.Context) error {
 	}
 	sysctls := x.wants[0].Host.Sysctls
 	switch {
-	case x.Lease == nil && len(sysctls) == 0:
-		return nil
-	case x.Lease == nil:
+	case x.Lease == nil && len(sysctls) > 0:
 		return &provisioner.HostWriteError{What: "sysctls " + strings.Join(slices.Sorted(maps.Keys(sysctls)), ", ")}
+	case x.Lease != nil:
+		release, satisfied, err := x.Lease.Acquire(ctx, sysctls)
+		if err != nil {
+			return err
+		}
+		x.release = release
+		if satisfied {
+			x.satisfied(x.wants[0])
+		}
 	}
-	release, satisfied, err := x.Lease.Acquire(ctx, sysctls)
-	if err != nil {
-		return err
-	}
-	x.release = release
-	if satisfied {
-		x.satisfied(x.wants[0])
-	}
+	// What the lease changed is the harness's doing; what differs from now on
+	// until it is given back is not.
+	looking, cancel := context.WithTimeout(ctx, x.Timeouts.Create.Std())
+	defer cancel()
+	x.leave = x.Hygiene.Enter(looking, x.cell.ID)
 	return nil
 }
 
@@ -561,7 +577,8 @@ func (x *run) collect(ctx context.Context, passed bool) {
 	x.ended(result, errs, "logs", fmt.Sprintf("%d logs kept", kept))
 }
 
-// destroy removes the nodes and gives the host's lease back.
+// destroy removes the nodes, looks at what they left on the host, and gives
+// the host's lease back.
 func (x *run) destroy(ctx context.Context, passed bool) {
 	result := matrix.PhaseResult{Phase: matrix.PhaseDestroy, Started: x.Clock.Now()}
 	keep := ctx.Err() == nil && (x.Keep == KeepAlways || x.Keep == KeepOnFailure && !passed)
@@ -571,11 +588,15 @@ func (x *run) destroy(ctx context.Context, passed bool) {
 		removed = nil
 		x.attempt.Kept = fmt.Sprintf("enter it with: lxcmatrix shell %s; remove it with: lxcmatrix gc --yes", x.cell.ID)
 	}
+	removing, cancel := patience(ctx, x.Timeouts.Destroy, destroyPatience)
 	if len(removed) > 0 {
-		removing, cancel := patience(ctx, x.Timeouts.Destroy, destroyPatience)
 		x.everyNode(func(i int, node provisioner.Node) { errs[i] = node.Delete(removing) })
-		cancel()
 	}
+	if x.leave != nil {
+		found := x.leave(removing, x.attempt.Kept != "" || errors.Join(errs...) != nil)
+		x.attempt.Hygiene = &found
+	}
+	cancel()
 	releasing, cancel := context.WithTimeout(context.WithoutCancel(ctx), releasePatience)
 	defer cancel()
 	errs = append(errs, x.release(releasing))

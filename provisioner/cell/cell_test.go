@@ -56,11 +56,12 @@ func TestPass(t *testing.T) {
 	a := attempt(t, w, c, nil)
 	g.Expect(verdict(c, a)).To(Equal(matrix.Judgement{Verdict: matrix.Pass}))
 	g.Expect(phases(a)).To(Equal(matrix.Phases()))
-	g.Expect(w.calls).To(HaveExactElements("reserve 1", "acquire 1", "create 1", "create s1 1", "boot 1", "observe 1",
+	g.Expect(w.calls).To(HaveExactElements("reserve 1", "acquire 1", "look 1", "create 1", "create s1 1", "boot 1", "observe 1",
 		"apply 1", "verify 1", "configure 1", "init 1", "verify 2", "baseline 1",
 		"mark 1", "restart 1", "boot 2", "observe 2", "verify 3", "after-restart 1",
 		"mark 2", "force-restart 1", "boot 3", "observe 3", "verify 4", "after-restart 2",
-		"log 1", "log 2", "console 1", "delete 1", "release 1"))
+		"log 1", "log 2", "console 1", "delete 1", "look 2", "release 1"))
+	g.Expect(a.Hygiene).To(Equal(&matrix.Hygiene{}))
 	g.Expect(w.verified).To(Equal([]matrix.Phase{matrix.PhaseFix, matrix.PhaseInstall, matrix.PhaseInstall, matrix.PhaseInstall}))
 	g.Expect(a.Nodes).To(HaveLen(1))
 	g.Expect(a.Nodes[0].BootIDs).To(Equal([]string{"boot-1", "boot-2", "boot-3"}))
@@ -170,7 +171,7 @@ func TestEndings(t *testing.T) {
 				rest := w.calls[slices.Index(w.calls, at.called)+1:]
 				for _, call := range rest {
 					name, _, _ := strings.Cut(call, " ")
-					g.Expect(name).To(BeElementOf("log", "console", "diagnose", "delete", "release"))
+					g.Expect(name).To(BeElementOf("log", "console", "diagnose", "delete", "look", "release"))
 				}
 				nodes, leases := w.left()
 				g.Expect(leases).To(BeZero())
@@ -408,6 +409,50 @@ func TestHostLease(t *testing.T) {
 		create, _ := a.Phase(matrix.PhaseCreate)
 		g.Expect(create.Duration.Std()).To(BeNumerically("<", time.Minute))
 	})
+}
+
+// TestHygiene: what a cell leaves on its host is told, whatever its end, and
+// decides nothing.
+func TestHygiene(t *testing.T) {
+	for name, c := range map[string]struct {
+		keep    cell.Keep
+		meet    map[string]func(ctx context.Context) error
+		verdict matrix.Verdict
+		want    *matrix.Hygiene
+	}{
+		"no node was to come": {meet: map[string]func(context.Context) error{"acquire 1": fails}, verdict: matrix.Blocked},
+		"no node came":        {meet: map[string]func(context.Context) error{"create 1": fails}, verdict: matrix.Blocked, want: &matrix.Hygiene{}},
+		"not seen before":     {meet: map[string]func(context.Context) error{"look 1": fails}, verdict: matrix.Pass, want: &matrix.Hygiene{NotObserved: errWorld.Error()}},
+		"not seen after":      {meet: map[string]func(context.Context) error{"look 2": fails}, verdict: matrix.Pass, want: &matrix.Hygiene{NotObserved: errWorld.Error()}},
+		"never seen":          {meet: map[string]func(context.Context) error{"look 1": hangs}, verdict: matrix.Pass, want: &matrix.Hygiene{NotObserved: "context deadline exceeded"}},
+		"kept":                {keep: cell.KeepAlways, verdict: matrix.Pass, want: &matrix.Hygiene{}},
+		"not removed":         {meet: map[string]func(context.Context) error{"delete 1": fails}, verdict: matrix.Pass, want: &matrix.Hygiene{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			w, planned := newFakeWorld(), planned("1")
+			w.meet = func(ctx context.Context, _, called string) error {
+				if meet := c.meet[called]; meet != nil {
+					return meet(ctx)
+				}
+				return nil
+			}
+			a := attempt(t, w, planned, func(r *cell.Runner) { r.Keep = c.keep })
+			g.Expect(a.Hygiene).To(Equal(c.want))
+			g.Expect(verdict(planned, a).Verdict).To(Equal(c.verdict))
+			create, _ := a.Phase(matrix.PhaseCreate)
+			g.Expect(create.Duration).To(BeZero(), "looking is not the cell's time")
+			_, leases := w.left()
+			g.Expect(leases).To(BeZero())
+		})
+	}
+}
+
+func fails(context.Context) error { return errWorld }
+
+func hangs(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 type satisfiedLease struct{}

@@ -300,6 +300,34 @@ func (l fakeLease) Acquire(ctx context.Context, _ map[string]string) (func(conte
 	}, false, nil
 }
 
+type fakeHygiene struct{ *fakeWorld }
+
+func (h fakeHygiene) Enter(ctx context.Context, id matrix.CellID) func(context.Context, bool) matrix.Hygiene {
+	look := func(ctx context.Context, called string) matrix.Hygiene {
+		h.mu.Lock()
+		held := h.holders > 0
+		h.mu.Unlock()
+		if err := h.call(ctx, called); err != nil {
+			return matrix.Hygiene{NotObserved: err.Error()}
+		}
+		if !held {
+			return matrix.Hygiene{NotObserved: called + " without the lease"}
+		}
+		return matrix.Hygiene{}
+	}
+	found := look(ctx, "look")
+	return func(ctx context.Context, kept bool) matrix.Hygiene {
+		if found.NotObserved != "" {
+			return found
+		}
+		found = look(ctx, "look")
+		if alive, _ := h.left(); kept != (alive > 0) {
+			found.NotObserved = fmt.Sprintf("%s: kept is %v and %d nodes are there", id, kept, alive)
+		}
+		return found
+	}
+}
+
 // bubbleClock is time itself, which synctest fakes.
 type bubbleClock struct{}
 
@@ -323,7 +351,7 @@ func hostFacts() matrix.HostFacts {
 func (w *fakeWorld) runner() *cell.Runner {
 	minute := matrix.Duration(time.Minute)
 	return &cell.Runner{
-		Host: fakeHost{w}, Facts: hostFacts(), Distro: fakeDistro{w}, Fixes: fakeFixes{w}, Health: fakeHealth{w}, Lease: fakeLease{w},
+		Host: fakeHost{w}, Facts: hostFacts(), Distro: fakeDistro{w}, Fixes: fakeFixes{w}, Health: fakeHealth{w}, Lease: fakeLease{w}, Hygiene: fakeHygiene{w},
 		Diagnose: func(ctx context.Context) ([]matrix.Diagnosis, error) {
 			return []matrix.Diagnosis{{Signature: "known", Line: "it broke"}}, w.call(ctx, "diagnose")
 		},

@@ -20,6 +20,7 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/engine"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/hygiene"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/redact"
 )
 
@@ -136,7 +137,7 @@ func (p *Planned) Start(ctx context.Context, o Options) (*Run, error) {
 	}
 	e := engine.New(engine.Options{Plan: p.Plan, Folder: folder, Attempts: o.Attempts, Progress: p.progress, Clock: wallClock{},
 		Ground: catalog.Ground{Options: catalog.Options{Knowledge: p.Knowledge, Artifacts: p.Artifacts, Plan: p.Plan, Folder: folder,
-			RunID: id, CacheDir: p.CacheDir, StateDir: host.StateDir(), Keep: o.Keep, Progress: p.progress, Clock: wallClock{}}}})
+			RunID: id, CacheDir: p.CacheDir, StateDir: host.StateDir(), Hygiene: &hygiene.Ledger{}, Keep: o.Keep, Progress: p.progress, Clock: wallClock{}}}})
 	e.Start(ctx)
 	return &Run{ID: id, Engine: e, Folder: folder}, nil
 }
