@@ -30,7 +30,7 @@ func fromTable(t *testing.T, run matrix.Run) said {
 	if err := table.RenderWith(&b, run, table.Options{Width: 200}); err != nil {
 		t.Fatal(err)
 	}
-	return said{column(t, b.String(), `(?m)^kubeadm-1\.34/\S+ +(\w+)\*? `), column(t, b.String(), `(?m)^(\d+ of \d+ cells pass: .*)$`)}
+	return said{column(t, b.String(), `(?m)^kubeadm-1\.34/\S+ +(\w+)\*?†? `), column(t, b.String(), `(?m)^(\d+ of \d+ cells pass: .*)$`)}
 }
 
 func fromMarkdown(t *testing.T, run matrix.Run) said {

@@ -39,6 +39,8 @@ type Summary struct {
 	// Verdicts has an entry for every verdict, also those with no cell.
 	Verdicts        map[matrix.Verdict]int `json:"verdicts"`
 	OptionalBlocked int                    `json:"optionalBlocked"`
+	// SuspectHost is how many cells ran on a suspect host.
+	SuspectHost int `json:"suspectHost"`
 	// ExitCode is the run's, optional cells not counted.
 	ExitCode int `json:"exitCode"`
 }
@@ -66,6 +68,10 @@ type Cell struct {
 	Phases    []Phase             `json:"phases"`
 	Diagnoses []matrix.Diagnosis  `json:"diagnoses,omitempty"`
 	Kept      string              `json:"kept,omitempty"`
+	// HostSuspect: an earlier cell of the run had left the host changed; which
+	// and how is in HostHygiene.
+	HostSuspect bool            `json:"hostSuspect,omitempty"`
+	HostHygiene *matrix.Hygiene `json:"hostHygiene,omitempty"`
 }
 
 // Axis is a cell's value on one axis; variants share the name variant.
@@ -102,14 +108,15 @@ func New(run matrix.Run) Report {
 	r := Report{APIVersion: APIVersion, Run: v.ID, Version: v.Version, Matrix: v.Matrix, Started: v.Started, Ended: v.Ended,
 		Interrupted: v.Interrupted, HarnessErrors: append([]string{}, v.HarnessErrors...), Cells: []Cell{},
 		Summary: Summary{Headline: v.Summary(), Passed: v.Passed, Planned: v.Planned, Verdicts: map[matrix.Verdict]int{},
-			OptionalBlocked: v.OptionalBlocked, ExitCode: v.ExitCode}}
+			OptionalBlocked: v.OptionalBlocked, SuspectHost: v.Suspect, ExitCode: v.ExitCode}}
 	for _, c := range v.Counts {
 		r.Summary.Verdicts[c.Verdict] = c.Cells
 	}
 	for _, c := range v.Cells {
 		cell := Cell{ID: c.ID, Optional: c.Optional, Verdict: c.Verdict, AsExpected: c.Verdict.AsExpected(), Phase: c.Phase, Reason: c.Reason,
 			Attempts: c.Attempts, Seconds: c.Took.Seconds(), NetSeconds: (c.Took - c.Waited).Seconds(), Provenance: c.Provenance,
-			HostLacks: c.Lacks, Nodes: c.Nodes, Diagnoses: c.Diagnoses, Kept: c.Kept}
+			HostLacks: c.Lacks, Nodes: c.Nodes, Diagnoses: c.Diagnoses, Kept: c.Kept,
+			HostSuspect: c.Suspect(), HostHygiene: c.Hygiene}
 		for _, a := range c.Axes {
 			cell.Axes = append(cell.Axes, Axis(a))
 		}

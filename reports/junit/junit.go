@@ -165,6 +165,9 @@ func newCase(c view.Cell) testcase {
 	for _, f := range c.Fixes {
 		t.Properties.add("fixes:"+f.State, strings.Join(f.Fixes, ", "))
 	}
+	for _, note := range c.HygieneNotes() {
+		t.Properties.add(strings.ReplaceAll(note.Name, " ", "-"), note.Text)
+	}
 
 	reason := c.Verdict.String() + c.Where() + ": " + c.Reason
 	if c.Optional {

@@ -31,11 +31,16 @@ func Render(w io.Writer, run matrix.Run) error {
 	if err := cells(&out, v); err != nil {
 		return fmt.Errorf("render markdown of run %s: %w", v.ID, err)
 	}
-	fmt.Fprintf(&out, "\n%s. Net: without stability windows. Optional: blocked does not fail the run.\n", escape(view.Legend))
+	fmt.Fprintf(&out, "\n%s. Net: without stability windows. Optional: blocked does not fail the run.", escape(view.Legend))
+	if v.Suspect > 0 {
+		fmt.Fprintf(&out, " %s.", view.SuspectLegend)
+	}
+	out.WriteString("\n")
 	deviations(&out, v)
 	if err := environment(&out, v); err != nil {
 		return fmt.Errorf("render markdown of run %s: %w", v.ID, err)
 	}
+	hygiene(&out, v)
 	if len(v.HarnessErrors) > 0 {
 		out.WriteString("\n## Harness errors\n\n")
 		for _, e := range v.HarnessErrors {
@@ -64,6 +69,9 @@ func cells(out *bytes.Buffer, v view.Run) error {
 		}
 		if c.Optional {
 			verdict += " (optional)"
+		}
+		if c.Suspect() {
+			verdict += " " + view.SuspectMark
 		}
 		row := []string{escape(c.ID), verdict}
 		for _, p := range c.Phases {
@@ -134,6 +142,23 @@ func environment(out *bytes.Buffer, v view.Run) error {
 	}
 	out.WriteString("\n## Observed\n\n")
 	return table(out, header, rows)
+}
+
+// hygiene lists how cells found and left their hosts, where there is anything
+// to say.
+func hygiene(out *bytes.Buffer, v view.Run) {
+	title := "\n## Hosts found and left\n"
+	for _, c := range v.Cells {
+		notes := c.HygieneNotes()
+		if len(notes) == 0 {
+			continue
+		}
+		fmt.Fprintf(out, "%s\n### %s\n\n", title, escape(c.ID))
+		title = ""
+		for _, note := range notes {
+			fmt.Fprintf(out, "- %s: %s\n", note.Name, code(note.Text))
+		}
+	}
 }
 
 // table writes a table of cells that are Markdown already.

@@ -45,7 +45,11 @@ func RenderWith(w io.Writer, run matrix.Run, o Options) error {
 	if err := p.cells(); err != nil {
 		return fmt.Errorf("render table of run %s: %w", p.run.ID, err)
 	}
-	p.wrapped("", view.Legend+"; net: without stability windows; * optional: blocked does not fail the run")
+	legend := view.Legend + "; net: without stability windows; * optional: blocked does not fail the run"
+	if p.run.Suspect > 0 {
+		legend += "; " + view.SuspectLegend
+	}
+	p.wrapped("", legend)
 	p.out.WriteString("\n")
 	p.deviations()
 	p.environment()
@@ -91,6 +95,9 @@ func (p *page) cells() error {
 		verdict := c.Verdict.String()
 		if c.Optional {
 			verdict += "*"
+		}
+		if c.Suspect() {
+			verdict += view.SuspectMark
 		}
 		row := []string{"", p.colour(c.Verdict, verdict)}
 		var glyphs strings.Builder
@@ -247,6 +254,9 @@ func (p *page) environment() {
 				continue
 			}
 			p.wrapped("  ", "fixes "+f.State+": "+strings.Join(f.Fixes, ", "))
+		}
+		for _, note := range c.HygieneNotes() {
+			p.wrapped("  ", note.Name+": "+note.Text)
 		}
 	}
 	if len(seen) > 0 {

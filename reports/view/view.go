@@ -24,6 +24,8 @@ type Run struct {
 	Counts []Count
 	// OptionalBlocked is how many of the blocked cells are optional.
 	OptionalBlocked int
+	// Suspect is how many cells ran on a suspect host.
+	Suspect int
 	// ExitCode is matrix.ExitCode without strict.
 	ExitCode int
 	Cells    []Cell
@@ -63,6 +65,8 @@ type Cell struct {
 	Without   []string
 	Diagnoses []matrix.Diagnosis
 	Kept      string
+	// Hygiene is how the host was found and left; nil where nothing is known.
+	Hygiene *matrix.Hygiene
 	// Provenance is release or built; empty where it is not known.
 	Provenance string
 }
@@ -108,6 +112,9 @@ func New(run matrix.Run) Run {
 		if c.Verdict == matrix.Blocked && c.Optional {
 			v.OptionalBlocked++
 		}
+		if c.Suspect() {
+			v.Suspect++
+		}
 	}
 	v.Passed = counts[matrix.Pass]
 	for _, verdict := range matrix.Verdicts() {
@@ -117,7 +124,8 @@ func New(run matrix.Run) Run {
 }
 
 // Summary is the headline, always passed / planned, with a count of every
-// verdict: "1 of 2 cells pass: pass 1, fail 0, blocked 1 (1 optional), ...".
+// verdict: "1 of 2 cells pass: pass 1, fail 0, blocked 1 (1 optional), ...",
+// and of cells on suspect hosts, where there are any.
 func (r Run) Summary() string {
 	var counts []string
 	for _, c := range r.Counts {
@@ -128,6 +136,9 @@ func (r Run) Summary() string {
 		counts = append(counts, s)
 	}
 	line := fmt.Sprintf("%d of %d cells pass: %s", r.Passed, r.Planned, strings.Join(counts, ", "))
+	if r.Suspect > 0 {
+		line += fmt.Sprintf("; on a suspect host %d", r.Suspect)
+	}
 	if r.Interrupted != "" {
 		line += "; interrupted by " + r.Interrupted
 	}
@@ -187,7 +198,7 @@ func newCell(r matrix.Result) Cell {
 		c.Diagnoses = append(c.Diagnoses, matrix.Diagnosis{Signature: Plain(d.Signature), Title: Plain(d.Title), Cure: Plain(d.Cure),
 			Log: Plain(d.Log), Line: Plain(d.Line), Issue: Plain(d.Issue)})
 	}
-	c.Kept, c.Provenance = Plain(a.Kept), Plain(a.Provenance)
+	c.Kept, c.Provenance, c.Hygiene = Plain(a.Kept), Plain(a.Provenance), plainHygiene(a.Hygiene)
 	return c
 }
 

@@ -161,9 +161,34 @@ func Everything() matrix.Run {
 	c = Cell("12")
 	a := Hostile(c)
 	results = append(results, Result(c, a))
+	suspect := Cell("12")
+	suspect.Host.Name = "host0"
+	suspect.ID = suspect.NewID()
+	results = append(results, Result(suspect, Suspect(suspect)))
 	run := Run(results...)
 	run.HarnessErrors = []string{"delete node cp1: it is still there"}
 	return run
+}
+
+// Suspect is a passing attempt on a host that was left changed, and that it
+// changes more itself, beside another cell.
+func Suspect(c matrix.Cell) matrix.Attempt {
+	a := Passing(c)
+	other := Cell("13")
+	a.Hygiene = &matrix.Hygiene{
+		Unseen: []string{"nftables: nft is not installed"},
+		Shared: []matrix.CellID{other.ID},
+		Suspect: []matrix.HostTrace{{Cell: "kubeadm-1.34/debian-13/1/host0", HostChange: matrix.HostChange{
+			Kind: "sysctl", What: "vm.overcommit_memory", Change: "changed", Before: "0", After: "1"}}},
+		MoreSuspect: 2,
+		Changes: []matrix.HostChange{
+			{Kind: "sysctl", What: "fs.nr_open", Change: "changed", Before: "1048576", After: "1073741816", Undone: true},
+			{Kind: "sysctl", What: "kernel.core_pattern", Change: "changed", Before: "core", After: "|/bin/<b>`x`", Undone: true},
+			{Kind: "module", What: "br_netfilter", Change: "added", Left: "unloading is risky"},
+		},
+		MoreChanges: 1,
+	}
+	return a
 }
 
 // Hostile is an attempt whose texts mean to break out of a format.
@@ -177,5 +202,6 @@ func Hostile(c matrix.Cell) matrix.Attempt {
 		Line: "\x1b]0;owned\x07line | with `ticks`\r\n## heading", Issue: "javascript:alert(1)"}}
 	a.Kept = "lxcmatrix shell " + string(c.ID) + "\x1b[2J"
 	a.Nodes[0].OSVersion = "12<i>"
+	a.Hygiene = &matrix.Hygiene{NotObserved: "look at the host: \x1b[31m | <b> ``` ]]> @everyone\n## heading"}
 	return a
 }
