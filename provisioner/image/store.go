@@ -41,7 +41,7 @@ const imageServer = "https://images.linuxcontainers.org"
 
 // recipeVersion is part of every prepared image's hash: a change of how it is
 // made makes a new one.
-const recipeVersion = "3"
+const recipeVersion = "4"
 
 // Store makes images on one Incus server.
 type Store struct {
@@ -321,10 +321,26 @@ apt-get -q -y -o Acquire::Retries=3 install --no-install-recommends "$@"
 apt-get clean; rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d`,
 }
 
-// seal leaves nothing in an image that is one node's own.
+// importImages imports an archive of container images into containerd.
+const importImages = `systemctl daemon-reload; systemctl start containerd
+ctr -n k8s.io images import "$1" >/dev/null; rm "$1"`
+
+// discardLayers drops the layers as they came: unpacked, they are not needed
+// twice. ctr images import has a flag for it that containerd 1.6 lacks and that
+// only makes them garbage; a lease that is deleted in step collects it.
+const discardLayers = `ctr -n k8s.io content ls | while read -r digest rest; do
+	layers=$(echo "$rest" | grep -o 'containerd.io/gc.ref.content.l.[0-9]*=' || true)
+	[ -z "$layers" ] || ctr -n k8s.io content label "$digest" $layers >/dev/null
+done
+ctr -n k8s.io leases create --id discard-layers >/dev/null
+ctr -n k8s.io leases delete --sync discard-layers >/dev/null`
+
+// seal leaves nothing in an image that is one node's own, nor what only people
+// read: every node unpacks all of it.
 const seal = `systemctl stop containerd 2>/dev/null || true
 : > /etc/machine-id
 rm -rf /var/log/journal/* /var/log/*.log /var/log/apt /etc/hostname /tmp/* /run/log/journal/* /var/lib/containerd/tmpmounts
+rm -rf /usr/share/doc/* /usr/share/man/* /usr/share/info/* /usr/share/locale/*/ /var/cache/debconf/*-old /var/cache/apt/*.bin
 [ -L /etc/resolv.conf ] || rm -f /etc/resolv.conf`
 
 func install(ctx context.Context, instance *incus.Instance, o OS) error {
@@ -373,13 +389,15 @@ func fill(ctx context.Context, instance *incus.Instance, content Content) error 
 		if err := push(b, target, 0o600); err != nil {
 			return err
 		}
-		// Unpacked, a layer is not needed twice; containerd 1.6 cannot drop it.
-		script := `systemctl daemon-reload; systemctl start containerd
-discard=; ctr images import --help | grep -q discard-unpacked-layers && discard=--discard-unpacked-layers
-ctr -n k8s.io images import $discard "$1" >/dev/null; rm "$1"`
-		if _, err := instance.Exec(ctx, provisioner.Command{Args: []string{"sh", "-ec", script, "import", target}}); err != nil {
+		if _, err := instance.Exec(ctx, provisioner.Command{Args: []string{"sh", "-ec", importImages, "import", target}}); err != nil {
 			return fmt.Errorf("import container images %s: %w", b.Name, err)
 		}
+	}
+	if len(content.Archives) == 0 {
+		return nil
+	}
+	if _, err := instance.Exec(ctx, provisioner.Command{Args: []string{"sh", "-ec", discardLayers}}); err != nil {
+		return fmt.Errorf("drop the layers of container images: %w", err)
 	}
 	return nil
 }
@@ -394,14 +412,15 @@ func preparedKey(base string, o OS, content Content) (string, error) {
 		return to
 	}
 	data, err := json.Marshal(struct {
-		Recipe, Base, Install, Seal string
-		Packages                    []string
-		Binaries, Archives          []blob
-		Files                       []provisioner.File
-		Units                       []provisioner.Unit
+		Recipe, Base       string
+		Scripts            []string
+		Packages           []string
+		Binaries, Archives []blob
+		Files              []provisioner.File
+		Units              []provisioner.Unit
 		// What they print is kept in the image's properties.
 		Versions map[string]string
-	}{recipeVersion, base, installers[o.Family], seal, o.Packages, blobs(content.Binaries), blobs(content.Archives), content.Files, content.Units, o.Versions})
+	}{recipeVersion, base, []string{installers[o.Family], importImages, discardLayers, seal}, o.Packages, blobs(content.Binaries), blobs(content.Archives), content.Files, content.Units, o.Versions})
 	if err != nil {
 		return "", fmt.Errorf("name the prepared image of %s: %w", o.Name, err)
 	}
