@@ -5,13 +5,13 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/lxcmatrix/lxcmatrix/fixtures"
@@ -112,13 +112,39 @@ type Options struct {
 }
 
 // Ground opens real hosts.
-type Ground struct{ Options }
+type Ground struct {
+	Options
+	embedded *shared[*host.Host]
+	images   *image.Store
+	prepared memory[image.Prepared]
+}
 
-var _ engine.Ground = Ground{}
+var _ engine.Ground = (*Ground)(nil)
+
+// NewGround is a ground on which nothing is open yet.
+func NewGround(o Options) *Ground {
+	embedded := openEmbedded(o.StateDir, o.Plan.Budget.DiskBytes)
+	return &Ground{Options: o, embedded: embedded, images: images(embedded, o.CacheDir, o.Plan, o.Knowledge, o.Progress)}
+}
+
+// Images makes and keeps prepared images as a run does, on the embedded host.
+func Images(stateDir, cacheDir string, p matrix.Plan, k *Knowledge, progress provisioner.Progress) *image.Store {
+	return images(openEmbedded(stateDir, p.Budget.DiskBytes), cacheDir, p, k, progress)
+}
+
+func openEmbedded(stateDir string, poolBytes int64) *shared[*host.Host] {
+	return newShared(func(ctx context.Context) (*host.Host, error) {
+		return host.OpenEmbedded(ctx, host.EmbeddedOptions{StateDir: stateDir, PoolBytes: poolBytes})
+	})
+}
+
+func images(embedded *shared[*host.Host], cacheDir string, p matrix.Plan, k *Knowledge, progress provisioner.Progress) *image.Store {
+	return &image.Store{Workshop: workshop(embedded, progress), CacheDir: cacheDir, Sources: p.Sources.Images, OSes: k.OSes, Progress: progress}
+}
 
 // Open opens a host by its driver and observes it.
-func (g Ground) Open(ctx context.Context, ref matrix.HostRef) (engine.Host, error) {
-	h, err := OpenHost(ctx, ref, g.StateDir, g.Plan.Budget.DiskBytes)
+func (g *Ground) Open(ctx context.Context, ref matrix.HostRef) (engine.Host, error) {
+	h, leave, err := g.open(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -126,11 +152,20 @@ func (g Ground) Open(ctx context.Context, ref matrix.HostRef) (engine.Host, erro
 	if err != nil {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
-		_ = h.Close(closing)
-		return nil, fmt.Errorf("observe host %s: %w", ref.Name, err)
+		return nil, errors.Join(fmt.Errorf("observe host %s: %w", ref.Name, err), leave(closing))
 	}
-	return &openHost{Ground: g, host: h, facts: facts, lease: lease.New(h.Exec(), LeaseFile), hygiene: g.Hygiene.Host(ctx, h.Exec()), prepared: map[string]*preparation{},
-		images: &image.Store{Server: h.Server, CacheDir: g.CacheDir, Sources: g.Plan.Sources.Images, OSes: g.Knowledge.OSes, Progress: g.Progress}}, nil
+	return &openHost{Ground: g, host: h, leave: leave, facts: facts, lease: lease.New(h.Exec(), LeaseFile), hygiene: g.Hygiene.Host(ctx, h.Exec())}, nil
+}
+
+// open opens a host; leave closes it, where nobody else needs it.
+func (g *Ground) open(ctx context.Context, ref matrix.HostRef) (h *host.Host, leave func(context.Context) error, err error) {
+	if ref.Driver == "embedded" {
+		return g.embedded.enter(ctx)
+	}
+	if h, err = OpenHost(ctx, ref, g.StateDir, g.Plan.Budget.DiskBytes); err != nil {
+		return nil, nil, err
+	}
+	return h, h.Close, nil
 }
 
 // LeaseFile is where this machine's sysctls of before are kept while they are
@@ -153,22 +188,14 @@ func OpenHost(ctx context.Context, ref matrix.HostRef, stateDir string, poolByte
 }
 
 type openHost struct {
-	Ground
+	*Ground
 	host    *host.Host
+	leave   func(context.Context) error
 	facts   matrix.HostFacts
 	lease   *lease.Manager
 	hygiene *hygiene.Host
-	images  *image.Store
-
-	mu       sync.Mutex
-	prepared map[string]*preparation
-}
-
-// preparation is an image that is made once for all cells that need it.
-type preparation struct {
-	once  sync.Once
-	image image.Prepared
-	err   error
+	// imported holds the images that are on the host.
+	imported memory[image.Prepared]
 }
 
 // Facts is what was observed when the host was opened.
@@ -180,7 +207,7 @@ func (h *openHost) Gate(c matrix.Cell) (*matrix.GateFinding, error) {
 }
 
 // Close stops or releases the host.
-func (h *openHost) Close(ctx context.Context) error { return h.host.Close(ctx) }
+func (h *openHost) Close(ctx context.Context) error { return h.leave(ctx) }
 
 // Ready gets the release and the prepared image of a cell.
 func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, error) {
@@ -229,19 +256,18 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 	return r, nil
 }
 
-// prepare makes one image per OS and release, however many cells wait for it.
+// prepare makes one image per OS and release for all hosts, and brings it to
+// this one, however many cells wait for it.
 func (h *openHost) prepare(ctx context.Context, c matrix.Cell, release artifact.Release) (image.Prepared, error) {
 	content := Content(release)
-	h.mu.Lock()
 	key := c.OS.Name + " " + content.Name + " " + content.Version
-	p := h.prepared[key]
-	if p == nil {
-		p = &preparation{}
-		h.prepared[key] = p
-	}
-	h.mu.Unlock()
-	p.once.Do(func() { p.image, p.err = h.images.Prepare(ctx, c.OS.Name, content) })
-	return p.image, p.err
+	return h.imported.do(ctx, key, func() (image.Prepared, error) {
+		p, err := h.prepared.do(ctx, key, func() (image.Prepared, error) { return h.images.Prepare(ctx, c.OS.Name, content) })
+		if err != nil {
+			return p, err
+		}
+		return p, h.images.Import(ctx, h.host.Server, p)
+	})
 }
 
 // Distro installs a kubeadm release.

@@ -31,6 +31,7 @@ func requirements() []requirement {
 		{pkg: "mount", why: "the embedded host's storage pool", anyOf: []string{"losetup"}},
 		{pkg: "mmdebstrap", why: "node images of Debian", anyOf: []string{"mmdebstrap"}},
 		{pkg: "debian-archive-keyring", why: "the signatures of Debian's packages", anyOf: []string{"/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"}},
+		{pkg: "squashfs-tools-ng", why: "prepared images as files", anyOf: []string{"tar2sqfs"}},
 		{pkg: "xz-utils", why: "image archives", anyOf: []string{"xz"}},
 		{pkg: "ca-certificates", why: "downloads over HTTPS", anyOf: []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"}},
 		{pkg: "git", why: "the version that the binary carries", anyOf: []string{"git"}},

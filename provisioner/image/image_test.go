@@ -80,12 +80,11 @@ func TestUnknownOS(t *testing.T) {
 // and for no other reason.
 func TestPreparedKey(t *testing.T) {
 	type inputs struct {
-		base    string
 		os      OS
 		content Content
 	}
 	fresh := func() inputs {
-		return inputs{"base", OS{Name: "debian/13", Family: "debian", Packages: []string{"containerd", "runc"}, Versions: map[string]string{"runc": "runc --version"}},
+		return inputs{OS{Name: "debian/13", Family: "debian", Packages: []string{"containerd", "runc"}, Versions: map[string]string{"runc": "runc --version"}},
 			Content{Name: "kubeadm", Version: "1.34.4",
 				Binaries: []Blob{{Name: "kubelet", Path: "/cache/a", SHA256: "aa"}}, Archives: []Blob{{Name: "images.tar", Path: "/cache/b", SHA256: "bb"}},
 				Files: []provisioner.File{{Path: "/etc/x", Content: "x"}}, Units: []provisioner.Unit{{Name: "kubelet.service", Content: "u", Enable: true}}}}
@@ -93,7 +92,7 @@ func TestPreparedKey(t *testing.T) {
 	key := func(change func(*inputs)) string {
 		in := fresh()
 		change(&in)
-		k, err := preparedKey(in.base, in.os, in.content)
+		k, err := preparedKey(in.os, in.content)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -102,12 +101,13 @@ func TestPreparedKey(t *testing.T) {
 	first := key(func(*inputs) {})
 	seen := map[string]string{first: "nothing"}
 	for what, change := range map[string]func(*inputs){
-		"base":           func(in *inputs) { in.base = "other" },
-		"family":         func(in *inputs) { in.os.Family = "el" },
-		"packages":       func(in *inputs) { in.os.Packages = []string{"containerd"} },
-		"versions":       func(in *inputs) { in.os.Versions = map[string]string{"runc": "runc -v"} },
-		"binary's name":  func(in *inputs) { in.content.Binaries[0].Name = "kubectl" },
-		"binary's bytes": func(in *inputs) { in.content.Binaries[0].SHA256 = "ab" },
+		"image server's name": func(in *inputs) { in.os.Server = "debian/13" },
+		"mmdebstrap's recipe": func(in *inputs) { in.os.Mmdebstrap = &Mmdebstrap{Suite: "trixie"} },
+		"family":              func(in *inputs) { in.os.Family = "el" },
+		"packages":            func(in *inputs) { in.os.Packages = []string{"containerd"} },
+		"versions":            func(in *inputs) { in.os.Versions = map[string]string{"runc": "runc -v"} },
+		"binary's name":       func(in *inputs) { in.content.Binaries[0].Name = "kubectl" },
+		"binary's bytes":      func(in *inputs) { in.content.Binaries[0].SHA256 = "ab" },
 		"one binary more": func(in *inputs) {
 			in.content.Binaries = append(in.content.Binaries, Blob{Name: "kubeadm", SHA256: "cc"})
 		},
@@ -129,7 +129,6 @@ func TestPreparedKey(t *testing.T) {
 	}
 	for what, change := range map[string]func(*inputs){
 		"where a file lies in the cache": func(in *inputs) { in.content.Binaries[0].Path, in.content.Archives[0].Path = "/else", "/where" },
-		"where the base may come from":   func(in *inputs) { in.os.Server, in.os.Mmdebstrap = "debian/13", &Mmdebstrap{Suite: "trixie"} },
 	} {
 		if key(change) != first {
 			t.Errorf("%s changes the key", what)

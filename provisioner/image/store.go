@@ -1,7 +1,9 @@
 // Package image makes the images that nodes are created from. A base image is
 // an OS as its maker has it; a prepared image is a base with the packages, the
 // runtime, the Kubernetes binaries and the container images that every cell of
-// a distribution needs, made once and named by the hash of all that went in.
+// a distribution needs, made once on this machine and named by the hash of all
+// that went in. It is kept as one file, which every host's Incus server
+// imports as it is: its fingerprint is the same everywhere.
 // No fix is ever part of one: a fix in an image could not be left out.
 package image
 
@@ -15,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -43,11 +46,12 @@ const imageServer = "https://images.linuxcontainers.org"
 // made makes a new one.
 const recipeVersion = "4"
 
-// Store makes images on one Incus server.
+// Store makes images and keeps the prepared ones as files of this machine, for
+// every host that wants them.
 type Store struct {
-	// Server is where images are kept.
-	Server *incus.Server
-	// CacheDir holds locks and temporary files.
+	// Workshop is called where an image has to be made, and only then.
+	Workshop Workshop
+	// CacheDir holds prepared images, locks and temporary files.
 	CacheDir string
 	// Sources are tried in this order.
 	Sources  []string
@@ -55,14 +59,15 @@ type Store struct {
 	Progress provisioner.Progress
 }
 
-// Prepared is an image that is ready for nodes.
-type Prepared struct {
-	// Fingerprint is what nodes are created from.
-	Fingerprint string
-	// Base and Source are the base image's fingerprint and where it came from.
-	Base, Source string
-	// Versions of what is inside, by the names that the OS gives.
-	Versions map[string]string
+// Workshop opens the Incus server that images are made on; leave is called
+// when that is done.
+type Workshop func(ctx context.Context) (server *incus.Server, leave func(context.Context) error, err error)
+
+// On is a workshop on a server that is open anyway.
+func On(server *incus.Server) Workshop {
+	return func(context.Context) (*incus.Server, func(context.Context) error, error) {
+		return server, func(context.Context) error { return nil }, nil
+	}
 }
 
 // Content is what a distribution wants inside a prepared image.
@@ -96,8 +101,8 @@ func (s *Store) OS(name string) (OS, error) {
 		Tried: []string{"no such node OS is known; known are " + strings.Join(names, ", ")}}
 }
 
-// Base makes sure that an OS' base image is on the server.
-func (s *Store) Base(ctx context.Context, o OS) (incus.Image, error) {
+// base makes sure that an OS' base image is on the server.
+func (s *Store) base(ctx context.Context, server *incus.Server, o OS) (incus.Image, error) {
 	recipe, err := json.Marshal(o.Mmdebstrap)
 	if err != nil {
 		return incus.Image{}, fmt.Errorf("name the base image of %s: %w", o.Name, err)
@@ -108,7 +113,7 @@ func (s *Store) Base(ctx context.Context, o OS) (incus.Image, error) {
 		return incus.Image{}, err
 	}
 	defer unlock()
-	if image, found, err := s.Server.Image(ctx, alias); err != nil || found {
+	if image, found, err := server.Image(ctx, alias); err != nil || found {
 		return image, err
 	}
 	unavailable := &provisioner.UnavailableError{What: "image " + o.Name}
@@ -117,9 +122,9 @@ func (s *Store) Base(ctx context.Context, o OS) (incus.Image, error) {
 		var err error
 		switch {
 		case source == SourceServer && o.Server != "":
-			image, err = s.fromServer(ctx, o, alias)
+			image, err = s.fromServer(ctx, server, o, alias)
 		case source == SourceMmdebstrap && o.Mmdebstrap != nil:
-			image, err = s.fromMmdebstrap(ctx, o, alias)
+			image, err = s.fromMmdebstrap(ctx, server, o, alias)
 		default:
 			continue
 		}
@@ -141,7 +146,7 @@ func (s *Store) Base(ctx context.Context, o OS) (incus.Image, error) {
 // machine without a way there should not wait long.
 const serverPatience = 5 * time.Second
 
-func (s *Store) fromServer(ctx context.Context, o OS, alias string) (incus.Image, error) {
+func (s *Store) fromServer(ctx context.Context, to *incus.Server, o OS, alias string) (incus.Image, error) {
 	type answer struct {
 		server client.ImageServer
 		target string
@@ -177,12 +182,12 @@ func (s *Store) fromServer(ctx context.Context, o OS, alias string) (incus.Image
 		return incus.Image{}, fmt.Errorf("ask %s for %s: %w", imageServer, o.Server, err)
 	}
 	end := s.step("copying image %s from %s", o.Server, imageServer)
-	image, err := s.Server.CopyImage(ctx, a.server, *img, alias)
+	image, err := to.CopyImage(ctx, a.server, *img, alias)
 	end(err)
 	return image, err
 }
 
-func (s *Store) fromMmdebstrap(ctx context.Context, o OS, alias string) (_ incus.Image, err error) {
+func (s *Store) fromMmdebstrap(ctx context.Context, to *incus.Server, o OS, alias string) (_ incus.Image, err error) {
 	end := s.step("making image %s with mmdebstrap", o.Name)
 	defer func() { end(err) }()
 	work, err := os.MkdirTemp("", "lxcmatrix-image-")
@@ -205,7 +210,7 @@ func (s *Store) fromMmdebstrap(ctx context.Context, o OS, alias string) (_ incus
 	if err != nil {
 		return incus.Image{}, fmt.Errorf("make image %s: %w", o.Name, err)
 	}
-	return s.Server.ImportImage(ctx, alias, metadata, f, map[string]string{"os": o.Name, "source": SourceMmdebstrap})
+	return to.ImportImage(ctx, alias, metadata, f, map[string]string{"os": o.Name, "source": SourceMmdebstrap})
 }
 
 // metadataTar is the metadata half of an Incus image.
@@ -222,89 +227,122 @@ func metadataTar(o OS) (io.Reader, error) {
 }
 
 // Prepare makes sure that the prepared image of an OS with a distribution's
-// content is on the server. A half-made one never gets its name.
-func (s *Store) Prepare(ctx context.Context, osName string, content Content) (_ Prepared, err error) {
+// content is among this machine's files. A half-made one never gets its name,
+// and one that was damaged since is made anew.
+func (s *Store) Prepare(ctx context.Context, osName string, content Content) (Prepared, error) {
+	fail := func(err error) (Prepared, error) {
+		return Prepared{}, fmt.Errorf("prepare image %s with %s %s: %w", osName, content.Name, content.Version, err)
+	}
 	o, err := s.OS(osName)
 	if err != nil {
 		return Prepared{}, err
 	}
-	base, err := s.Base(ctx, o)
+	key, err := preparedKey(o, content)
 	if err != nil {
-		return Prepared{}, err
+		return fail(err)
 	}
-	key, err := preparedKey(base.Fingerprint, o, content)
+	name := "prepared/" + o.Name + "/" + content.Name + "-" + content.Version + "/" + key[:16]
+	unlock, err := s.lock(ctx, name)
 	if err != nil {
-		return Prepared{}, err
-	}
-	alias := "prepared/" + o.Name + "/" + content.Name + "-" + content.Version + "/" + key[:16]
-	unlock, err := s.lock(ctx, alias)
-	if err != nil {
-		return Prepared{}, err
+		return fail(err)
 	}
 	defer unlock()
-	image, found, err := s.Server.Image(ctx, alias)
+	files := Files{Dir: FilesDir(s.CacheDir)}
+	p, err := files.use(name)
+	var damaged *DamagedError
+	switch {
+	case err == nil:
+		return p, nil
+	case errors.As(err, &damaged):
+		s.note("%v; making it anew", err)
+	case !errors.Is(err, fs.ErrNotExist):
+		return fail(err)
+	}
+	server, leave, err := s.Workshop(ctx)
 	if err != nil {
-		return Prepared{}, err
+		return fail(err)
 	}
-	if !found {
-		if image, err = s.make(ctx, o, base, content, alias, key); err != nil {
-			return Prepared{}, fmt.Errorf("prepare image %s with %s %s: %w", o.Name, content.Name, content.Version, err)
+	defer func() {
+		leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), leavePatience)
+		defer cancel()
+		if err := leave(leaving); err != nil {
+			s.note("%v", err)
 		}
+	}()
+	base, err := s.base(ctx, server, o)
+	if err != nil {
+		return fail(err)
 	}
-	p := Prepared{Fingerprint: image.Fingerprint, Base: base.Fingerprint, Source: base.Properties["source"], Versions: map[string]string{}}
+	p = Prepared{Name: name, OS: o.Name, Base: base.Fingerprint, Source: base.Properties["source"],
+		Description: fmt.Sprintf("lxcmatrix: %s with %s %s", o.Name, content.Name, content.Version)}
 	if p.Source == "" {
 		p.Source = SourceServer
 	}
-	for name := range o.Versions {
-		p.Versions[name] = image.Properties["version."+name]
+	if p, err = s.make(ctx, server, o, content, p, files); err != nil {
+		return fail(err)
+	}
+	if err := files.prune(time.Now()); err != nil {
+		s.note("%v", err)
 	}
 	return p, nil
 }
 
-func (s *Store) make(ctx context.Context, o OS, base incus.Image, content Content, alias, key string) (_ incus.Image, err error) {
+// leavePatience bounds the closing of a workshop.
+const leavePatience = 40 * time.Second
+
+// make prepares an instance and keeps what it is then as a file.
+func (s *Store) make(ctx context.Context, server *incus.Server, o OS, content Content, p Prepared, files Files) (_ Prepared, err error) {
 	end := s.step("preparing image %s with %s %s", o.Name, content.Name, content.Version)
 	defer func() { end(err) }()
-	name := "prepare-" + key[:12]
-	instance := s.Server.Instance(name, "")
+	name := "prepare-" + hash([]byte(p.Name))[:12]
+	instance := server.Instance(name, "")
 	remove := func() error {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
-		return instance.Delete(clean)
+		published, found, err := server.Image(clean, name)
+		if err == nil && found {
+			err = server.DeleteImage(clean, published.Fingerprint)
+		}
+		return errors.Join(err, instance.Delete(clean))
 	}
 	// One that a crashed run left has the same name, and this run the lock.
 	if err := remove(); err != nil {
-		return incus.Image{}, err
+		return Prepared{}, err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	_, err = s.Server.Create(ctx, provisioner.NodeSpec{Name: name, Image: base.Fingerprint,
+	_, err = server.Create(ctx, provisioner.NodeSpec{Name: name, Image: p.Base,
 		Owner:  map[string]string{"kind": "prepare", "pid": strconv.Itoa(os.Getpid())},
 		Limits: matrix.NodeLimits{MemoryBytes: 4 << 30, Processes: 4096},
 		Incus: provisioner.IncusConfig{Config: map[string]string{"security.privileged": "true", "security.nesting": "true"},
 			RawLXC: []string{"lxc.apparmor.profile=unconfined"}}})
 	if err != nil {
-		return incus.Image{}, err
+		return Prepared{}, err
 	}
 	if err := install(ctx, instance, o); err != nil {
-		return incus.Image{}, err
+		return Prepared{}, err
 	}
 	if err := fill(ctx, instance, content); err != nil {
-		return incus.Image{}, err
+		return Prepared{}, err
 	}
-	properties := map[string]string{"os": o.Name, "description": fmt.Sprintf("lxcmatrix: %s with %s %s", o.Name, content.Name, content.Version)}
+	p.Versions = map[string]string{}
 	for what, command := range o.Versions {
 		out, err := instance.Exec(ctx, provisioner.Command{Args: []string{"sh", "-c", command}})
 		if err != nil {
-			return incus.Image{}, err
+			return Prepared{}, err
 		}
-		properties["version."+what] = strings.TrimSpace(out.Stdout)
+		p.Versions[what] = strings.TrimSpace(out.Stdout)
 	}
 	if _, err := instance.Exec(ctx, provisioner.Command{Args: []string{"sh", "-ec", seal}}); err != nil {
-		return incus.Image{}, err
+		return Prepared{}, err
 	}
 	if err := instance.Stop(ctx); err != nil {
-		return incus.Image{}, err
+		return Prepared{}, err
 	}
-	return s.Server.PublishInstance(ctx, name, alias, properties)
+	published, err := server.PublishInstance(ctx, name, name, map[string]string{"os": o.Name, "description": p.Description})
+	if err != nil {
+		return Prepared{}, err
+	}
+	return files.add(ctx, p, func(w io.Writer) error { return server.ExportImage(ctx, published.Fingerprint, w) })
 }
 
 // installers say how each family waits for its network and installs packages.
@@ -402,8 +440,9 @@ func fill(ctx context.Context, instance *incus.Instance, content Content) error 
 	return nil
 }
 
-// preparedKey hashes everything that goes into a prepared image.
-func preparedKey(base string, o OS, content Content) (string, error) {
+// preparedKey hashes everything that goes into a prepared image, so that it is
+// known without asking any server.
+func preparedKey(o OS, content Content) (string, error) {
 	type blob struct{ Name, SHA256 string }
 	blobs := func(from []Blob) (to []blob) {
 		for _, b := range from {
@@ -412,15 +451,16 @@ func preparedKey(base string, o OS, content Content) (string, error) {
 		return to
 	}
 	data, err := json.Marshal(struct {
-		Recipe, Base       string
+		Recipe, Server     string
+		Mmdebstrap         *Mmdebstrap
 		Scripts            []string
 		Packages           []string
 		Binaries, Archives []blob
 		Files              []provisioner.File
 		Units              []provisioner.Unit
-		// What they print is kept in the image's properties.
+		// What they print is kept with the image.
 		Versions map[string]string
-	}{recipeVersion, base, []string{installers[o.Family], importImages, discardLayers, seal}, o.Packages, blobs(content.Binaries), blobs(content.Archives), content.Files, content.Units, o.Versions})
+	}{recipeVersion, o.Server, o.Mmdebstrap, []string{installers[o.Family], importImages, discardLayers, seal}, o.Packages, blobs(content.Binaries), blobs(content.Archives), content.Files, content.Units, o.Versions})
 	if err != nil {
 		return "", fmt.Errorf("name the prepared image of %s: %w", o.Name, err)
 	}
@@ -450,4 +490,10 @@ func (s *Store) step(format string, args ...any) func(error) {
 		return func(error) {}
 	}
 	return s.Progress.Step(format, args...)
+}
+
+func (s *Store) note(format string, args ...any) {
+	if s.Progress != nil {
+		s.Progress.Note(format, args...)
+	}
 }

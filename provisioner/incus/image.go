@@ -2,12 +2,14 @@ package incus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
 
 	client "github.com/lxc/incus/v6/client"
 	"github.com/lxc/incus/v6/shared/api"
+	"github.com/lxc/incus/v6/shared/cancel"
 )
 
 // Image is an image in the harness's project.
@@ -73,8 +75,21 @@ func (s *Server) ImportImage(ctx context.Context, alias string, metadata, rootfs
 	return s.alias(ctx, alias, op.Get())
 }
 
-// PublishInstance makes an image of a stopped instance, uncompressed: it stays
-// on this machine, and compressing a gigabyte costs more than storing it.
+// UploadImage uploads an image that is one file, metadata and root filesystem
+// in one, and gives it an alias.
+func (s *Server) UploadImage(ctx context.Context, alias string, file io.Reader) (Image, error) {
+	op, err := s.with(ctx).CreateImage(api.ImagesPost{Filename: "image"}, &client.ImageCreateArgs{MetaFile: file, MetaName: "image"})
+	if err == nil {
+		err = wait(ctx, op)
+	}
+	if err != nil {
+		return Image{}, fmt.Errorf("upload image %s: %w", alias, err)
+	}
+	return s.alias(ctx, alias, op.Get())
+}
+
+// PublishInstance makes an image of a stopped instance, uncompressed: what it
+// is compressed with is for whoever keeps it to say.
 func (s *Server) PublishInstance(ctx context.Context, instance, alias string, properties map[string]string) (Image, error) {
 	c := s.with(ctx)
 	op, err := c.CreateImage(api.ImagesPost{
@@ -90,6 +105,31 @@ func (s *Server) PublishInstance(ctx context.Context, instance, alias string, pr
 	}
 	return s.alias(ctx, alias, op.Get())
 }
+
+// ExportImage writes an image that is one file to w, and ends early when w
+// fails.
+func (s *Server) ExportImage(ctx context.Context, fingerprint string, w io.Writer) error {
+	canceller := cancel.NewHTTPRequestCanceller()
+	stop := context.AfterFunc(ctx, func() { _ = canceller.Cancel() })
+	defer stop()
+	_, err := s.with(ctx).GetImageFile(fingerprint, client.ImageFileRequest{MetaFile: forwardOnly{w}, Canceler: canceller})
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("export image %s: %w", fingerprint, err)
+	}
+	return nil
+}
+
+// forwardOnly is a writer for the client, which wants more than it uses.
+type forwardOnly struct{ io.Writer }
+
+// Read fails.
+func (forwardOnly) Read([]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+// Seek fails.
+func (forwardOnly) Seek(int64, int) (int64, error) { return 0, errors.ErrUnsupported }
 
 // CopyImage copies an image from an image server under an alias.
 func (s *Server) CopyImage(ctx context.Context, from client.ImageServer, image api.Image, alias string) (Image, error) {

@@ -136,8 +136,8 @@ func (p *Planned) Start(ctx context.Context, o Options) (*Run, error) {
 		return nil, err
 	}
 	e := engine.New(engine.Options{Plan: p.Plan, Folder: folder, Attempts: o.Attempts, Progress: p.progress, Clock: wallClock{},
-		Ground: catalog.Ground{Options: catalog.Options{Knowledge: p.Knowledge, Artifacts: p.Artifacts, Plan: p.Plan, Folder: folder,
-			RunID: id, CacheDir: p.CacheDir, StateDir: host.StateDir(), Hygiene: &hygiene.Ledger{}, Keep: o.Keep, Progress: p.progress, Clock: wallClock{}}}})
+		Ground: catalog.NewGround(catalog.Options{Knowledge: p.Knowledge, Artifacts: p.Artifacts, Plan: p.Plan, Folder: folder,
+			RunID: id, CacheDir: p.CacheDir, StateDir: host.StateDir(), Hygiene: &hygiene.Ledger{}, Keep: o.Keep, Progress: p.progress, Clock: wallClock{}})})
 	e.Start(ctx)
 	return &Run{ID: id, Engine: e, Folder: folder}, nil
 }

@@ -111,12 +111,15 @@ func (h Hand) sitDown(ctx context.Context, knowledge *catalog.Knowledge, opened 
 		return nil, err
 	}
 	began := time.Now()
-	images := &image.Store{Server: opened.Server, CacheDir: h.CacheDir, Sources: e.Plan.Sources.Images, OSes: knowledge.OSes}
+	images := &image.Store{Workshop: image.On(opened.Server), CacheDir: h.CacheDir, Sources: e.Plan.Sources.Images, OSes: knowledge.OSes}
 	prepared, err := images.Prepare(ctx, e.Cell.OS.Name, catalog.Content(release))
 	if err != nil {
 		return nil, err
 	}
-	if err := sameImage(ctx, opened, prepared.Fingerprint, began); err != nil {
+	if !prepared.Made.Before(began) {
+		return nil, fmt.Errorf("image %s is not what lxcmatrix run made: it was built from another source than this benchmark; make build builds it", prepared.Name)
+	}
+	if err := images.Import(ctx, opened.Server, prepared); err != nil {
 		return nil, err
 	}
 	s := &seat{Hand: h, name: "by-hand-" + strconv.FormatInt(time.Now().UnixMilli(), 36), image: prepared.Fingerprint, host: opened,
@@ -158,20 +161,6 @@ func (h Hand) sitDown(ctx context.Context, knowledge *catalog.Knowledge, opened 
 	}
 	s.workload = workload(perCluster, perNode, s.name)
 	return s, nil
-}
-
-// sameImage says whether an image was there before, where the harness left it.
-func sameImage(ctx context.Context, opened *host.Host, fingerprint string, began time.Time) error {
-	all, err := opened.Server.Images(ctx)
-	if err != nil {
-		return err
-	}
-	for _, i := range all {
-		if i.Fingerprint == fingerprint && i.Created.Before(began) {
-			return nil
-		}
-	}
-	return fmt.Errorf("image %s is not what lxcmatrix run made: it was built from another source than this benchmark; make build builds it", fingerprint)
 }
 
 // executable is a release's binary under its own name; the cache names files

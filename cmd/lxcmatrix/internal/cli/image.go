@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/selector"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/image"
@@ -23,8 +25,11 @@ func (p *program) image() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "image", Short: "List, prepare and remove node images", Args: verbs, RunE: help,
 		Long: `A base image is an OS as its maker has it; a prepared image is a base with the
-packages, the runtime and a release's files, made once and named by the hash of
-all that went in. A run prepares what it needs by itself.`,
+packages, the runtime and a release's files, made once on the embedded host and
+named by the hash of all that went in. It is kept in the cache as one file, and
+every host of a run gets that. A run prepares what it needs by itself; of what
+is in the cache, images that no run asked for in 30 days go, and beyond 20 GiB
+those that were asked for longest ago.`,
 		Example: `  lxcmatrix image list
   lxcmatrix image prepare --only debian/13
   lxcmatrix image remove 'prepared/debian/12/**'`,
@@ -40,36 +45,85 @@ type shownImage struct {
 	Size        int64     `json:"size"`
 	Created     time.Time `json:"created"`
 	Description string    `json:"description"`
+	// In lists cache, embedded or both.
+	In []string `json:"in"`
+
+	// file is what the cache has.
+	file *image.Prepared
+}
+
+// shownImages lists the images of the cache and of the embedded host, which h
+// is, or nil.
+func shownImages(ctx context.Context, files image.Files, h *host.Host) ([]*shownImage, error) {
+	all := []*shownImage{}
+	prepared, err := files.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range prepared {
+		all = append(all, &shownImage{Name: p.Name, Fingerprint: p.Fingerprint, Size: p.Size, Created: p.Made, Description: p.Description,
+			In: []string{"cache"}, file: &p})
+	}
+	if h == nil {
+		return all, nil
+	}
+	there, err := h.Server.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range there {
+		at := slices.IndexFunc(all, func(s *shownImage) bool { return s.Fingerprint == i.Fingerprint })
+		if at >= 0 {
+			all[at].In = append(all[at].In, "embedded")
+			continue
+		}
+		all = append(all, &shownImage{Name: imageName(i), Fingerprint: i.Fingerprint, Size: i.Size, Created: i.Created.UTC(),
+			Description: i.Properties["description"], In: []string{"embedded"}})
+	}
+	slices.SortFunc(all, func(a, b *shownImage) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Fingerprint, b.Fingerprint))
+	})
+	return all, nil
+}
+
+// withImages lists the images and works on them, with the embedded host open
+// if it ever was.
+func (p *program) withImages(ctx context.Context, do func(images []*shownImage, files image.Files, h *host.Host) error) error {
+	cache, err := artifact.DefaultCacheDir()
+	if err != nil {
+		return err
+	}
+	files := image.Files{Dir: image.FilesDir(cache)}
+	with := func(h *host.Host) error {
+		images, err := shownImages(ctx, files, h)
+		if err != nil {
+			return err
+		}
+		return do(images, files, h)
+	}
+	if !hasEmbedded(host.StateDir()) {
+		return with(nil)
+	}
+	return p.withHost(ctx, embedded, 0, progress.New(p.Err, time.Now), with)
 }
 
 func (p *program) listImages() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "list", Short: "List the embedded host's images", Args: args(noArgs),
+		Use: "list", Short: "List the images of the cache and of the embedded host", Args: args(noArgs),
 		Example: `  lxcmatrix image list
   lxcmatrix image list --json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			images := []incus.Image{}
-			if hasEmbedded(host.StateDir()) {
-				err := p.withHost(cmd.Context(), embedded, 0, progress.New(p.Err, time.Now), func(h *host.Host) (err error) {
-					images, err = h.Server.Images(cmd.Context())
-					return err
-				})
-				if err != nil {
-					return err
+			return p.withImages(cmd.Context(), func(images []*shownImage, _ image.Files, _ *host.Host) error {
+				if asJSON {
+					return writeJSON(p.Out, images)
 				}
-			}
-			shown, rows := []shownImage{}, [][]string{}
-			slices.SortFunc(images, func(a, b incus.Image) int { return cmp.Compare(imageName(a), imageName(b)) })
-			for _, i := range images {
-				s := shownImage{imageName(i), i.Fingerprint, i.Size, i.Created.UTC(), i.Properties["description"]}
-				shown = append(shown, s)
-				rows = append(rows, []string{s.Name, s.Fingerprint[:12], bytesOf(s.Size), s.Created.Format(time.DateTime), s.Description})
-			}
-			if asJSON {
-				return writeJSON(p.Out, shown)
-			}
-			return columns(p.Out, []string{"IMAGE", "FINGERPRINT", "SIZE", "MADE (UTC)", "DESCRIPTION"}, rows)
+				var rows [][]string
+				for _, i := range images {
+					rows = append(rows, []string{i.Name, i.Fingerprint[:12], bytesOf(i.Size), i.Created.Format(time.DateTime), strings.Join(i.In, ", "), i.Description})
+				}
+				return columns(p.Out, []string{"IMAGE", "FINGERPRINT", "SIZE", "MADE (UTC)", "IN", "DESCRIPTION"}, rows)
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -98,29 +152,20 @@ func (p *program) prepareImages() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			images := catalog.Images(host.StateDir(), planned.CacheDir, planned.Plan, planned.Knowledge, shown)
 			var rows [][]string
-			for _, ref := range hostsOf(planned.Plan) {
-				err := p.withHost(cmd.Context(), ref, planned.Plan.Budget.DiskBytes, shown, func(h *host.Host) error {
-					images := &image.Store{Server: h.Server, CacheDir: planned.CacheDir, Sources: planned.Plan.Sources.Images,
-						OSes: planned.Knowledge.OSes, Progress: shown}
-					for _, c := range distinct(planned.Plan, ref) {
-						release, err := planned.Artifacts.Ensure(cmd.Context(), c.Distro.Name, c.Distro.Version)
-						if err != nil {
-							return err
-						}
-						made, err := images.Prepare(cmd.Context(), c.OS.Name, catalog.Content(release))
-						if err != nil {
-							return err
-						}
-						rows = append(rows, []string{ref.Name, c.OS.Name, c.Distro.Name + " " + c.Distro.Version, made.Fingerprint[:12], made.Source})
-					}
-					return nil
-				})
+			for _, c := range distinct(planned.Plan) {
+				release, err := planned.Artifacts.Ensure(cmd.Context(), c.Distro.Name, c.Distro.Version)
 				if err != nil {
 					return err
 				}
+				made, err := images.Prepare(cmd.Context(), c.OS.Name, catalog.Content(release))
+				if err != nil {
+					return err
+				}
+				rows = append(rows, []string{c.OS.Name, c.Distro.Name + " " + c.Distro.Version, made.Fingerprint[:12], bytesOf(made.Size), made.Source})
 			}
-			if err := columns(p.Out, []string{"HOST", "OS", "RELEASE", "FINGERPRINT", "BASE FROM"}, rows); err != nil {
+			if err := columns(p.Out, []string{"OS", "RELEASE", "FINGERPRINT", "SIZE", "BASE FROM"}, rows); err != nil {
 				return err
 			}
 			return unavailable(planned.Plan)
@@ -134,23 +179,12 @@ func (p *program) prepareImages() *cobra.Command {
 // runnable cells are neither gated nor without their inputs.
 func runnable(c matrix.Cell) bool { return c.Gate == nil && c.Unavailable == "" }
 
-// hostsOf lists the hosts that have cells to run.
-func hostsOf(p matrix.Plan) []matrix.HostRef {
-	var refs []matrix.HostRef
-	for _, c := range p.Cells {
-		if runnable(c) && !slices.Contains(refs, c.Host) {
-			refs = append(refs, c.Host)
-		}
-	}
-	return refs
-}
-
-// distinct keeps one cell for each prepared image of a host.
-func distinct(p matrix.Plan, ref matrix.HostRef) []matrix.Cell {
+// distinct keeps one cell for each prepared image.
+func distinct(p matrix.Plan) []matrix.Cell {
 	var cells []matrix.Cell
 	for _, c := range p.Cells {
 		same := func(other matrix.Cell) bool { return other.OS == c.OS && other.Distro == c.Distro }
-		if runnable(c) && c.Host == ref && !slices.ContainsFunc(cells, same) {
+		if runnable(c) && !slices.ContainsFunc(cells, same) {
 			cells = append(cells, c)
 		}
 	}
@@ -174,9 +208,9 @@ func unavailable(p matrix.Plan) error {
 func (p *program) removeImages() *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
-		Use: "remove IMAGE...", Short: "Remove images of the embedded host", Args: args(cobra.ArbitraryArgs),
+		Use: "remove IMAGE...", Short: "Remove images from the cache and from the embedded host", Args: args(cobra.ArbitraryArgs),
 		Long: `Remove removes images by name, by a glob over names, or by the beginning of
-their fingerprint. Nodes that were made from them stay.`,
+their fingerprint, wherever they are. Nodes that were made from them stay.`,
 		Example: `  lxcmatrix image remove 'prepared/debian/12/**'
   lxcmatrix image remove 3f2a9c1b7d04
   lxcmatrix image remove --all`,
@@ -184,29 +218,26 @@ their fingerprint. Nodes that were made from them stay.`,
 			if all == (len(args) > 0) {
 				return usage("image remove: name images, or say --all for every one")
 			}
-			if !hasEmbedded(host.StateDir()) {
-				if all {
-					return nil
-				}
-				return usage("no image is %q: the embedded host in %s has none", args, host.StateDir())
-			}
-			shown := progress.New(p.Err, time.Now)
-			return p.withHost(cmd.Context(), embedded, 0, shown, func(h *host.Host) error {
-				images, err := h.Server.Images(cmd.Context())
-				if err != nil {
-					return err
-				}
+			return p.withImages(cmd.Context(), func(images []*shownImage, files image.Files, h *host.Host) error {
 				chosen := images
 				if !all {
+					var err error
 					if chosen, err = chooseImages(images, args); err != nil {
 						return err
 					}
 				}
 				for _, i := range chosen {
-					if err := h.Server.DeleteImage(cmd.Context(), i.Fingerprint); err != nil {
-						return err
+					if i.file != nil {
+						if err := files.Remove(*i.file); err != nil {
+							return err
+						}
 					}
-					if _, err := fmt.Fprintf(p.Out, "removed %s\n", imageName(i)); err != nil {
+					if slices.Contains(i.In, "embedded") {
+						if err := h.Server.DeleteImage(cmd.Context(), i.Fingerprint); err != nil {
+							return err
+						}
+					}
+					if _, err := fmt.Fprintf(p.Out, "removed %s\n", i.Name); err != nil {
 						return err
 					}
 				}
@@ -220,24 +251,24 @@ their fingerprint. Nodes that were made from them stay.`,
 
 // chooseImages finds the images that args name; one that names none is an
 // error, and then nothing is chosen.
-func chooseImages(images []incus.Image, args []string) ([]incus.Image, error) {
-	var chosen []incus.Image
+func chooseImages(images []*shownImage, args []string) ([]*shownImage, error) {
+	var chosen []*shownImage
 	for _, arg := range args {
 		pattern, found := selector.NewPattern(arg), false
 		for _, i := range images {
 			// A shorter beginning could be a slip.
-			if !pattern.Matches(imageName(i)) && (len(arg) < 6 || !strings.HasPrefix(i.Fingerprint, arg)) {
+			if !pattern.Matches(i.Name) && (len(arg) < 6 || !strings.HasPrefix(i.Fingerprint, arg)) {
 				continue
 			}
 			found = true
-			if !slices.ContainsFunc(chosen, func(c incus.Image) bool { return c.Fingerprint == i.Fingerprint }) {
+			if !slices.Contains(chosen, i) {
 				chosen = append(chosen, i)
 			}
 		}
 		if !found {
 			var names []string
 			for _, i := range images {
-				names = append(names, imageName(i))
+				names = append(names, i.Name)
 			}
 			return nil, usage("no image is %q%s", arg, indented("; there are:", names))
 		}

@@ -9,11 +9,11 @@ import (
 )
 
 func TestChooseImages(t *testing.T) {
-	images := []incus.Image{
-		{Alias: "base/debian/13/6d36", Fingerprint: "813ce914b76f0000"},
-		{Alias: "prepared/debian/13/kubeadm-1.34.4/5f00", Fingerprint: "8fda50d525a00000"},
-		{Alias: "prepared/debian/12/kubeadm-1.34.4/77aa", Fingerprint: "8fda50d525a11111"},
-		{Fingerprint: "0123456789abcdef"},
+	images := []*shownImage{
+		{Name: "base/debian/13/6d36", Fingerprint: "813ce914b76f0000"},
+		{Name: "prepared/debian/13/kubeadm-1.34.4/5f00", Fingerprint: "8fda50d525a00000"},
+		{Name: "prepared/debian/12/kubeadm-1.34.4/77aa", Fingerprint: "8fda50d525a11111"},
+		{Name: imageName(incus.Image{Fingerprint: "0123456789abcdef"}), Fingerprint: "0123456789abcdef"},
 	}
 	for _, tc := range []struct {
 		args []string
