@@ -5,6 +5,7 @@ import (
 	stdjson "encoding/json"
 	"encoding/xml"
 	"fmt"
+	"io"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -175,13 +176,30 @@ func TestEveryReportAgreesOnEveryVerdict(t *testing.T) {
 	if len(want) != len(matrix.Verdicts()) {
 		t.Fatalf("the test knows %d verdicts, there are %d", len(want), len(matrix.Verdicts()))
 	}
+	type sample struct {
+		name    string
+		verdict matrix.Verdict
+		result  matrix.Result
+	}
+	var all []sample
 	for _, v := range matrix.Verdicts() {
-		t.Run(v.String(), func(t *testing.T) {
-			result := samples.ForVerdict(v)
+		all = append(all, sample{v.String(), v, samples.ForVerdict(v)})
+	}
+	for _, v := range []matrix.Verdict{matrix.Impossible, matrix.XPass, matrix.Fail, matrix.Blocked} {
+		all = append(all, sample{"defied, " + v.String(), v, samples.Defied(v)})
+	}
+	for _, s := range all {
+		t.Run(s.name, func(t *testing.T) {
+			v, result := s.verdict, s.result
 			if result.Judgement.Verdict != v {
 				t.Fatalf("Judge says %s: %s", result.Judgement.Verdict, result.Judgement.Reason)
 			}
 			run := throughDisk(t, samples.Run(result))
+			for name, shown := range showsDefied(t, run) {
+				if shown != result.Cell.Defied() {
+					t.Errorf("%s shows a gate that is defied: %v, want %v", name, shown, result.Cell.Defied())
+				}
+			}
 			if got := run.Results[0].Judgement; got != result.Judgement {
 				t.Fatalf("read back from disk it is %+v, was %+v", got, result.Judgement)
 			}
@@ -223,6 +241,26 @@ func TestEveryReportAgreesOnEveryVerdict(t *testing.T) {
 			}
 		})
 	}
+}
+
+// showsDefied says of each report whether it shows that a gate was defied.
+func showsDefied(t *testing.T, run matrix.Run) map[string]bool {
+	t.Helper()
+	shown := map[string]bool{}
+	for name, render := range map[string]func(io.Writer, matrix.Run) error{"table": table.Render, "markdown": markdown.Render} {
+		var b bytes.Buffer
+		if err := render(&b, run); err != nil {
+			t.Fatal(err)
+		}
+		shown[name] = strings.Contains(b.String(), "(defied gate kubelet-cgroup-v1)")
+	}
+	shown["json"] = json.New(run).Cells[0].Defied
+	_, report := fromJUnit(t, run)
+	shown["junit"] = false
+	for _, p := range report.Suites[0].Cases[0].Properties {
+		shown["junit"] = shown["junit"] || p.Name == "defied" && p.Value == "true"
+	}
+	return shown
 }
 
 // What the harness did wrong must be visible everywhere, also where every cell

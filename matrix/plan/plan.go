@@ -39,6 +39,9 @@ type Options struct {
 	Only, Skip []string
 	// Without lists fixes to leave out of every cell, by ID.
 	Without []string
+	// DefyGates has cells run that a gate rules out, where that can show whether
+	// the gate still holds.
+	DefyGates bool
 	// Now is when the plan is made; the zero value is the present.
 	Now time.Time
 }
@@ -65,7 +68,7 @@ func Make(ctx context.Context, m *config.Matrix, resolver Resolver, gates Gates,
 			return matrix.Plan{}, fmt.Errorf("plan %s: %w", m.File, err)
 		}
 		c := &cells[i]
-		c.Without = without
+		c.Without, c.DefyGates = without, options.DefyGates
 		release, err := r.distro(ctx, c)
 		if err != nil {
 			return matrix.Plan{}, err
@@ -73,7 +76,7 @@ func Make(ctx context.Context, m *config.Matrix, resolver Resolver, gates Gates,
 		if c.Gate, err = gates.Decide(*c); err != nil {
 			return matrix.Plan{}, fmt.Errorf("decide the gates of cell %s: %w", c.ID, err)
 		}
-		if c.Gate != nil || c.Unavailable != "" {
+		if !c.Runs() {
 			continue
 		}
 		base, err := r.image(ctx, c)

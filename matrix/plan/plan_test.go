@@ -84,6 +84,45 @@ func (o old) Decide(c matrix.Cell) (*matrix.GateFinding, error) {
 	return nil, nil
 }
 
+// probed are gates that can be probed.
+type probed struct{ old }
+
+func (p probed) Decide(c matrix.Cell) (*matrix.GateFinding, error) {
+	found, err := p.old.Decide(c)
+	if found != nil {
+		found.Probe = &matrix.Probe{Phase: matrix.PhaseInstall, Signature: "refused"}
+	}
+	return found, err
+}
+
+// TestDefyGates: a gate that can be probed is planned to be run, with all that
+// it needs; one that cannot stays out.
+func TestDefyGates(t *testing.T) {
+	for name, tc := range map[string]struct {
+		gates   plan.Gates
+		defy    bool
+		summary string
+		notes   string
+		image   bool
+	}{
+		"not defied":       {probed{}, false, ", 5 impossible", "impossible: kubelet-cgroup1: ", false},
+		"defied":           {probed{}, true, ", 0 impossible", "defies kubelet-cgroup1: ", true},
+		"cannot be probed": {old{}, true, ", 5 impossible", "impossible: kubelet-cgroup1: ", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			w, o := newWorld(), options()
+			o.DefyGates = tc.defy
+			p, err := plan.Make(t.Context(), wideMatrix(t), w, tc.gates, o)
+			g.Expect(err).NotTo(HaveOccurred())
+			var out strings.Builder
+			g.Expect(plan.Print(&out, p)).To(Succeed())
+			g.Expect(out.String()).To(And(ContainSubstring(tc.summary), ContainSubstring(tc.notes)))
+			g.Expect(w.asked["debian/13 for kubeadm 1.35.4"] > 0).To(Equal(tc.image))
+		})
+	}
+}
+
 const wide = `
 apiVersion: lxcmatrix.dev/v1
 hosts: [{name: embedded, driver: embedded, cgroup: v1}]

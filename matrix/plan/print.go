@@ -14,12 +14,12 @@ func Print(w io.Writer, p matrix.Plan) error {
 	var runs, gated, missing int
 	for _, c := range p.Cells {
 		switch {
-		case c.Gate != nil:
-			gated++
-		case c.Unavailable != "":
+		case c.Runs():
+			runs++
+		case c.Unavailable != "" && (c.Gate == nil || c.Defied()):
 			missing++
 		default:
-			runs++
+			gated++
 		}
 	}
 	if _, err := fmt.Fprintf(w, "%s: %d planned: %d to run, %d impossible, %d cannot be had\n\n", p.Matrix, len(p.Cells), runs, gated, missing); err != nil {
@@ -72,9 +72,12 @@ func orDash(s string) string {
 func notes(c matrix.Cell) string {
 	var notes []string
 	switch {
+	case c.Defied():
+		notes = append(notes, fmt.Sprintf("defies %s", c.Gate))
 	case c.Gate != nil:
-		notes = append(notes, fmt.Sprintf("impossible: %s: %s (%s)", c.Gate.Gate, c.Gate.Reason, c.Gate.Source))
-	case c.Unavailable != "":
+		notes = append(notes, fmt.Sprintf("impossible: %s", c.Gate))
+	}
+	if c.Unavailable != "" && (c.Gate == nil || c.Defied()) {
 		notes = append(notes, "blocked: "+c.Unavailable)
 	}
 	if c.Optional {

@@ -214,10 +214,10 @@ func (f *Folder) checkCell(cell matrix.Cell) error {
 	if !ok {
 		return fmt.Errorf("cell %q is not in the plan", cell.ID)
 	}
-	// Gates and inputs are looked at again at admission, and may only be
-	// found wanting there.
-	if planned.Gate == nil {
-		cell.Gate = nil
+	// Gates and inputs are looked at again at admission, and may only be found
+	// wanting there: by facts that were observed, where some had been declared.
+	if planned.Gate == nil || cell.Gate != nil {
+		cell.Gate = planned.Gate
 	}
 	if planned.Unavailable == "" {
 		cell.Unavailable = ""

@@ -191,6 +191,21 @@ func TestAdmissionMayGate(t *testing.T) {
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(run.Results[0].Judgement.Verdict).To(Equal(matrix.Impossible))
 
+	// It may find the same by what was observed; what was planned as ruled out
+	// stays so.
+	ruledOut := cell("12")
+	ruledOut.Gate = gated.Gate
+	f = create(t, newRun(ruledOut))
+	again := ruledOut
+	again.Gate = &matrix.GateFinding{Gate: "g", Reason: "r", Source: "s", Facts: []matrix.Fact{{Name: "cgroup", Value: "v1", From: "observed"}}}
+	r, err = f.WriteResult(matrix.Result{Cell: again})
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(r.Cell.Gate.Facts).To(HaveLen(1))
+	again.Gate = nil
+	_, err = f.WriteResult(matrix.Result{Cell: again})
+	g.Expect(err).To(MatchError(ContainSubstring("differs from the plan")))
+
+	f = create(t, newRun(c))
 	optional := c
 	optional.Optional = true
 	_, err = f.WriteResult(matrix.Result{Cell: optional})

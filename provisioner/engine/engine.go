@@ -153,21 +153,18 @@ func (e *Engine) await(ctx context.Context, met func() bool) error {
 func hosts(p matrix.Plan) []matrix.HostRef {
 	var refs []matrix.HostRef
 	for _, c := range p.Cells {
-		if runnable(c) && !slices.Contains(refs, c.Host) {
+		if c.Runs() && !slices.Contains(refs, c.Host) {
 			refs = append(refs, c.Host)
 		}
 	}
 	return refs
 }
 
-// runnable cells are neither gated nor without their inputs.
-func runnable(c matrix.Cell) bool { return c.Gate == nil && c.Unavailable == "" }
-
 // host opens one host, runs its cells and closes it.
 func (e *Engine) host(ctx context.Context, ref matrix.HostRef) {
 	var cells []matrix.Cell
 	for _, c := range e.opts.Plan.Cells {
-		if c.Host == ref && runnable(c) {
+		if c.Host == ref && c.Runs() {
 			cells = append(cells, c)
 		}
 	}
@@ -199,9 +196,15 @@ func (e *Engine) host(ctx context.Context, ref matrix.HostRef) {
 			e.stopped(ctx, c, host.Facts(), err)
 			continue
 		}
-		if gate != nil {
-			c.Gate = gate
-			e.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c}, nil)
+		if gate == nil && c.Gate != nil {
+			e.stopped(ctx, c, host.Facts(), fmt.Errorf("defy gate %s: it rules the cell out by what is declared, and not by what was observed on host %s", c.Gate.Gate, ref.Name))
+			continue
+		}
+		if c.Gate = gate; !c.Runs() {
+			// What was observed is what ruled it out: an attempt without phases.
+			now := e.opts.Clock.Now()
+			e.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c,
+				Attempts: []matrix.Attempt{{Started: now, Ended: now, Host: host.Facts()}}}, nil)
 			e.end(c.ID)
 			continue
 		}

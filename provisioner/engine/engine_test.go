@@ -297,10 +297,41 @@ func TestGates(t *testing.T) {
 	r, _ := run(t.Context(), t, ground, planOf(atPlan, tooBig, broken, unavailable, cellOn("a", "1")), 1)
 	g.Expect(verdicts(r)).To(Equal([]matrix.Verdict{matrix.Impossible, matrix.Impossible, matrix.Blocked, matrix.Blocked, matrix.Pass}))
 	g.Expect(r.Results[1].Judgement.Reason).To(And(ContainSubstring("kubelet refuses cgroup v1"), ContainSubstring("KEP-4569")))
+	g.Expect(r.Results[1].Attempts).To(HaveLen(1))
+	g.Expect(r.Results[1].Attempts[0].Host).To(Equal(hostFacts()), "what ruled it out is kept")
 	g.Expect(r.Results[2].Judgement.Reason).To(ContainSubstring("no such fact"))
 	g.Expect(r.Plan.Cells).To(HaveLen(5))
 	g.Expect(ground.opened).To(Equal([]string{"a"}))
 	g.Expect(ground.ran).To(HaveLen(1))
+}
+
+// TestDefiedGates: a cell that defies a gate runs, whether the gate was found
+// at plan time or at admission, and only where that can show something.
+func TestDefiedGates(t *testing.T) {
+	g := NewWithT(t)
+	finding := &matrix.GateFinding{Gate: "kubelet-cgroup-v1", Reason: "kubelet refuses cgroup v1", Source: "KEP-4569",
+		Probe: &matrix.Probe{Phase: matrix.PhaseInstall, Signature: "cgroup-v1-refused"}}
+	observed := *finding
+	observed.Facts = []matrix.Fact{{Name: "cgroup", Value: "v1", From: "observed"}}
+	unseen := &matrix.GateFinding{Gate: "incus7-cgroup-v1", Reason: "Incus 7 has no cgroup v1", Source: "48ea96d4f7"}
+	defying := func(name string, gate *matrix.GateFinding) matrix.Cell {
+		c := named(cellOn("a", "1"), name)
+		c.Gate, c.DefyGates = gate, true
+		return c
+	}
+	atPlan, atAdmission, declaredOnly, notProbed := defying("plan", finding), defying("admission", nil), defying("declared", finding), defying("unseen", unseen)
+	ground := &fakeGround{gate: func(c matrix.Cell) (*matrix.GateFinding, error) {
+		if c.ID == declaredOnly.ID {
+			return nil, nil
+		}
+		return &observed, nil
+	}}
+	r, _ := run(t.Context(), t, ground, planOf(atPlan, atAdmission, declaredOnly, notProbed), 1)
+	g.Expect(verdicts(r)).To(Equal([]matrix.Verdict{matrix.XPass, matrix.XPass, matrix.Blocked, matrix.Impossible}))
+	g.Expect(r.Results[0].Cell.Gate.Facts).To(Equal(observed.Facts), "the facts that count are those observed")
+	g.Expect(r.Results[2].Judgement.Reason).To(ContainSubstring("not by what was observed on host a"))
+	g.Expect(ground.ran).To(HaveLen(2))
+	g.Expect(matrix.ExitCode(r, false)).To(Equal(matrix.ExitDeviation))
 }
 
 func TestInputsThatCannotBeHad(t *testing.T) {

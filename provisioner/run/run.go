@@ -31,6 +31,9 @@ type Request struct {
 	Matrix string
 	// Only and Skip select cells, Without leaves fixes out.
 	Only, Skip, Without []string
+	// DefyGates runs cells that a gate rules out, where that can show whether it
+	// still holds.
+	DefyGates bool
 	// FixFolders hold fixes of the user's own.
 	FixFolders []string
 	// Mirror overrides the matrix file's; empty leaves it.
@@ -95,7 +98,7 @@ func Plan(ctx context.Context, r Request) (*Planned, error) {
 		return nil, &UsageError{err}
 	}
 	p, err := plan.Make(ctx, m, catalog.Resolver{Artifacts: store, OSes: knowledge.OSes, Sources: sources.Images}, knowledge,
-		plan.Options{Only: r.Only, Skip: r.Skip, Without: r.Without})
+		plan.Options{Only: r.Only, Skip: r.Skip, Without: r.Without, DefyGates: r.DefyGates})
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("make the plan: %w", context.Cause(ctx))

@@ -47,10 +47,13 @@ type Summary struct {
 
 // Cell is one planned cell; what was observed is of its last attempt.
 type Cell struct {
-	ID       string         `json:"id"`
-	Axes     []Axis         `json:"axes"`
-	Optional bool           `json:"optional"`
-	Verdict  matrix.Verdict `json:"verdict"`
+	ID       string `json:"id"`
+	Axes     []Axis `json:"axes"`
+	Optional bool   `json:"optional"`
+	// Gate rules the cell out, if set; Defied says that it ran all the same.
+	Gate    string         `json:"gate,omitempty"`
+	Defied  bool           `json:"defied,omitempty"`
+	Verdict matrix.Verdict `json:"verdict"`
 	// AsExpected is false where the verdict is a deviation or tells nothing.
 	AsExpected bool               `json:"asExpected"`
 	Phase      string             `json:"phase,omitempty"`
@@ -113,7 +116,7 @@ func New(run matrix.Run) Report {
 		r.Summary.Verdicts[c.Verdict] = c.Cells
 	}
 	for _, c := range v.Cells {
-		cell := Cell{ID: c.ID, Optional: c.Optional, Verdict: c.Verdict, AsExpected: c.Verdict.AsExpected(), Phase: c.Phase, Reason: c.Reason,
+		cell := Cell{ID: c.ID, Optional: c.Optional, Gate: c.Gate, Defied: c.Defied, Verdict: c.Verdict, AsExpected: c.Verdict.AsExpected(), Phase: c.Phase, Reason: c.Reason,
 			Attempts: c.Attempts, Seconds: c.Took.Seconds(), NetSeconds: (c.Took - c.Waited).Seconds(), Provenance: c.Provenance,
 			HostLacks: c.Lacks, Nodes: c.Nodes, Diagnoses: c.Diagnoses, Kept: c.Kept,
 			HostSuspect: c.Suspect(), HostHygiene: c.Hygiene}

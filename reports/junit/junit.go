@@ -152,6 +152,10 @@ func newCase(c view.Cell) testcase {
 	if c.Optional {
 		t.Properties.add("optional", "true")
 	}
+	t.Properties.add("gate", c.Gate)
+	if c.Defied {
+		t.Properties.add("defied", "true")
+	}
 	t.Properties.add("provenance", c.Provenance)
 	if c.Observed {
 		t.Properties.add("kernel", c.Host.Kernel)

@@ -94,7 +94,7 @@ func deviations(out *bytes.Buffer, v view.Run) {
 		}
 		out.WriteString(title)
 		title = ""
-		fmt.Fprintf(out, "\n### %s: %s%s\n\n", escape(c.ID), c.Verdict, escape(c.Where()))
+		fmt.Fprintf(out, "\n### %s: %s%s%s\n\n", escape(c.ID), c.Verdict, escape(c.Where()), escape(c.Marks()))
 		fmt.Fprintf(out, "- reason: %s\n", code(c.Reason))
 		if c.Attempts > 1 {
 			fmt.Fprintf(out, "- attempts: %d\n", c.Attempts)

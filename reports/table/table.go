@@ -199,9 +199,7 @@ func (p *page) deviations() {
 		}
 		some = true
 		head := c.ID + ": " + p.colour(c.Verdict, c.Verdict.String()) + c.Where()
-		if c.Optional {
-			head += " (optional)"
-		}
+		head += c.Marks()
 		if c.Attempts > 1 {
 			head += fmt.Sprintf(" (%d attempts)", c.Attempts)
 		}

@@ -43,7 +43,11 @@ type Cell struct {
 	ID       string
 	Axes     []Axis
 	Optional bool
-	Verdict  matrix.Verdict
+	// Gate is the ID of the gate that rules the cell out, if one does; Defied
+	// says that it ran all the same.
+	Gate    string
+	Defied  bool
+	Verdict matrix.Verdict
 	// Phase is where the verdict was decided, where a phase decided it.
 	Phase    string
 	Reason   string
@@ -151,7 +155,10 @@ func (r Run) Summary() string {
 func newCell(r matrix.Result) Cell {
 	j := r.Judgement
 	c := Cell{ID: Plain(string(r.Cell.ID)), Optional: r.Cell.Optional, Verdict: j.Verdict, Phase: Plain(string(j.Phase)), Reason: Plain(j.Reason),
-		Attempts: len(r.Attempts), Without: plainAll(r.Cell.Without), Axes: axes(r.Cell)}
+		Attempts: len(r.Attempts), Without: plainAll(r.Cell.Without), Axes: axes(r.Cell), Defied: r.Cell.Defied()}
+	if g := r.Cell.Gate; g != nil {
+		c.Gate = Plain(g.Gate)
+	}
 	a, _ := r.Last()
 	for _, name := range matrix.Phases() {
 		p := Phase{Name: string(name)}
@@ -209,6 +216,18 @@ func (c Cell) Where() string {
 		return ""
 	}
 	return " in " + c.Phase
+}
+
+// Marks are what else is said beside the verdict, as " (optional)".
+func (c Cell) Marks() string {
+	marks := ""
+	if c.Optional {
+		marks += " (optional)"
+	}
+	if c.Defied {
+		marks += fmt.Sprintf(" (defied gate %s)", c.Gate)
+	}
+	return marks
 }
 
 // Remedy says what a diagnosis asks for; empty where it names no cure.

@@ -34,10 +34,8 @@ var ErrParallel = errors.New("the compatibility suite is one Ginkgo process: cel
 func Define(plan matrix.Plan, subject Subject) {
 	for _, c := range plan.Cells {
 		ginkgo.Describe(string(c.ID), ginkgo.Ordered, labels(c), func() {
-			switch {
-			case c.Gate != nil, c.Unavailable != "":
-				// Never came to a phase: the verdict alone says why.
-			default:
+			// One that does not run never comes to a phase: the verdict says why.
+			if c.Runs() {
 				for _, phase := range matrix.ProvingPhases() {
 					ginkgo.It(string(phase), func(ctx ginkgo.SpecContext) { assertPhase(ctx, subject, c, phase) })
 				}

@@ -152,6 +152,13 @@ var cases = map[string]struct {
 	"impossible at admission": {nil, func(r *matrix.Result) {
 		r.Cell.Gate = gate
 	}, matrix.Impossible, ""},
+	"a gate that is defied and holds": {defying, func(r *matrix.Result) {
+		a := through(matrix.PhaseInstall)
+		a.Diagnoses = []matrix.Diagnosis{{Signature: "known"}}
+		r.Attempts = []matrix.Attempt{a}
+	}, matrix.Impossible, ""},
+	"a gate that is defied and holds no longer": {defying, func(r *matrix.Result) { r.Attempts = []matrix.Attempt{through("")} }, matrix.XPass, "no longer holds"},
+	"a gate that is defied and does not show":   {defying, func(r *matrix.Result) { r.Attempts = []matrix.Attempt{through(matrix.PhaseInstall)} }, matrix.Blocked, "cannot tell whether gate"},
 	"xfail": {expecting, func(r *matrix.Result) {
 		a := through(matrix.PhaseInstall)
 		a.Diagnoses = []matrix.Diagnosis{{Signature: "known"}}
@@ -170,6 +177,12 @@ var cases = map[string]struct {
 }
 
 var gate = &matrix.GateFinding{Gate: "kubelet-cgroup-v1", Reason: "cgroup v1 is refused", Source: "KEP-4569"}
+
+func defying(c *matrix.Cell) {
+	shown := *gate
+	shown.Probe = &matrix.Probe{Phase: matrix.PhaseInstall, Signature: "known"}
+	c.Gate, c.DefyGates = &shown, true
+}
 
 func expecting(c *matrix.Cell) {
 	c.Expect = &matrix.Expectation{Phase: matrix.PhaseInstall, Signature: "known", Issue: "https://example.com/1"}

@@ -128,6 +128,28 @@ func ForVerdict(v matrix.Verdict) matrix.Result {
 	return Result(c, attempts...)
 }
 
+// Defied is a result of a cell that defied its gate, whose evidence leads to a
+// verdict: impossible, xpass, fail or blocked.
+func Defied(v matrix.Verdict) matrix.Result {
+	c := Cell("13")
+	c.DefyGates = true
+	c.Gate = &matrix.GateFinding{Gate: "kubelet-cgroup-v1", Reason: "kubelet >= 1.35 refuses cgroup v1", Source: "https://kep.k8s.io/5573",
+		Probe: &matrix.Probe{Phase: matrix.PhaseBaseline, Signature: "sandbox-pid-eof"}}
+	a := OOM(c)
+	switch v {
+	case matrix.Impossible:
+	case matrix.XPass:
+		a = Passing(c)
+	case matrix.Fail:
+		c.Gate.Probe.Phase = matrix.PhaseInstall
+	case matrix.Blocked:
+		a.Diagnoses = nil
+	default:
+		panic(fmt.Sprintf("no sample of %s that defies a gate", v))
+	}
+	return Result(c, a)
+}
+
 // Result judges attempts at a cell.
 func Result(c matrix.Cell, attempts ...matrix.Attempt) matrix.Result {
 	return matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c, Judgement: matrix.Judge(c, attempts), Attempts: attempts}

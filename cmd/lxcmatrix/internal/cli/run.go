@@ -27,9 +27,14 @@ import (
 type selection struct{ run.Request }
 
 func (s *selection) flags(f *pflag.FlagSet) {
-	matrixFlag(f, &s.Matrix)
+	s.inputFlags(f)
 	f.StringArrayVar(&s.Only, "only", nil, "only cells that match: a distro, an OS, key=value[,key=value], a cell ID or a `glob`; may be repeated")
 	f.StringArrayVar(&s.Skip, "skip", nil, "leave out cells that match, written as for --only")
+}
+
+// inputFlags are those that say what cells are made of.
+func (s *selection) inputFlags(f *pflag.FlagSet) {
+	matrixFlag(f, &s.Matrix)
 	f.StringArrayVar(&s.Without, "without", nil, "leave a `fix` out of every cell, by ID")
 	f.StringArrayVar(&s.FixFolders, "fixes", nil, "add the fixes of a `folder`")
 	mirrorFlag(f, &s.Mirror)
@@ -57,10 +62,15 @@ func (p *program) run() *cobra.Command {
 		Use: "run", Short: "Run the matrix and print what passed", Args: args(noArgs),
 		Long: `Run creates the cells' nodes, applies the fixes, installs Kubernetes, checks it,
 restarts the nodes gracefully and by force, checks it again after each, and
-prints the table. Everything that was seen is kept in the run's folder.`,
+prints the table. Everything that was seen is kept in the run's folder.
+
+A cell that a gate rules out is not run. With --defy-gates it is, where that can
+show whether the gate still holds: a cell that fails as the gate says stays
+impossible, one that passes is a deviation, xpass.`,
 		Example: `  lxcmatrix run
   lxcmatrix run --only kubeadm,debian/13
   lxcmatrix run -f smoke --without restrict-oom-score-adj --keep on-failure
+  lxcmatrix run -f kernels --defy-gates
   lxcmatrix run --junit junit.xml --markdown report.md`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			k := cell.Keep(keep)
@@ -94,6 +104,7 @@ prints the table. Everything that was seen is kept in the run's folder.`,
 	}
 	f := cmd.Flags()
 	s.flags(f)
+	f.BoolVar(&s.DefyGates, "defy-gates", false, "also run cells that a gate rules out, where that shows whether it still holds")
 	f.StringVar(&keep, "keep", string(cell.KeepNever), "leave a cell's nodes for a look: on-failure, always or `never`")
 	f.IntVar(&retries, "retries", 0, "try a cell that fails `N` times more; one that passes then is flaky")
 	strictFlag(f, &strict)
