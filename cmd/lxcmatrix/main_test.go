@@ -82,7 +82,8 @@ func schema(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // stored DIR VERDICT... keeps a run of one cell for each verdict: pass, fail,
-// optional (blocked, and optional). A cell that fails has logs.
+// optional (blocked, and optional), gated (by what was observed at admission),
+// defied (by a gate that still holds). A cell that fails has logs.
 func stored(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: stored DIR VERDICT...")
@@ -100,6 +101,9 @@ func stored(ts *testscript.TestScript, _ bool, args []string) {
 		if kind == "optional" {
 			c.Optional, c.Unavailable = true, "image "+c.OS.Name+" cannot be had: no source has it"
 		}
+		if kind == "defied" {
+			c.Gate, c.DefyGates = controllersGate(), true
+		}
 		c.ID = c.NewID()
 		run.Plan.Cells = append(run.Plan.Cells, c)
 	}
@@ -116,6 +120,16 @@ func stored(ts *testscript.TestScript, _ bool, args []string) {
 				_, err := folder.WriteLog(c.ID, "kubeadm-134-debian-13-abcdef-s1", name, []byte(content))
 				ts.Check(err)
 			}
+		case "gated":
+			result.Cell.Gate = controllersGate()
+			observed := attempt(c, start, "").Host
+			observed.Controllers = []string{"cpu"}
+			result.Attempts = []matrix.Attempt{{Started: start, Ended: start, Host: observed}}
+		case "defied":
+			a := attempt(c, start, matrix.PhaseInstall)
+			a.Host.Controllers = []string{"cpu"}
+			a.Diagnoses = []matrix.Diagnosis{{Signature: "cgroup-v1-controllers", Title: "no controller", Log: "s1/kubelet.log", Line: "not mounted"}}
+			result.Attempts = []matrix.Attempt{a}
 		case "optional":
 		default:
 			ts.Fatalf("stored: no verdict %q", args[1+i])
@@ -125,6 +139,14 @@ func stored(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	ts.Check(folder.Finish(run.Ended, ""))
 	ts.Check(folder.Close())
+}
+
+// controllersGate is a gate that can be probed, as found on a host.
+func controllersGate() *matrix.GateFinding {
+	return &matrix.GateFinding{Gate: "cgroup-v1-controllers", Reason: "a controller is missing", Source: "https://example.org/controllers",
+		Rule:  `cgroup == "v1" && !("memory" in controllers)`,
+		Facts: []matrix.Fact{{Name: "cgroup", Value: "v1", From: "observed"}, {Name: "controllers", Value: "cpu", From: "observed"}},
+		Probe: &matrix.Probe{Phase: matrix.PhaseInstall, Signature: "cgroup-v1-controllers"}}
 }
 
 // attempt is one in which everything was healthy up to a phase, or to the end.

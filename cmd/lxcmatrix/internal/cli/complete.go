@@ -35,6 +35,11 @@ func completeSelection(cmd *cobra.Command) {
 			return plannedNames(file), cobra.ShellCompDirectiveNoFileComp
 		})
 	}
+	completeWithout(cmd)
+}
+
+// completeWithout completes --without: the fixes that there are.
+func completeWithout(cmd *cobra.Command) {
 	complete(cmd, "without", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		folders, _ := cmd.Flags().GetStringArray("fixes")
 		return fixIDs(folders), cobra.ShellCompDirectiveNoFileComp

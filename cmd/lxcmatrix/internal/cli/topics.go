@@ -21,11 +21,17 @@ A selector that matches nothing is an error, never an empty run.`},
   pass        every phase is proven, both restarts included
   fail        the node, its configuration or Kubernetes did it
   blocked     the harness could not tell: no host, image or release, or an error
-  impossible  a gate rules the combination out, and says why
+  impossible  a gate rules the combination out, and says why; or it was defied,
+              and the cell failed as the gate says
   xfail       fails as the matrix expects
-  xpass       passes although the matrix expects it to fail
+  xpass       passes although the matrix expects it to fail, or a gate that was
+              defied says that it cannot
   flaky       passed only when it was tried again
   unknown     planned, no result
+
+lxcmatrix why CELL says which gates rule a cell out and by which facts; run
+--defy-gates runs it all the same. A failure that does not tell whether the gate
+still holds is blocked; one in a later phase than the gate's is fail.
 
 Only pass, xfail and impossible are as expected. Exit codes: 0 all as expected,
 1 a deviation, 2 usage or configuration, 3 the harness failed, cells that are
