@@ -6,9 +6,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -18,61 +18,76 @@ import (
 type Root struct {
 	// Suite is a Debian release's code name.
 	Suite string
+	// Also are further suites of the archive. Of those only what Packages asks
+	// for by suite (NAME/SUITE) is taken, with what that cannot do without.
+	Also []string
 	// Variant is mmdebstrap's, as minbase.
 	Variant  string
 	Packages []string
-	// Customize are shell commands that mmdebstrap runs at the end, with the
-	// root as $1.
-	Customize []string
+	// Essential and Customize are shell commands that mmdebstrap runs before
+	// Packages are installed, and at the end, with the root as $1.
+	Essential, Customize []string
 	// Aptopts and Dpkgopts are mmdebstrap's options of these names.
 	Aptopts, Dpkgopts []string
 }
 
 // Bootstrap makes a root filesystem with mmdebstrap from the machine's own
-// archive, and writes it as the tarball target. Temporary files go to workDir.
-// When ctx ends, so do mmdebstrap and its children.
+// archive. It becomes a tarball where target ends in .tar, and a folder
+// otherwise. Temporary files go to workDir. When ctx ends, so do mmdebstrap and
+// its children.
 func Bootstrap(ctx context.Context, r Root, workDir, target string) error {
 	source, err := Archive(Sources("/"), r.Suite)
 	if err != nil {
 		return fmt.Errorf("make a root of Debian %s: %w", r.Suite, err)
 	}
+	lines := []string{source.line(r.Suite)}
 	program, err := exec.LookPath("mmdebstrap")
 	if err != nil {
 		return fmt.Errorf("make a root of Debian %s: %w", r.Suite, err)
 	}
-	line := "deb "
-	// A key that is written out in the source cannot be named in a line.
-	if key := source.Option("Signed-By"); filepath.IsAbs(key) {
-		line += "[signed-by=" + key + "] "
-	}
-	line += source.URIs[0] + " " + r.Suite + " main"
-	args := []string{"--quiet", "--format=tar", "--variant=" + r.Variant, "--include=" + strings.Join(r.Packages, ",")}
+	args := []string{"--quiet", "--variant=" + r.Variant, "--include=" + strings.Join(r.Packages, ",")}
 	for _, o := range r.Aptopts {
 		args = append(args, "--aptopt="+o)
 	}
 	for _, o := range r.Dpkgopts {
 		args = append(args, "--dpkgopt="+o)
 	}
+	for _, suite := range r.Also {
+		lines = append(lines, source.line(suite))
+		args = append(args, fmt.Sprintf(`--setup-hook=printf 'Package: *\nPin: release n=%s\nPin-Priority: 1\n' > "$1/etc/apt/preferences.d/%[1]s"`, suite),
+			fmt.Sprintf(`--customize-hook=rm "$1/etc/apt/preferences.d/%s"`, suite))
+	}
+	for _, h := range r.Essential {
+		args = append(args, "--essential-hook="+h)
+	}
 	for _, h := range r.Customize {
 		args = append(args, "--customize-hook="+h)
 	}
-	cmd := exec.CommandContext(ctx, program, append(args, r.Suite, target, line)...)
+	cmd := exec.CommandContext(ctx, program, append(append(args, r.Suite, target), lines...)...)
 	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=0", "LC_ALL=C", "TMPDIR="+workDir)
-	// mmdebstrap has children of its own: its whole process group ends.
+	if _, err := run(ctx, cmd); err != nil {
+		return fmt.Errorf("make a root of Debian %s: mmdebstrap: %w", r.Suite, err)
+	}
+	return nil
+}
+
+// run runs a command that has children of its own: its whole process group
+// ends with ctx. An error carries the end of what it printed.
+func run(ctx context.Context, cmd *exec.Cmd) (stdout []byte, err error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
+	var said, out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = io.MultiWriter(&said, &out), &said
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
-			return fmt.Errorf("make a root of Debian %s: %w", r.Suite, context.Cause(ctx))
+			return nil, context.Cause(ctx)
 		}
 		text := strings.TrimSpace(said.String())
 		if len(text) > 2000 {
 			text = "..." + text[len(text)-2000:]
 		}
-		return fmt.Errorf("make a root of Debian %s: mmdebstrap: %w: %s", r.Suite, err, text)
+		return nil, fmt.Errorf("%w: %s", err, text)
 	}
-	return nil
+	return out.Bytes(), nil
 }

@@ -38,6 +38,17 @@ func (s Source) Option(name string) string {
 	return ""
 }
 
+// line is the source in the format of .list files, for another suite of the
+// same archive.
+func (s Source) line(suite string) string {
+	options := ""
+	// A key that is written out in the source cannot be named in a line.
+	if key := s.Option("Signed-By"); filepath.IsAbs(key) {
+		options = "[signed-by=" + key + "] "
+	}
+	return "deb " + options + s.URIs[0] + " " + suite + " main"
+}
+
 // Sources are the enabled sources of binary packages of the machine whose root
 // is at root, in both of apt's formats. What it cannot read it leaves out.
 func Sources(root string) []Source {
