@@ -4,17 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 
+	"github.com/lxcmatrix/lxcmatrix/provisioner/host/pidfile"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
 )
 
@@ -23,8 +22,7 @@ type daemon struct {
 	// Dir is its INCUS_DIR.
 	Dir string
 	Log string
-	// PIDFile holds the process ID and its start time, so that a recycled ID
-	// is never taken for the daemon.
+	// PIDFile records its process.
 	PIDFile string
 }
 
@@ -83,13 +81,9 @@ func (d daemon) start(ctx context.Context) (*incus.Server, error) {
 	}
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
-	started, err := startTime(cmd.Process.Pid)
-	if err == nil {
-		err = os.WriteFile(d.PIDFile, []byte(fmt.Sprintf("%d %s\n", cmd.Process.Pid, started)), 0o600)
-	}
-	if err != nil {
+	if err := pidfile.Write(d.PIDFile, cmd.Process.Pid); err != nil {
 		_ = cmd.Process.Kill()
-		return nil, fmt.Errorf("start an Incus daemon: record its process ID: %w", err)
+		return nil, fmt.Errorf("start an Incus daemon: %w", err)
 	}
 	return d.await(ctx, exited)
 }
@@ -203,12 +197,7 @@ func (d daemon) shutdown(ctx context.Context) error {
 	return nil
 }
 
-func (d daemon) forget() error {
-	if err := os.Remove(d.PIDFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("forget the Incus daemon: %w", err)
-	}
-	return nil
-}
+func (d daemon) forget() error { return pidfile.Forget(d.PIDFile) }
 
 // gone waits until the daemon's process is no more.
 func (d daemon) gone(ctx context.Context) bool {
@@ -221,45 +210,13 @@ func (d daemon) gone(ctx context.Context) bool {
 	return err == nil
 }
 
-// running finds the daemon by its recorded process ID and start time. pid is 0
-// where none is recorded.
+// running finds the daemon by its record. pid is 0 where there is none.
 func (d daemon) running() (pid int, alive bool) {
-	data, err := os.ReadFile(d.PIDFile)
+	p, err := pidfile.Read(d.PIDFile)
 	if err != nil {
 		return 0, false
 	}
-	id, started, ok := strings.Cut(strings.TrimSpace(string(data)), " ")
-	if !ok {
-		return 0, false
-	}
-	if pid, err = strconv.Atoi(id); err != nil {
-		return 0, false
-	}
-	now, err := startTime(pid)
-	return pid, err == nil && now == started
-}
-
-// startTime says when a process started, in clock ticks since boot. One that
-// has ended counts as gone, also where nobody has reaped it yet.
-func startTime(pid int) (string, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return "", err
-	}
-	return parseStartTime(string(data))
-}
-
-// parseStartTime reads field 22 of /proc/PID/stat (proc_pid_stat(5)).
-func parseStartTime(stat string) (string, error) {
-	// The command's name, field 2, may hold spaces and parentheses itself.
-	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 20 || !strings.Contains(stat, ")") {
-		return "", fmt.Errorf("read a process's start time: %q has too few fields", stat)
-	}
-	if fields[0] == "Z" || fields[0] == "X" {
-		return "", fs.ErrNotExist
-	}
-	return fields[19], nil
+	return p.PID, p.Alive()
 }
 
 func errOr(err error, otherwise string) error {
