@@ -1,0 +1,109 @@
+package qemu
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Files of a machine's run folder.
+const (
+	pidFile     = "qemu.pid"
+	ownerFile   = "owner.pid"
+	qmpSocket   = "qmp.sock"
+	consoleFile = "console.log"
+	rootFile    = "root.qcow2"
+	dataFile    = "data.img"
+	seedFile    = "seed.tar"
+)
+
+// Serials name disks inside the machine: /dev/disk/by-id/virtio-SERIAL.
+const (
+	rootSerial = "lxcmatrix-root"
+	dataSerial = "lxcmatrix-data"
+	seedSerial = "lxcmatrix-seed"
+)
+
+// The machine's ports, which QEMU forwards to from loopback.
+const (
+	guestAddress = "10.0.2.15"
+	sshPort      = 22
+	incusPort    = 8443
+)
+
+// arguments are QEMU's for a machine whose files are in dir.
+func arguments(spec Spec, disk Disk, accel, dir, console, machineID string) []string {
+	args := baseArguments(accel, spec.CPUs, spec.MemoryBytes, console)
+	args = append(args,
+		"-name", "lxcmatrix-"+filepath.Base(dir),
+		"-kernel", disk.Kernel,
+		"-append", kernelLine(spec, machineID),
+		"-chardev", "socket,id=qmp,server=on,wait=off,path="+escape(filepath.Join(dir, qmpSocket)),
+		"-mon", "chardev=qmp,mode=control",
+		"-device", "virtio-rng-pci",
+		// restrict: the machine reaches neither the network nor this machine's
+		// own loopback, which is at 10.0.2.2 without it. What is forwarded is not
+		// affected. Port 0 is any that is free.
+		"-netdev", fmt.Sprintf("user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-%[1]s:%[2]d,hostfwd=tcp:127.0.0.1:0-%[1]s:%[3]d", guestAddress, sshPort, incusPort),
+		"-device", "virtio-net-pci,netdev=net,romfile=")
+	if disk.Initrd != "" {
+		args = append(args, "-initrd", disk.Initrd)
+	}
+	// Nothing outlives the machine, so nothing waits for a disk of this one's.
+	for _, d := range []struct{ serial, options string }{
+		{rootSerial, "format=qcow2,cache=unsafe,file=" + escape(filepath.Join(dir, rootFile))},
+		{dataSerial, "format=raw,cache=unsafe,discard=unmap,file=" + escape(filepath.Join(dir, dataFile))},
+		{seedSerial, "format=raw,readonly=on,file=" + escape(filepath.Join(dir, seedFile))},
+	} {
+		args = append(args, "-drive", "if=none,id="+d.serial+","+d.options, "-device", "virtio-blk-pci,drive="+d.serial+",serial="+d.serial)
+	}
+	return args
+}
+
+// baseArguments are those that a probe has as well.
+func baseArguments(accel string, cpus int, memory int64, console string) []string {
+	args := []string{
+		// None of QEMU's defaults: no display, no USB, no floppy, no CD-ROM.
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+		"-machine", "pc,graphics=off,usb=off,vmport=off",
+		"-smp", strconv.Itoa(cpus),
+		"-m", strconv.FormatInt(memory>>20, 10) + "M",
+		"-chardev", "file,id=console,path=" + escape(console),
+		"-serial", "chardev:console",
+	}
+	if accel == AccelKVM {
+		return append(args, "-accel", "kvm", "-cpu", "host")
+	}
+	return append(args, "-accel", "tcg,thread=multi", "-cpu", "max")
+}
+
+// consoleLine makes a kernel print to the serial port from its first line on,
+// and end QEMU instead of hanging when it panics.
+const consoleLine = "console=ttyS0,115200 earlyprintk=ttyS0,115200 panic=-1"
+
+// kernelLine is the kernel's command line.
+func kernelLine(spec Spec, machineID string) string {
+	words := []string{
+		"root=/dev/vda", "rootfstype=ext4", "rw", consoleLine,
+		// "Linux version" is a notice, which is the last that is printed.
+		"loglevel=6", "fsck.mode=skip", "net.ifnames=0",
+		// The time this machine's emulation takes is not the kernel's fault.
+		"nowatchdog", "tsc=nowatchdog", "random.trust_cpu=on",
+		"systemd.machine_id=" + machineID,
+		"systemd.show_status=auto",
+	}
+	if spec.Cgroup == "v1" {
+		words = append(words, "systemd.unified_cgroup_hierarchy=0")
+		if spec.system().LegacyForce {
+			words = append(words, "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
+		}
+	} else {
+		words = append(words, "systemd.unified_cgroup_hierarchy=1")
+	}
+	return strings.Join(words, " ")
+}
+
+// escape makes a path a value in QEMU's option lists, where a comma ends one.
+func escape(path string) string { return strings.ReplaceAll(path, ",", ",,") }
