@@ -99,7 +99,7 @@ func TestInvalid(t *testing.T) {
 
 func TestBuiltins(t *testing.T) {
 	g := NewWithT(t)
-	g.Expect(config.Builtins()).To(ContainElements("default", "kernels", "smoke"))
+	g.Expect(config.Builtins()).To(ContainElements("default", "gates", "kernels", "smoke"))
 	for _, name := range config.Builtins() {
 		m, err := config.Builtin(name)
 		g.Expect(err).NotTo(HaveOccurred(), name)
@@ -146,8 +146,8 @@ func TestFind(t *testing.T) {
 		{"./default", "with", "./default", ""},
 		{"other", "with", "other", ""},
 		{"../with/matrix.yaml", "without", "../with/matrix.yaml", ""},
-		{"somke", "with", "", `somke: neither a file nor a built-in matrix (did you mean "smoke"?); built in are default, kernels, smoke`},
-		{"gone.yaml", "with", "", `gone.yaml: neither a file nor a built-in matrix; built in are default, kernels, smoke`},
+		{"somke", "with", "", `somke: neither a file nor a built-in matrix (did you mean "smoke"?); built in are default, gates, kernels, smoke`},
+		{"gone.yaml", "with", "", `gone.yaml: neither a file nor a built-in matrix; built in are default, gates, kernels, smoke`},
 		{"folder", "without", "", `folder: cannot be read: is a directory`},
 	} {
 		t.Run(test.arg+" in "+test.cwd, func(t *testing.T) {

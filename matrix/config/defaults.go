@@ -80,7 +80,7 @@ func (m *Matrix) setDefaults(machine Machine) {
 			system := systemOf(h.OS)
 			orDefault(&h.Kernel, system.kernel)
 			orDefault(&h.Incus, system.incus[0])
-			orDefault(&h.CPUs, min(2, b.CPUs))
+			orDefault(&h.CPUs, min(matrix.DefaultQEMUCPUs, b.CPUs))
 			orDefault(&h.Memory, min(b.Node.Memory*Size(m.largest().Nodes())+gib, b.Memory))
 			orDefault(&h.Disk, 20*gib)
 			orDefault(&h.Accel, "auto")

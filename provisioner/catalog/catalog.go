@@ -74,6 +74,11 @@ func (k *Knowledge) Rule(c matrix.Cell, host *matrix.HostFacts, node *matrix.Nod
 	if err != nil {
 		return nil, err
 	}
+	// A fix that is left out lifts its gate, so that the cell shows what the fix
+	// is for; where gates are defied it is the gate that is to be shown.
+	if c.DefyGates {
+		decisions = slices.DeleteFunc(decisions, func(d fix.Decision) bool { return d.State == fix.LeftOut })
+	}
 	return k.Gates.Rule(declared, observed, decisions)
 }
 

@@ -43,6 +43,42 @@ func TestGatesOfTheBuiltInKernels(t *testing.T) {
 	}
 }
 
+// TestEveryCellOfTheBuiltInGatesDefiesOne: or the run that probes the gates
+// would be green for proving nothing.
+func TestEveryCellOfTheBuiltInGatesDefiesOne(t *testing.T) {
+	knowledge, err := catalog.LoadKnowledge("../../fixtures/probes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := config.Builtin("gates")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cells, err := m.Cells()
+	if err != nil {
+		t.Fatal(err)
+	}
+	probed := map[string]bool{}
+	for _, c := range cells {
+		c.DefyGates, c.Without = true, []string{"cgroup-v1-kubelet"}
+		if c.Gate, err = knowledge.Decide(c); err != nil {
+			t.Fatal(err)
+		}
+		if !c.Defied() || !knowledge.HasSignature(c.Gate.Probe.Signature) {
+			t.Errorf("cell %s defies nothing: %v", c.ID, c.Gate)
+			continue
+		}
+		probed[c.Gate.Gate] = true
+		c.DefyGates = false
+		if gate, err := knowledge.Decide(c); err != nil || (gate == nil) != (c.Host.Name == "k6.1-v1") {
+			t.Errorf("cell %s without defying: gate %v, %v; only a fix that is left out lifts", c.ID, gate, err)
+		}
+	}
+	if len(probed) != 2 || !probed["kubelet-cgroup-v1"] || !probed["kube-proxy-nftables"] {
+		t.Errorf("probed are %v", probed)
+	}
+}
+
 // TestObservedFactsCountAtAdmission: what a host turns out to be rules out
 // what was declared of it.
 func TestObservedFactsCountAtAdmission(t *testing.T) {
