@@ -218,6 +218,9 @@ type Hygiene struct {
 	// Shared names the cells whose nodes were on the host meanwhile, this one
 	// not counted: a change may be theirs.
 	Shared []CellID `json:"shared,omitempty"`
+	// OtherRuns: cells of other runs were on the host at either look, or that
+	// could not be told; a change may be theirs.
+	OtherRuns bool `json:"otherRuns,omitempty"`
 	// Changes are the first of the changes, MoreChanges how many there are
 	// beside them.
 	Changes     []HostChange `json:"changes,omitempty"`

@@ -159,7 +159,8 @@ func (g *Ground) Open(ctx context.Context, ref matrix.HostRef) (engine.Host, err
 		defer cancel()
 		return nil, errors.Join(fmt.Errorf("observe host %s: %w", ref.Name, err), leave(closing))
 	}
-	return &openHost{Ground: g, host: h, leave: leave, facts: facts, lease: lease.New(h.Exec(), LeaseFile), hygiene: g.Hygiene.Host(ctx, h.Exec())}, nil
+	leases := lease.New(h.Exec(), LeaseFile)
+	return &openHost{Ground: g, host: h, leave: leave, facts: facts, lease: leases, hygiene: g.Hygiene.Host(ctx, h.Exec(), leases.Alone)}, nil
 }
 
 // open opens a host; leave closes it, where nobody else needs it.

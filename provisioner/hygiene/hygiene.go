@@ -6,10 +6,12 @@
 // Both looks happen while the cell holds the host's lease, so what the lease
 // sets is the same in both. Incus' own doings are passed over. Whatever else
 // works on a machine at the same time cannot be told apart: a change says that
-// something became different while the cell ran.
+// something became different while the cell ran. Of other runs it is known
+// whether they had cells there at either look.
 package hygiene
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,22 +48,29 @@ type machine struct {
 type visit struct {
 	cell   matrix.CellID
 	before Fingerprint
-	// shared are those who were there meanwhile.
+	// shared are those who were there meanwhile, others whether cells of other
+	// runs were.
 	shared []matrix.CellID
+	others bool
 }
 
 // Host is one host as cells visit it. Hosts that are the same machine, as a
 // boot ID shows, share what is known of it.
 type Host struct {
 	exec    provisioner.HostExec
+	alone   Alone
 	machine *machine
 	// blind is why nothing can be seen.
 	blind string
 }
 
+// Alone says whether no other process has cells on a host. It is asked while a
+// cell of this one has the host's lease.
+type Alone func(ctx context.Context) (bool, error)
+
 // Host begins to know a host. A host that offers no exec, or does not answer,
 // is one of which nothing is observed.
-func (l *Ledger) Host(ctx context.Context, exec provisioner.HostExec) *Host {
+func (l *Ledger) Host(ctx context.Context, exec provisioner.HostExec, alone Alone) *Host {
 	if exec == nil {
 		return &Host{blind: "the host offers no way to its own system"}
 	}
@@ -79,7 +88,7 @@ func (l *Ledger) Host(ctx context.Context, exec provisioner.HostExec) *Host {
 		m = &machine{turn: make(chan struct{}, 1)}
 		l.machines[boot] = m
 	}
-	return &Host{exec: exec, machine: m}
+	return &Host{exec: exec, alone: alone, machine: m}
 }
 
 // Enter begins a cell's visit, while the cell holds the host's lease and has no
@@ -97,6 +106,7 @@ func (h *Host) Enter(ctx context.Context, cell matrix.CellID) (leave func(ctx co
 	defer h.machine.give()
 	seen, err := Look(ctx, h.exec)
 	v := h.machine.begin(cell, seen, err)
+	v.others = h.others(ctx) != ""
 	suspect := append([]matrix.HostTrace(nil), h.machine.traces...)
 	return func(ctx context.Context, kept bool) matrix.Hygiene {
 		found := h.leave(ctx, v, err, kept)
@@ -159,7 +169,8 @@ func (h *Host) leave(ctx context.Context, v *visit, failed error, kept bool) mat
 	if !kept {
 		m.visits = slices.DeleteFunc(m.visits, func(other *visit) bool { return other == v })
 	}
-	found := matrix.Hygiene{Shared: v.shared}
+	others := h.others(ctx)
+	found := matrix.Hygiene{Shared: v.shared, OtherRuns: v.others || others != ""}
 	if failed != nil {
 		found.NotObserved = failed.Error()
 		return found
@@ -175,7 +186,7 @@ func (h *Host) leave(ctx context.Context, v *visit, failed error, kept bool) mat
 	}
 	found.Unseen = unseenBy(v.before, after)
 	changes := Diff(v.before, after)
-	if why := m.occupied(v, kept); why != "" {
+	if why := cmp.Or(m.occupied(v, kept), others); why != "" {
 		for i := range changes {
 			changes[i].Left = why
 		}
@@ -216,6 +227,18 @@ func (m *machine) occupied(v *visit, kept bool) string {
 		return "nodes of the cell are still there"
 	case len(others) > 0:
 		return "nodes of " + strings.Join(others, ", ") + " were still there"
+	}
+	return ""
+}
+
+// others is why a host is left as it is for the sake of other runs. Where that
+// cannot be told, there may be some.
+func (h *Host) others(ctx context.Context) string {
+	switch alone, err := h.alone(ctx); {
+	case err != nil:
+		return err.Error()
+	case !alone:
+		return "nodes of other runs were still there"
 	}
 	return ""
 }

@@ -30,7 +30,13 @@ type fakeHost struct {
 	// broken is why no command runs.
 	broken error
 	looks  int
+	// crowded: other processes have cells here; hidden is why that cannot be
+	// told.
+	crowded bool
+	hidden  error
 }
+
+func (h *fakeHost) alone(context.Context) (bool, error) { return !h.crowded, h.hidden }
 
 func newFakeHost() *fakeHost {
 	return &fakeHost{boot: "b1", sysctls: map[string]string{"fs.file-max": "1000", "kernel.panic": "10"},
@@ -87,7 +93,7 @@ func fileMax(c matrix.HostChange) matrix.HostChange {
 
 func TestWhatACellChangedIsUndone(t *testing.T) {
 	exec, ledger := newFakeHost(), &Ledger{}
-	host := ledger.Host(t.Context(), exec)
+	host := ledger.Host(t.Context(), exec, exec.alone)
 	leave := host.Enter(t.Context(), "a")
 	exec.set("fs.file-max", "9000")
 	assert.DeepEqual(t, leave(t.Context(), false), matrix.Hygiene{Changes: []matrix.HostChange{fileMax(matrix.HostChange{Undone: true})}})
@@ -112,14 +118,14 @@ func TestWhatStaysTaintsLaterCells(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			exec, ledger := newFakeHost(), &Ledger{}
 			c.prepare(exec)
-			host := ledger.Host(t.Context(), exec)
+			host := ledger.Host(t.Context(), exec, exec.alone)
 			leave := host.Enter(t.Context(), "a")
 			exec.set("fs.file-max", "9000")
 			assert.DeepEqual(t, leave(t.Context(), false), matrix.Hygiene{Changes: []matrix.HostChange{c.want}})
 
 			// Another host that is the same machine, and a cell that adds to it.
 			trace := matrix.HostTrace{Cell: "a", HostChange: fileMax(matrix.HostChange{})}
-			leave = ledger.Host(t.Context(), exec).Enter(t.Context(), "b")
+			leave = ledger.Host(t.Context(), exec, exec.alone).Enter(t.Context(), "b")
 			exec.modules = []string{"br_netfilter"}
 			assert.DeepEqual(t, leave(t.Context(), false), matrix.Hygiene{Suspect: []matrix.HostTrace{trace},
 				Changes: []matrix.HostChange{{Kind: Module, What: "br_netfilter", Change: Added, Left: whyLeft[Module]}}})
@@ -132,14 +138,14 @@ func TestWhatStaysTaintsLaterCells(t *testing.T) {
 			// Another machine is another matter.
 			other := newFakeHost()
 			other.boot = "b2"
-			assert.DeepEqual(t, ledger.Host(t.Context(), other).Enter(t.Context(), "d")(t.Context(), false), matrix.Hygiene{})
+			assert.DeepEqual(t, ledger.Host(t.Context(), other, other.alone).Enter(t.Context(), "d")(t.Context(), false), matrix.Hygiene{})
 		})
 	}
 }
 
 func TestCellsThatOverlap(t *testing.T) {
 	exec, ledger := newFakeHost(), &Ledger{}
-	host := ledger.Host(t.Context(), exec)
+	host := ledger.Host(t.Context(), exec, exec.alone)
 	a := host.Enter(t.Context(), "a")
 	exec.set("fs.file-max", "9000")
 	b := host.Enter(t.Context(), "b")
@@ -165,7 +171,7 @@ func TestCellsThatOverlap(t *testing.T) {
 // What b saw changed and was so before a, needs no undoing and taints nobody.
 func TestAChangeBackIsNoTrace(t *testing.T) {
 	exec, ledger := newFakeHost(), &Ledger{}
-	host := ledger.Host(t.Context(), exec)
+	host := ledger.Host(t.Context(), exec, exec.alone)
 	a := host.Enter(t.Context(), "a")
 	exec.set("fs.file-max", "9000")
 	b := host.Enter(t.Context(), "b")
@@ -178,7 +184,7 @@ func TestAChangeBackIsNoTrace(t *testing.T) {
 
 func TestKeptNodesAreStillThere(t *testing.T) {
 	exec, ledger := newFakeHost(), &Ledger{}
-	host := ledger.Host(t.Context(), exec)
+	host := ledger.Host(t.Context(), exec, exec.alone)
 	leave := host.Enter(t.Context(), "a")
 	exec.set("fs.file-max", "9000")
 	assert.DeepEqual(t, leave(t.Context(), true), matrix.Hygiene{Changes: []matrix.HostChange{
@@ -186,6 +192,28 @@ func TestKeptNodesAreStillThere(t *testing.T) {
 	later := host.Enter(t.Context(), "b")(t.Context(), false)
 	assert.DeepEqual(t, later, matrix.Hygiene{Shared: []matrix.CellID{"a"}, Suspect: []matrix.HostTrace{{Cell: "a", HostChange: fileMax(matrix.HostChange{})}}})
 	assert.Equal(t, exec.sysctls["fs.file-max"], "9000")
+}
+
+func TestOtherRuns(t *testing.T) {
+	hidden := errors.New("no such lock")
+	for name, c := range map[string]struct {
+		enter, leave func(*fakeHost)
+		want         matrix.HostChange
+	}{
+		"all the time": {func(h *fakeHost) { h.crowded = true }, func(*fakeHost) {}, fileMax(matrix.HostChange{Left: "nodes of other runs were still there"})},
+		"at first":     {func(h *fakeHost) { h.crowded = true }, func(h *fakeHost) { h.crowded = false }, fileMax(matrix.HostChange{Undone: true})},
+		"at last":      {func(*fakeHost) {}, func(h *fakeHost) { h.crowded = true }, fileMax(matrix.HostChange{Left: "nodes of other runs were still there"})},
+		"perhaps":      {func(*fakeHost) {}, func(h *fakeHost) { h.hidden = hidden }, fileMax(matrix.HostChange{Left: hidden.Error()})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			exec, ledger := newFakeHost(), &Ledger{}
+			c.enter(exec)
+			leave := ledger.Host(t.Context(), exec, exec.alone).Enter(t.Context(), "a")
+			exec.set("fs.file-max", "9000")
+			c.leave(exec)
+			assert.DeepEqual(t, leave(t.Context(), false), matrix.Hygiene{OtherRuns: true, Changes: []matrix.HostChange{c.want}})
+		})
+	}
 }
 
 func TestNotObserved(t *testing.T) {
@@ -203,14 +231,14 @@ func TestNotObserved(t *testing.T) {
 			if c.before != nil {
 				c.before(exec)
 			}
-			leave := ledger.Host(t.Context(), exec).Enter(t.Context(), "a")
+			leave := ledger.Host(t.Context(), exec, exec.alone).Enter(t.Context(), "a")
 			if c.within != nil {
 				c.within(exec)
 			}
 			assert.DeepEqual(t, leave(t.Context(), false), matrix.Hygiene{NotObserved: c.want})
 		})
 	}
-	none := (&Ledger{}).Host(t.Context(), nil).Enter(t.Context(), "a")(t.Context(), false)
+	none := (&Ledger{}).Host(t.Context(), nil, nil).Enter(t.Context(), "a")(t.Context(), false)
 	assert.DeepEqual(t, none, matrix.Hygiene{NotObserved: "the host offers no way to its own system"})
 }
 
@@ -218,7 +246,7 @@ func TestNotObserved(t *testing.T) {
 // it is there is compared with what it saw itself.
 func TestTheFirstLookFails(t *testing.T) {
 	exec, ledger := newFakeHost(), &Ledger{}
-	host := ledger.Host(t.Context(), exec)
+	host := ledger.Host(t.Context(), exec, exec.alone)
 	exec.broken = errors.New("busy")
 	a := host.Enter(t.Context(), "a")
 	exec.broken = nil
@@ -230,7 +258,7 @@ func TestTheFirstLookFails(t *testing.T) {
 
 func TestLookingEndsWithItsContext(t *testing.T) {
 	exec, ledger := newFakeHost(), &Ledger{}
-	host := ledger.Host(t.Context(), exec)
+	host := ledger.Host(t.Context(), exec, exec.alone)
 	leave := host.Enter(t.Context(), "a")
 	host.machine.turn <- struct{}{} // another cell looks, and does not end
 	ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
@@ -244,7 +272,7 @@ func TestResultsAreBounded(t *testing.T) {
 	for i := range 50 {
 		exec.sysctls[fmt.Sprintf("vm.many%02d", i)] = "0"
 	}
-	host := ledger.Host(t.Context(), exec)
+	host := ledger.Host(t.Context(), exec, exec.alone)
 	leave := host.Enter(t.Context(), "a")
 	for i := range 50 {
 		exec.set(fmt.Sprintf("vm.many%02d", i), strings.Repeat("ä", 300))
@@ -270,7 +298,7 @@ func TestManyCellsAtOnce(t *testing.T) {
 		exec.sysctls[fmt.Sprintf("vm.many%02d", i)] = "0"
 	}
 	before := maps.Clone(exec.sysctls)
-	host := ledger.Host(t.Context(), exec)
+	host := ledger.Host(t.Context(), exec, exec.alone)
 	var wait sync.WaitGroup
 	for i := range 16 {
 		wait.Go(func() {

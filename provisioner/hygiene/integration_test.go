@@ -103,7 +103,7 @@ func TestChangesOfARealHost(t *testing.T) {
 		}
 	}
 	const key = "net.ipv4.ip_default_ttl"
-	host := (&hygiene.Ledger{}).Host(ctx, machine)
+	host := (&hygiene.Ledger{}).Host(ctx, machine, func(context.Context) (bool, error) { return true, nil })
 	leave := host.Enter(ctx, "first")
 	had, err := machine.SetSysctl(ctx, key, "33")
 	assert.NilError(t, err)

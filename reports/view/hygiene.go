@@ -61,6 +61,9 @@ func (c Cell) HygieneNotes() []Note {
 	for _, id := range h.Shared {
 		shared = append(shared, string(id))
 	}
+	if h.OtherRuns {
+		shared = append(shared, "other runs")
+	}
 	if len(h.Changes) > 0 {
 		add("host changes may be those of", shared, 0)
 	}

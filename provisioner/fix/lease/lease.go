@@ -295,6 +295,37 @@ func (m *Manager) leave(ctx context.Context) error {
 	return errors.Join(err, share.close(), change.close())
 }
 
+// Alone says whether no other process has a lease of the machine now; the one
+// who asks has one.
+func (m *Manager) Alone(ctx context.Context) (alone bool, err error) {
+	fail := func(err error) (bool, error) {
+		return false, fmt.Errorf("see who shares the host's sysctls: %w", err)
+	}
+	select {
+	case m.turn <- struct{}{}:
+		defer func() { <-m.turn }()
+	case <-ctx.Done():
+		return fail(ctx.Err())
+	}
+	if m.share == nil {
+		return fail(errors.New("this process has no lease"))
+	}
+	change, err := waitFor(ctx, m.path+changeSuffix)
+	if err != nil {
+		return fail(err)
+	}
+	defer func() { err = errors.Join(err, change.close()) }()
+	if alone, err = m.share.try(unix.LOCK_EX); err != nil {
+		return fail(err)
+	}
+	// The attempt gave up what this process had; nobody else takes it between
+	// the two, for that takes the other lock.
+	if shared, err := m.share.try(unix.LOCK_SH); err != nil || !shared {
+		return fail(errors.Join(errors.New("the share of this process is lost"), err))
+	}
+	return alone, nil
+}
+
 func (m *Manager) restore(ctx context.Context, before map[string]string) error {
 	if len(before) == 0 {
 		return nil

@@ -168,6 +168,49 @@ func TestWaitingEndsWithItsContext(t *testing.T) {
 	})
 }
 
+// Two managers of one file are as two processes.
+func TestAlone(t *testing.T) {
+	host, file := &fakeHost{sysctls: fresh()}, filepath.Join(t.TempDir(), "sysctls.json")
+	m, other := lease.New(host, file), lease.New(host, file)
+	if alone, err := m.Alone(t.Context()); err == nil || alone {
+		t.Errorf("without a lease: %v, %v", alone, err)
+	}
+	acquire := func(m *lease.Manager) lease.Release {
+		release, _, err := m.Acquire(t.Context(), wanted())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return release
+	}
+	is := func(m *lease.Manager, want bool) {
+		t.Helper()
+		if alone, err := m.Alone(t.Context()); err != nil || alone != want {
+			t.Errorf("alone %v, %v, want %v", alone, err, want)
+		}
+	}
+	mine, too := acquire(m), acquire(m)
+	is(m, true)
+	theirs := acquire(other)
+	is(m, false)
+	is(other, false)
+	for _, release := range []lease.Release{mine, too} {
+		if err := release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Having asked cost nobody the lease.
+	if !maps.Equal(host.now(), wanted()) {
+		t.Errorf("restored although another holds it: %v", host.now())
+	}
+	is(other, true)
+	if err := theirs(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !maps.Equal(host.now(), fresh()) {
+		t.Errorf("host has %v, want what it had", host.now())
+	}
+}
+
 func TestAFailedChangeIsPutBack(t *testing.T) {
 	host, file := &fakeHost{sysctls: fresh(), refuse: "vm.overcommit_memory"}, filepath.Join(t.TempDir(), "sysctls.json")
 	m := lease.New(host, file)

@@ -198,8 +198,9 @@ func Suspect(c matrix.Cell) matrix.Attempt {
 	a := Passing(c)
 	other := Cell("13")
 	a.Hygiene = &matrix.Hygiene{
-		Unseen: []string{"nftables: nft is not installed"},
-		Shared: []matrix.CellID{other.ID},
+		Unseen:    []string{"nftables: nft is not installed"},
+		Shared:    []matrix.CellID{other.ID},
+		OtherRuns: true,
 		Suspect: []matrix.HostTrace{{Cell: "kubeadm-1.34/debian-13/1/host0", HostChange: matrix.HostChange{
 			Kind: "sysctl", What: "vm.overcommit_memory", Change: "changed", Before: "0", After: "1"}}},
 		MoreSuspect: 2,
