@@ -25,6 +25,8 @@ type EventKind string
 const (
 	RunStarted   EventKind = "run-started"
 	RunEnded     EventKind = "run-ended"
+	HostOpened   EventKind = "host-opened"
+	HostClosed   EventKind = "host-closed"
 	CellStarted  EventKind = "cell-started"
 	CellEnded    EventKind = "cell-ended"
 	PhaseStarted EventKind = "phase-started"
@@ -37,6 +39,10 @@ type Event struct {
 	Time time.Time     `json:"time"`
 	Kind EventKind     `json:"kind"`
 	Cell matrix.CellID `json:"cell,omitempty"`
+	// Host is the name of the host that was opened or closed, Took how long
+	// that took.
+	Host string          `json:"host,omitempty"`
+	Took matrix.Duration `json:"took,omitempty"`
 	// Attempt counts from 1; 0 where it does not apply.
 	Attempt int          `json:"attempt,omitempty"`
 	Phase   matrix.Phase `json:"phase,omitempty"`

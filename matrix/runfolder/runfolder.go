@@ -75,10 +75,16 @@ type Folder struct {
 
 	mu     sync.Mutex // guards header and writes of run.json
 	header header
-	cells  map[matrix.CellID]*sync.Mutex // one for each planned cell
+	cells  map[matrix.CellID]*plannedCell
 
 	eventsMu sync.Mutex
 	events   *os.File // nil until the first event is written
+}
+
+// plannedCell is a cell of the plan, and the lock of its result.
+type plannedCell struct {
+	sync.Mutex
+	place int // in the plan
 }
 
 // Option changes how a folder is written.
@@ -147,9 +153,9 @@ func Open(dir string, opts ...Option) (*Folder, error) {
 }
 
 func newFolder(dir string, plan matrix.Plan, opts []Option) *Folder {
-	f := &Folder{dir: dir, plan: plan, cells: map[matrix.CellID]*sync.Mutex{}, redact: func(b []byte) []byte { return b }}
-	for _, c := range plan.Cells {
-		f.cells[c.ID] = &sync.Mutex{}
+	f := &Folder{dir: dir, plan: plan, cells: map[matrix.CellID]*plannedCell{}, redact: func(b []byte) []byte { return b }}
+	for i, c := range plan.Cells {
+		f.cells[c.ID] = &plannedCell{place: i}
 	}
 	for _, o := range opts {
 		o(f)
@@ -210,10 +216,11 @@ func (f *Folder) WriteResult(result matrix.Result) (matrix.Result, error) {
 
 // checkCell holds a result's cell against the plan.
 func (f *Folder) checkCell(cell matrix.Cell) error {
-	planned, ok := f.plan.Cell(cell.ID)
+	known, ok := f.cells[cell.ID]
 	if !ok {
 		return fmt.Errorf("cell %q is not in the plan", cell.ID)
 	}
+	planned := f.plan.Cells[known.place]
 	// Gates and inputs are looked at again at admission, and may only be found
 	// wanting there: by facts that were observed, where some had been declared.
 	if planned.Gate == nil || cell.Gate != nil {
