@@ -15,6 +15,18 @@ type Plan struct {
 	Budget   Budget   `json:"budget"`
 	Timeouts Timeouts `json:"timeouts"`
 	Sources  Sources  `json:"sources"`
+	// Expected is how long the run is expected to take.
+	Expected Estimate `json:"expected,omitzero"`
+}
+
+// Estimate is how long a run is expected to take, from the opening of its first
+// host to the closing of its last. Getting images and artifacts is not in it.
+type Estimate struct {
+	Makespan Duration `json:"makespan"`
+	// Cells is how many are to run, and Known how many of them passed in
+	// earlier runs, so that how long they take was seen; the others are guessed.
+	Cells int `json:"cells"`
+	Known int `json:"known"`
 }
 
 // PlanAPIVersion is the version of plan.json that this program reads and

@@ -1,4 +1,4 @@
-// Package engine runs a plan: it opens hosts, admits cells within the budget,
+// Package engine runs a plan: it lets the scheduler open hosts and admit cells,
 // keeps every result on disk as it comes, and tells those who wait for it.
 // What hosts and cells really are is behind Ground.
 package engine
@@ -45,6 +45,9 @@ type Options struct {
 	Ground Ground
 	Plan   matrix.Plan
 	Folder *runfolder.Folder
+	// Past is how long hosts and cells took in earlier runs; what is not in it
+	// is guessed.
+	Past runfolder.History
 	// Attempts is how often a cell that did not pass is tried; at least 1.
 	Attempts int
 	// Progress may be nil.
@@ -84,11 +87,9 @@ func New(opts Options) *Engine {
 func (e *Engine) Start(ctx context.Context) {
 	go func() {
 		defer close(e.done)
-		var wait sync.WaitGroup
-		for _, ref := range hosts(e.opts.Plan) {
-			wait.Go(func() { e.host(ctx, ref) })
-		}
-		wait.Wait()
+		hosts := hostsOf(e.opts.Plan)
+		w := &work{Engine: e, hosts: hosts, plan: toSchedule(e.opts.Plan, hosts, e.opts.Past), open: make([]Host, len(hosts))}
+		schedule.Run(ctx, w.plan, w)
 		for _, c := range e.opts.Plan.Cells {
 			e.end(c.ID)
 		}
@@ -149,74 +150,6 @@ func (e *Engine) await(ctx context.Context, met func() bool) error {
 	}
 }
 
-// hosts lists the hosts that have cells to run, in the plan's order.
-func hosts(p matrix.Plan) []matrix.HostRef {
-	var refs []matrix.HostRef
-	for _, c := range p.Cells {
-		if c.Runs() && !slices.Contains(refs, c.Host) {
-			refs = append(refs, c.Host)
-		}
-	}
-	return refs
-}
-
-// host opens one host, runs its cells and closes it.
-func (e *Engine) host(ctx context.Context, ref matrix.HostRef) {
-	var cells []matrix.Cell
-	for _, c := range e.opts.Plan.Cells {
-		if c.Host == ref && c.Runs() {
-			cells = append(cells, c)
-		}
-	}
-	end := e.step("opening host %s (%s)", ref.Name, ref.Driver)
-	host, err := e.opts.Ground.Open(ctx, ref)
-	end(err)
-	if err != nil {
-		for _, c := range cells {
-			e.stopped(ctx, c, matrix.HostFacts{}, fmt.Errorf("open host %s: %w", ref.Name, err))
-		}
-		return
-	}
-	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
-		defer cancel()
-		if err := host.Close(closing); err != nil {
-			e.failed(fmt.Errorf("close host %s: %w", ref.Name, err))
-		}
-	}()
-	b := e.opts.Plan.Budget
-	budget := schedule.Budget{CPUs: b.CPUs, MemoryBytes: b.MemoryBytes, Jobs: b.Cells}
-	var jobs []schedule.Job
-	for _, c := range cells {
-		// CPUs are shared, not given out: a node's limit is its share at the
-		// most, and half of the time it waits. Memory is claimed in full.
-		claim := schedule.Claim{CPUs: c.Topology.Nodes(), MemoryBytes: int64(c.Topology.Nodes()) * b.Node.MemoryBytes}
-		gate, err := host.Gate(c)
-		if err != nil {
-			e.stopped(ctx, c, host.Facts(), err)
-			continue
-		}
-		if gate == nil && c.Gate != nil {
-			e.stopped(ctx, c, host.Facts(), fmt.Errorf("defy gate %s: it rules the cell out by what is declared, and not by what was observed on host %s", c.Gate.Gate, ref.Name))
-			continue
-		}
-		if c.Gate = gate; !c.Runs() {
-			// What was observed is what ruled it out: an attempt without phases.
-			now := e.opts.Clock.Now()
-			e.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c,
-				Attempts: []matrix.Attempt{{Started: now, Ended: now, Host: host.Facts()}}}, nil)
-			e.end(c.ID)
-			continue
-		}
-		if err := budget.Fits(claim); err != nil {
-			e.stopped(ctx, c, host.Facts(), err)
-			continue
-		}
-		jobs = append(jobs, schedule.Job{Name: string(c.ID), Claim: claim, Run: func(ctx context.Context) { e.cell(ctx, host, c) }})
-	}
-	schedule.Run(ctx, budget, jobs)
-}
-
 // cell readies one cell and runs its attempts.
 func (e *Engine) cell(ctx context.Context, host Host, c matrix.Cell) {
 	defer e.end(c.ID)
@@ -234,7 +167,7 @@ func (e *Engine) cell(ctx context.Context, host Host, c matrix.Cell) {
 		})
 		earlier = append(earlier, last)
 		j := matrix.Judge(c, earlier)
-		if ctx.Err() != nil || j.Verdict != matrix.Fail && j.Verdict != matrix.Blocked {
+		if ctx.Err() != nil || gone(host) != nil || j.Verdict != matrix.Fail && j.Verdict != matrix.Blocked {
 			break
 		}
 	}
@@ -292,9 +225,7 @@ func (e *Engine) tell(id matrix.CellID, attempt int, r matrix.PhaseResult) {
 	if j.Reason != "" {
 		note += ": " + firstLine(j.Reason)
 	}
-	if e.opts.Progress != nil {
-		e.opts.Progress.Note("%s", note)
-	}
+	e.note("%s", note)
 }
 
 // end marks a cell as ended, once.
@@ -311,9 +242,7 @@ func (e *Engine) end(id matrix.CellID) {
 	e.moved = make(chan struct{})
 	e.mu.Unlock()
 	e.event(runfolder.Event{Kind: runfolder.CellEnded, Cell: id, Verdict: &verdict, Text: reason})
-	if e.opts.Progress != nil {
-		e.opts.Progress.Note("%s  %s", id, verdict)
-	}
+	e.note("%s  %s", id, verdict)
 }
 
 func (e *Engine) event(ev runfolder.Event) {
@@ -338,8 +267,12 @@ func (e *Engine) failed(err error) {
 	if folderErr := e.opts.Folder.AddHarnessError(err); folderErr != nil {
 		err = errors.Join(err, folderErr)
 	}
+	e.note("harness: %v", err)
+}
+
+func (e *Engine) note(format string, args ...any) {
 	if e.opts.Progress != nil {
-		e.opts.Progress.Note("harness: %v", err)
+		e.opts.Progress.Note(format, args...)
 	}
 }
 

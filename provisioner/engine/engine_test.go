@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -29,6 +30,10 @@ type fakeGround struct {
 	ready func(c matrix.Cell) error
 	run   func(ctx context.Context, c matrix.Cell, attempt int, changed func(matrix.Attempt)) matrix.Attempt
 	close func(ref matrix.HostRef) error
+	// facts, if set, are what is observed on every host.
+	facts matrix.HostFacts
+	// done, if set, ends the hosts.
+	done chan struct{}
 
 	mu     sync.Mutex
 	opened []string
@@ -47,6 +52,9 @@ func (g *fakeGround) Open(_ context.Context, ref matrix.HostRef) (engine.Host, e
 			return nil, err
 		}
 	}
+	if g.done != nil {
+		return &mortalHost{fakeHost{g, ref}}, nil
+	}
 	return &fakeHost{g, ref}, nil
 }
 
@@ -55,7 +63,18 @@ type fakeHost struct {
 	ref matrix.HostRef
 }
 
-func (h *fakeHost) Facts() matrix.HostFacts { return hostFacts() }
+// mortalHost can end by itself.
+type mortalHost struct{ fakeHost }
+
+func (h *mortalHost) Done() <-chan struct{} { return h.done }
+func (h *mortalHost) Err() error            { return errors.New("qemu: signal: killed") }
+
+func (h *fakeHost) Facts() matrix.HostFacts {
+	if h.facts.CPUs > 0 {
+		return h.facts
+	}
+	return hostFacts()
+}
 
 func (h *fakeHost) Gate(c matrix.Cell) (*matrix.GateFinding, error) {
 	if h.gate == nil {
@@ -202,7 +221,10 @@ func TestPassAndEvents(t *testing.T) {
 	g.Expect(ground.closed).To(Equal([]string{"a"}))
 	events, err := folder.Events()
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(events).To(HaveLen(2 + len(matrix.Phases())))
+	g.Expect(events).To(HaveLen(4 + len(matrix.Phases())))
+	g.Expect(events[0]).To(And(HaveField("Kind", runfolder.HostOpened), HaveField("Host", "a")))
+	g.Expect(events[len(events)-1]).To(And(HaveField("Kind", runfolder.HostClosed), HaveField("Host", "a")))
+	events = events[1 : len(events)-1]
 	g.Expect(events[0].Kind).To(Equal(runfolder.CellStarted))
 	for i, p := range matrix.Phases() {
 		e := events[1+i]
@@ -521,4 +543,133 @@ func TestWaiting(t *testing.T) {
 	g.Expect(ok).To(BeFalse())
 	g.Expect(e.Wait()).To(BeEmpty())
 	g.Expect(folder.Close()).To(Succeed())
+}
+
+// notes is a progress that keeps what it is told.
+type notes struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (n *notes) Step(string, ...any) func(error) { return func(error) {} }
+
+func (n *notes) Note(format string, args ...any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lines = append(n.lines, fmt.Sprintf(format, args...))
+}
+
+// machineOf is a cell on a machine of its own that takes all CPUs there are.
+func machineOf(name string) matrix.Cell {
+	c := cellOn(name, "1")
+	c.Host.Driver, c.Host.QEMU = "qemu", matrix.QEMURef{CPUs: 2, MemoryBytes: 6 * gib}
+	return c
+}
+
+// TestMachinesWaitForRoom: hosts share the budget, a machine is up only while
+// nothing else needs its room, and who waits is told once.
+func TestMachinesWaitForRoom(t *testing.T) {
+	g := NewWithT(t)
+	var mu sync.Mutex
+	busy, most := 0, 0
+	count := func(by int) {
+		mu.Lock()
+		defer mu.Unlock()
+		busy += by
+		most = max(most, busy)
+	}
+	// What takes CPUs of this machine: a machine that is up, and a cell on the
+	// native host.
+	machines := func(by int) func(matrix.HostRef) error {
+		return func(ref matrix.HostRef) error {
+			if ref.Driver == "qemu" {
+				count(by)
+			}
+			return nil
+		}
+	}
+	ground := &fakeGround{open: machines(1), close: machines(-1)}
+	ground.run = func(_ context.Context, c matrix.Cell, _ int, changed func(matrix.Attempt)) matrix.Attempt {
+		if c.Host.Driver != "qemu" {
+			count(1)
+			defer count(-1)
+		}
+		return through(c, changed, "")
+	}
+	ground.facts = matrix.HostFacts{Kernel: "6.18.5", Cgroup: "v1", Incus: "6.0.4", CPUs: 2, MemoryBytes: 6 * gib}
+	plan := planOf(machineOf("k5"), cellOn("native", "1"), machineOf("k6"))
+	folder, err := runfolder.Create(filepath.Join(t.TempDir(), "run"), matrix.Run{ID: "r", Plan: plan})
+	g.Expect(err).NotTo(HaveOccurred())
+	told := &notes{}
+	e := engine.New(engine.Options{Ground: ground, Plan: plan, Folder: folder, Progress: told, Clock: stillClock{}})
+	e.Start(t.Context())
+	g.Expect(e.Wait()).To(BeEmpty())
+	r, err := folder.Read()
+	g.Expect(errors.Join(err, folder.Close())).To(Succeed())
+	g.Expect(verdicts(r)).To(HaveEach(matrix.Pass))
+	g.Expect(ground.opened).To(ConsistOf("k5", "native", "k6"))
+	g.Expect(most).To(Equal(1))
+	g.Expect(told.lines).To(ContainElement("waiting for room: host native, host k6 (2 CPUs and 6144 MiB of memory); " +
+		"the budget of 2 CPUs and 8192 MiB of memory has 0 CPUs and 2048 MiB of memory free while other hosts are up"))
+}
+
+// TestMachineTooSmall: a machine's cells have what it was observed to have.
+func TestMachineTooSmall(t *testing.T) {
+	g := NewWithT(t)
+	ground := &fakeGround{facts: matrix.HostFacts{CPUs: 2, MemoryBytes: 3 * gib}}
+	r, _ := run(t.Context(), t, ground, planOf(machineOf("k6")), 1)
+	g.Expect(verdicts(r)).To(Equal([]matrix.Verdict{matrix.Blocked}))
+	g.Expect(r.Results[0].Judgement.Reason).To(ContainSubstring("host k6 holds 2 CPUs and 3072 MiB of memory; give the host more"))
+	g.Expect(r.Results[0].Attempts[0].Host.MemoryBytes).To(BeEquivalentTo(3 * gib))
+	g.Expect(ground.closed).To(Equal([]string{"k6"}))
+}
+
+// TestHostThatDies: the cells that have not begun are blocked with the reason,
+// and the one that ran is not tried again.
+func TestHostThatDies(t *testing.T) {
+	g := NewWithT(t)
+	ground := &fakeGround{done: make(chan struct{})}
+	ground.run = func(_ context.Context, _ matrix.Cell, _ int, changed func(matrix.Attempt)) matrix.Attempt {
+		close(ground.done)
+		a := matrix.Attempt{Host: hostFacts(), Phases: []matrix.PhaseResult{{Phase: matrix.PhaseCreate, Blame: matrix.BlameWorld, Error: "connection refused"}}}
+		changed(a)
+		return a
+	}
+	plan := planOf(cellOn("a", "1"), named(cellOn("a", "1"), "v1"), named(cellOn("a", "1"), "v2"))
+	plan.Budget.Cells = 1
+	r, _ := run(t.Context(), t, ground, plan, 3)
+	g.Expect(verdicts(r)).To(HaveEach(matrix.Blocked))
+	g.Expect(ground.ran).To(HaveLen(1))
+	reasons := 0
+	for _, result := range r.Results {
+		g.Expect(result.Attempts).To(HaveLen(1))
+		if strings.Contains(result.Judgement.Reason, "the host ended while its cells ran: qemu: signal: killed") {
+			reasons++
+		}
+	}
+	g.Expect(reasons).To(Equal(2))
+	g.Expect(ground.closed).To(Equal([]string{"a"}))
+}
+
+// TestExpect: what earlier runs saw is used, the rest is guessed, and what a
+// gate rules out takes no time.
+func TestExpect(t *testing.T) {
+	g := NewWithT(t)
+	gated := named(cellOn("native", "1"), "gated")
+	gated.Gate = &matrix.GateFinding{Gate: "g", Reason: "r", Source: "s"}
+	plan := planOf(cellOn("native", "1"), machineOf("k6"), gated)
+	plan.Timeouts.Stability = matrix.Duration(30 * time.Second)
+	past := runfolder.History{}
+	guess := engine.Expect(plan, past)
+	g.Expect(guess).To(Equal(matrix.Estimate{Cells: 2, Makespan: guess.Makespan}))
+	// The native cell is opened in 5 s and takes 110 s and three windows; then
+	// the machine boots in 45 s, its cell takes four times that, and it closes.
+	g.Expect(guess.Makespan.Std()).To(Equal((5 + 110 + 90 + 45 + 4*110 + 90 + 5) * time.Second))
+
+	past.Cells = map[matrix.CellID]time.Duration{plan.Cells[1].ID: 10 * time.Minute}
+	past.Opening = map[string]time.Duration{"k6": time.Minute}
+	past.Closing = map[string]time.Duration{"native": 0}
+	g.Expect(engine.Expect(plan, past)).To(Equal(matrix.Estimate{Cells: 2, Known: 1,
+		Makespan: matrix.Duration(11*time.Minute + (5+5+110+90)*time.Second)}))
+	g.Expect(engine.Expect(planOf(gated), past)).To(Equal(matrix.Estimate{}))
 }

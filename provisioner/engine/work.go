@@ -1,0 +1,136 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/schedule"
+)
+
+// Mortal is a host that can end by itself, as a machine whose process dies.
+// Its cells that have not begun are then blocked at once.
+type Mortal interface {
+	// Done is closed when the host has ended, Err says why.
+	Done() <-chan struct{}
+	Err() error
+}
+
+// work is what the scheduler decides about: the hosts and cells of the plan.
+type work struct {
+	*Engine
+	hosts []hostCells
+	plan  schedule.Plan
+	// open are the hosts that are open, each written before the scheduler hears
+	// that it is.
+	open []Host
+}
+
+var _ schedule.Work = (*work)(nil)
+
+// Open opens a host and says what it has for its cells.
+func (w *work) Open(ctx context.Context, h int) (schedule.Room, error) {
+	ref := w.hosts[h].ref
+	end, began := w.step("opening host %s (%s)", ref.Name, ref.Driver), w.opts.Clock.Now()
+	host, err := w.opts.Ground.Open(ctx, ref)
+	end(err)
+	if err != nil {
+		return schedule.Room{}, fmt.Errorf("open host %s: %w", ref.Name, err)
+	}
+	w.event(runfolder.Event{Kind: runfolder.HostOpened, Host: ref.Name, Took: matrix.Duration(w.opts.Clock.Now().Sub(began))})
+	w.open[h] = host
+	return schedule.Room{CPUs: host.Facts().CPUs, MemoryBytes: host.Facts().MemoryBytes}, nil
+}
+
+// Run runs one cell, unless the host rules it out or has ended.
+func (w *work) Run(ctx context.Context, h, c int) {
+	host := w.open[h]
+	if cell, ok := w.admit(ctx, host, w.hosts[h].cells[c]); ok {
+		w.cell(ctx, host, cell)
+	}
+}
+
+// Refuse keeps why a cell cannot be run: a gate, if one decides by what was
+// observed on its host, else err.
+func (w *work) Refuse(ctx context.Context, h, c int, err error) {
+	host, cell := w.open[h], w.hosts[h].cells[c]
+	if host == nil {
+		w.stopped(ctx, cell, matrix.HostFacts{}, err)
+		return
+	}
+	if cell, ok := w.admit(ctx, host, cell); ok {
+		w.stopped(ctx, cell, host.Facts(), err)
+	}
+}
+
+// Close closes a host.
+func (w *work) Close(ctx context.Context, h int) {
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
+	defer cancel()
+	name, began := w.hosts[h].ref.Name, w.opts.Clock.Now()
+	if err := w.open[h].Close(closing); err != nil {
+		w.failed(fmt.Errorf("close host %s: %w", name, err))
+		return
+	}
+	w.event(runfolder.Event{Kind: runfolder.HostClosed, Host: name, Took: matrix.Duration(w.opts.Clock.Now().Sub(began))})
+}
+
+// Wait tells which hosts have to wait for others.
+func (w *work) Wait(hosts []int, free schedule.Room) {
+	var names []string
+	for _, h := range hosts {
+		name := w.hosts[h].ref.Name
+		if w.plan.Hosts[h].Own {
+			name += fmt.Sprintf(" (%s)", w.plan.Hosts[h].Claim)
+		}
+		names = append(names, name)
+	}
+	w.note("waiting for room: host %s; the budget of %s has %s free while other hosts are up",
+		strings.Join(names, ", host "), w.plan.Budget, free)
+}
+
+// admit decides on a cell by its open host, and returns it with the gate that
+// was found. One that is not let in has ended, with its reason.
+func (w *work) admit(ctx context.Context, host Host, c matrix.Cell) (matrix.Cell, bool) {
+	gate, err := host.Gate(c)
+	switch {
+	case err != nil:
+	case gate == nil && c.Gate != nil:
+		err = fmt.Errorf("defy gate %s: it rules the cell out by what is declared, and not by what was observed on host %s", c.Gate.Gate, c.Host.Name)
+	default:
+		if c.Gate = gate; !c.Runs() {
+			// What was observed is what ruled it out: an attempt without phases.
+			now := w.opts.Clock.Now()
+			w.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c,
+				Attempts: []matrix.Attempt{{Started: now, Ended: now, Host: host.Facts()}}}, nil)
+			w.end(c.ID)
+			return c, false
+		}
+		err = gone(host)
+	}
+	if err != nil {
+		w.stopped(ctx, c, host.Facts(), err)
+		return c, false
+	}
+	return c, true
+}
+
+// gone says why a host has ended by itself; nil where it has not.
+func gone(host Host) error {
+	m, ok := host.(Mortal)
+	if !ok {
+		return nil
+	}
+	select {
+	case <-m.Done():
+		if err := m.Err(); err != nil {
+			return fmt.Errorf("the host ended while its cells ran: %w", err)
+		}
+		return errors.New("the host ended while its cells ran")
+	default:
+		return nil
+	}
+}
