@@ -175,6 +175,24 @@ func TestMake(t *testing.T) {
 	g.Expect(again).To(Equal(p))
 }
 
+// TestPrintExpected: a guess is never shown as knowledge.
+func TestPrintExpected(t *testing.T) {
+	for want, e := range map[string]matrix.Estimate{
+		"": {},
+		"expected to take 7m10s: a guess, as none of the cells has passed here before\n":                 {Makespan: matrix.Duration(432 * time.Second), Cells: 3},
+		"expected to take 7m10s: from earlier runs, which 2 of 3 cells passed; the others are guessed\n": {Makespan: matrix.Duration(432 * time.Second), Cells: 3, Known: 2},
+		"expected to take 7m10s, from earlier runs\n":                                                    {Makespan: matrix.Duration(432 * time.Second), Cells: 3, Known: 3},
+	} {
+		var out strings.Builder
+		if err := plan.Print(&out, matrix.Plan{Matrix: "m", Expected: e}); err != nil {
+			t.Fatal(err)
+		}
+		if got := out.String(); !strings.HasPrefix(got, "m: 0 planned: 0 to run, 0 impossible, 0 cannot be had\n"+want+"\n") {
+			t.Errorf("%+v: %q", e, got)
+		}
+	}
+}
+
 func TestMakeNarrowed(t *testing.T) {
 	g := NewWithT(t)
 	w := newWorld()

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 )
@@ -22,7 +23,7 @@ func Print(w io.Writer, p matrix.Plan) error {
 			gated++
 		}
 	}
-	if _, err := fmt.Fprintf(w, "%s: %d planned: %d to run, %d impossible, %d cannot be had\n\n", p.Matrix, len(p.Cells), runs, gated, missing); err != nil {
+	if _, err := fmt.Fprintf(w, "%s: %d planned: %d to run, %d impossible, %d cannot be had\n%s\n", p.Matrix, len(p.Cells), runs, gated, missing, expected(p.Expected)); err != nil {
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -51,6 +52,23 @@ func Print(w io.Writer, p matrix.Plan) error {
 		row(t, in.Kind, in.Name, orDash(in.Version), source, digest)
 	}
 	return t.Flush()
+}
+
+// expected is a line that says how long the run takes and what says so; none
+// where nothing is expected.
+func expected(e matrix.Estimate) string {
+	if e.Cells == 0 {
+		return ""
+	}
+	// To the second would claim more than anybody knows.
+	takes := "expected to take " + e.Makespan.Std().Round(10*time.Second).String()
+	switch {
+	case e.Known == 0:
+		return takes + ": a guess, as none of the cells has passed here before\n"
+	case e.Known < e.Cells:
+		return fmt.Sprintf("%s: from earlier runs, which %d of %d cells passed; the others are guessed\n", takes, e.Known, e.Cells)
+	}
+	return takes + ", from earlier runs\n"
 }
 
 // row writes cells; t keeps an error until it is flushed. The last cell is

@@ -37,7 +37,10 @@ type Request struct {
 	// FixFolders hold fixes of the user's own.
 	FixFolders []string
 	// Mirror overrides the matrix file's; empty leaves it.
-	Mirror   string
+	Mirror string
+	// Root is the folder that runs are kept in; earlier ones there tell how
+	// long things take.
+	Root     string
 	Progress provisioner.Progress
 }
 
@@ -47,6 +50,8 @@ type Planned struct {
 	Knowledge *catalog.Knowledge
 	Artifacts *artifact.Store
 	CacheDir  string
+	root      string
+	past      runfolder.History
 	progress  provisioner.Progress
 }
 
@@ -106,15 +111,15 @@ func Plan(ctx context.Context, r Request) (*Planned, error) {
 		return nil, &UsageError{err}
 	}
 	p.Sources = sources
-	return &Planned{Plan: p, Knowledge: knowledge, Artifacts: store, CacheDir: cacheDir, progress: r.Progress}, nil
+	past := runfolder.ReadHistory(r.Root)
+	p.Expected = engine.Expect(p, past)
+	return &Planned{Plan: p, Knowledge: knowledge, Artifacts: store, CacheDir: cacheDir, root: r.Root, past: past, progress: r.Progress}, nil
 }
 
 // Options of a run.
 type Options struct {
 	// Version of the program.
 	Version string
-	// Root is the folder that runs are kept in.
-	Root string
 	// Keep says when nodes are left.
 	Keep cell.Keep
 	// Attempts is how often a cell that fails is tried.
@@ -133,12 +138,12 @@ type Run struct {
 func (p *Planned) Start(ctx context.Context, o Options) (*Run, error) {
 	started := time.Now()
 	id := runfolder.NewRunID(started)
-	folder, err := runfolder.Create(filepath.Join(o.Root, id), matrix.Run{ID: id, Version: o.Version, Plan: p.Plan, Started: started.UTC()},
+	folder, err := runfolder.Create(filepath.Join(p.root, id), matrix.Run{ID: id, Version: o.Version, Plan: p.Plan, Started: started.UTC()},
 		runfolder.WithRedactor(redact.Text))
 	if err != nil {
 		return nil, err
 	}
-	e := engine.New(engine.Options{Plan: p.Plan, Folder: folder, Attempts: o.Attempts, Progress: p.progress, Clock: wallClock{},
+	e := engine.New(engine.Options{Plan: p.Plan, Folder: folder, Past: p.past, Attempts: o.Attempts, Progress: p.progress, Clock: wallClock{},
 		Ground: catalog.NewGround(catalog.Options{Knowledge: p.Knowledge, Artifacts: p.Artifacts, Plan: p.Plan, Folder: folder,
 			RunID: id, CacheDir: p.CacheDir, StateDir: host.StateDir(), Hygiene: &hygiene.Ledger{}, Keep: o.Keep, Progress: p.progress, Clock: wallClock{}})})
 	e.Start(ctx)

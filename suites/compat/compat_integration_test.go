@@ -31,11 +31,11 @@ func TestCompat(t *testing.T) {
 	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	shown := progress.New(os.Stderr, time.Now)
-	planned, err := run.Plan(ctx, run.Request{Matrix: os.Getenv("LXCMATRIX_MATRIX"), Progress: shown})
+	planned, err := run.Plan(ctx, run.Request{Matrix: os.Getenv("LXCMATRIX_MATRIX"), Root: t.TempDir(), Progress: shown})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := planned.Start(ctx, run.Options{Version: "test", Root: t.TempDir(), Keep: cell.KeepNever})
+	r, err := planned.Start(ctx, run.Options{Version: "test", Keep: cell.KeepNever})
 	if err != nil {
 		t.Fatal(err)
 	}

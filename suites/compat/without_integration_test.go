@@ -52,11 +52,11 @@ func TestWithout(t *testing.T) {
 
 func attempt(t *testing.T, without string) matrix.Result {
 	t.Helper()
-	planned, err := run.Plan(t.Context(), run.Request{Matrix: "testdata/without.yaml", Without: []string{without}, Progress: progress.New(os.Stderr, time.Now)})
+	planned, err := run.Plan(t.Context(), run.Request{Matrix: "testdata/without.yaml", Without: []string{without}, Root: t.TempDir(), Progress: progress.New(os.Stderr, time.Now)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := planned.Start(t.Context(), run.Options{Version: "test", Root: t.TempDir(), Keep: cell.KeepNever})
+	r, err := planned.Start(t.Context(), run.Options{Version: "test", Keep: cell.KeepNever})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,9 @@ func (p *program) plan() *cobra.Command {
 		Use: "plan", Short: "Print the cells that a run would have", Args: args(noArgs),
 		Long: `Plan expands the matrix, resolves every version and image, asks the gates, and
 prints the cells. Nothing is created, and no host is opened: what only a host's
-observed facts can tell is decided when a run admits its cells.`,
+observed facts can tell is decided when a run admits its cells. How long the run
+is expected to take comes from the scheduler itself, in simulated time, with the
+durations of earlier runs; getting images and releases is not in it.`,
 		Example: `  lxcmatrix plan
   lxcmatrix plan -f smoke
   lxcmatrix plan --skip os=debian/12 --output plan.json
@@ -42,6 +44,7 @@ observed facts can tell is decided when a run admits its cells.`,
 	}
 	f := cmd.Flags()
 	s.flags(f)
+	rootFlag(f, &s.Root)
 	f.StringVarP(&output, "output", "o", "", "also write the plan to a `file`, as a run keeps it in plan.json")
 	f.BoolVar(&asJSON, "json", false, "print the plan as JSON")
 	completeSelection(cmd)

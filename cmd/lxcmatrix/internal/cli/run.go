@@ -54,7 +54,7 @@ func rootFlag(f *pflag.FlagSet, root *string) {
 
 func (p *program) run() *cobra.Command {
 	var s selection
-	var keep, root string
+	var keep string
 	var retries int
 	var strict bool
 	outputs := map[string]*string{"json": new(string), "junit": new(string), "markdown": new(string)}
@@ -86,7 +86,7 @@ impossible, one that passes is a deviation, xpass.`,
 			if err != nil {
 				return err
 			}
-			r, err := planned.Start(cmd.Context(), run.Options{Version: p.version, Root: root, Keep: k, Attempts: retries + 1})
+			r, err := planned.Start(cmd.Context(), run.Options{Version: p.version, Keep: k, Attempts: retries + 1})
 			if err != nil {
 				return err
 			}
@@ -108,7 +108,7 @@ impossible, one that passes is a deviation, xpass.`,
 	f.StringVar(&keep, "keep", string(cell.KeepNever), "leave a cell's nodes for a look: on-failure, always or `never`")
 	f.IntVar(&retries, "retries", 0, "try a cell that fails `N` times more; one that passes then is flaky")
 	strictFlag(f, &strict)
-	rootFlag(f, &root)
+	rootFlag(f, &s.Root)
 	for name, path := range outputs {
 		f.StringVar(path, name, "", "also write the "+name+" report to a `file`")
 	}
