@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"syscall"
@@ -70,16 +71,20 @@ func (g goCommand) build(ctx context.Context, modules fs.FS, m moduleRecipe, arc
 		return fmt.Errorf("build module %s: %w", m.Name, err)
 	}
 	names, packages := sortedPairs(m.Commands)
-	ldflags := []string{"-s", "-w"}
+	tags, ldflags, cgo := m.Tags, []string{"-s", "-w"}, "0"
+	if m.Cgo {
+		tags = append(slices.Clone(tags), "netgo", "osusergo")
+		ldflags, cgo = append(ldflags, "-linkmode", "external", "-extldflags", "-static"), "1"
+	}
 	keys, values := sortedPairs(m.Set)
 	for i, k := range keys {
 		ldflags = append(ldflags, "-X", k+"="+values[i])
 	}
 	args := append([]string{"build"}, buildFlags...)
-	args = append(args, "-tags", strings.Join(m.Tags, ","), "-ldflags", strings.Join(ldflags, " "), "-o", binaries+string(filepath.Separator))
+	args = append(args, "-tags", strings.Join(tags, ","), "-ldflags", strings.Join(ldflags, " "), "-o", binaries+string(filepath.Separator))
 	cmd := exec.CommandContext(ctx, g.path, append(args, packages...)...)
 	cmd.Dir = source
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOFLAGS=", "GOWORK=off", "GO111MODULE=on")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo, "GOOS=linux", "GOARCH="+arch, "GOFLAGS=", "GOWORK=off", "GO111MODULE=on")
 	stopAsOne(cmd)
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said

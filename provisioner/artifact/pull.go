@@ -1,11 +1,16 @@
 package artifact
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,8 +31,10 @@ const releaseURL = "https://dl.k8s.io/release"
 // distroKubeadm is the one distribution whose release layout is known here.
 const distroKubeadm = "kubeadm"
 
-func (s *Store) binaryURL(version, name string) string {
-	return fmt.Sprintf("%s/v%s/bin/linux/%s/%s", releaseURL, version, s.arch, name)
+// binaryURL is where a binary of Kubernetes lies, and where its checksum.
+func (s *Store) binaryURL(version, name string) (address, sums string) {
+	address = fmt.Sprintf("%s/v%s/bin/linux/%s/%s", releaseURL, version, s.arch, name)
+	return address, address + ".sha256"
 }
 
 // remote finds mirror or upstream.
@@ -54,14 +61,8 @@ func (s *Store) pull(ctx context.Context, source, distro, version, work string) 
 		return entry{}, fmt.Errorf("no recipe for %s", distro)
 	}
 	release := Release{Distro: distro, Version: version, Arch: s.arch, Provenance: ProvenanceRelease, Source: source, Runtime: r.Runtime}
-	for _, name := range r.Binaries {
-		done := s.progress.Step("download %s %s from %s", name, version, source)
-		f, err := s.pullBinary(ctx, from, version, name, work)
-		done(err)
-		if err != nil {
-			return entry{}, err
-		}
-		release.Files = append(release.Files, f)
+	if release.Files, err = s.pullBinaries(ctx, from, r, version, work); err != nil {
+		return entry{}, err
 	}
 	names := r.imageNames(false)
 	if r.Version != version {
@@ -95,16 +96,96 @@ func (s *Store) pull(ctx context.Context, source, distro, version, work string) 
 	return entry{Release: release, Fingerprint: fingerprint, Go: g.version}, nil
 }
 
-func (s *Store) pullBinary(ctx context.Context, from *remote, version, name, work string) (File, error) {
-	target := filepath.Join(work, name)
-	if err := from.download(ctx, s.binaryURL(version, name), target); err != nil {
-		return File{}, err
+// pullBinaries downloads Kubernetes' binaries of a version, and those that its
+// recipe has from elsewhere.
+func (s *Store) pullBinaries(ctx context.Context, from *remote, r recipe, version, work string) ([]File, error) {
+	fetch := func(address, sums string) (target string, err error) {
+		name := path.Base(address)
+		done := s.progress.Step("download %s for %s %s from %s", name, r.Distro, version, from.name)
+		defer func() { done(err) }()
+		target = filepath.Join(work, name)
+		return target, from.download(ctx, address, sums, target)
 	}
-	b, err := s.cache.adopt(ctx, target, 0o755)
+	var files []File
+	keep := func(name, file string) error {
+		b, err := s.cache.adopt(ctx, file, 0o755)
+		if err == nil {
+			files = append(files, File{Name: name, Kind: KindBinary, SHA256: b.SHA256, Size: b.Size, Source: from.name})
+		}
+		return err
+	}
+	for _, name := range r.kubernetes() {
+		file, err := fetch(s.binaryURL(version, name))
+		if err == nil {
+			err = keep(name, file)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range r.Downloads {
+		d = d.on(s.arch)
+		file, err := fetch(d.URL, d.Checksums)
+		if err != nil {
+			return nil, err
+		}
+		names, members := sortedPairs(d.Files)
+		unpacked := []string{file}
+		if d.archive() {
+			if unpacked, err = unpack(ctx, file, members, work); err != nil {
+				return nil, err
+			}
+		}
+		for i, name := range names {
+			if err := keep(name, unpacked[i]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return files, nil
+}
+
+// unpack takes members out of a .tar.gz and says where in dir each lies now.
+func unpack(ctx context.Context, archive string, members []string, dir string) ([]string, error) {
+	in, err := os.Open(archive)
 	if err != nil {
-		return File{}, err
+		return nil, fmt.Errorf("unpack: %w", err)
 	}
-	return File{Name: name, Kind: KindBinary, SHA256: b.SHA256, Size: b.Size, Source: from.name}, nil
+	defer func() { _ = in.Close() }()
+	failed := func(err error) ([]string, error) {
+		return nil, fmt.Errorf("unpack %s: %w", filepath.Base(archive), err)
+	}
+	unzipped, err := gzip.NewReader(contextReader{ctx, in})
+	if err != nil {
+		return failed(err)
+	}
+	files := make([]string, len(members))
+	for reader := tar.NewReader(unzipped); slices.Contains(files, ""); {
+		h, err := reader.Next()
+		if errors.Is(err, io.EOF) {
+			return failed(fmt.Errorf("no %s in it", members[slices.Index(files, "")]))
+		}
+		if err != nil {
+			return failed(err)
+		}
+		i := slices.Index(members, path.Clean(h.Name))
+		if i < 0 || h.Typeflag != tar.TypeReg {
+			continue
+		}
+		if h.Size > largestFile {
+			return failed(fmt.Errorf("%s has %d bytes, more than any file of a release", h.Name, h.Size))
+		}
+		files[i] = filepath.Join(dir, fmt.Sprintf("%s.%d", filepath.Base(archive), i))
+		out, err := os.Create(files[i])
+		if err != nil {
+			return failed(err)
+		}
+		_, err = io.Copy(out, reader)
+		if err = errors.Join(err, out.Close()); err != nil {
+			return failed(err)
+		}
+	}
+	return files, nil
 }
 
 // pullImage finds an image for this platform; its layers are fetched, and
@@ -283,12 +364,21 @@ func (s *Store) inputs(ctx context.Context, source, distro, version string) ([]m
 		if err != nil {
 			return nil, err
 		}
-		for _, name := range r.Binaries {
-			sum, err := from.checksum(ctx, s.binaryURL(version, name))
-			if err != nil {
+		add := func(address, sums string) error {
+			sum, err := from.checksum(ctx, address, sums)
+			inputs = append(inputs, input(path.Base(address), sum, source, ProvenanceRelease))
+			return err
+		}
+		for _, name := range r.kubernetes() {
+			if err := add(s.binaryURL(version, name)); err != nil {
 				return nil, err
 			}
-			inputs = append(inputs, input(name, sum, source, ProvenanceRelease))
+		}
+		for _, d := range r.Downloads {
+			d = d.on(s.arch)
+			if err := add(d.URL, d.Checksums); err != nil {
+				return nil, err
+			}
 		}
 		inputs = append(inputs, input(ImagesName, "", source, ProvenanceRelease))
 	}

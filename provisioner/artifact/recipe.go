@@ -2,6 +2,7 @@ package artifact
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -27,8 +28,11 @@ type recipe struct {
 	Modules []moduleRecipe `yaml:"modules"`
 	Bases   []baseRecipe   `yaml:"bases"`
 	// Binaries are the commands that are files of the release.
-	Binaries []string      `yaml:"binaries"`
-	Images   []imageRecipe `yaml:"images"`
+	Binaries []string `yaml:"binaries"`
+	// Downloads are where the binaries lie that are not in Kubernetes' own
+	// release.
+	Downloads []downloadRecipe `yaml:"downloads,omitempty"`
+	Images    []imageRecipe    `yaml:"images"`
 	// Runtime is what the release's nodes run it with.
 	Runtime Runtime `yaml:"runtime"`
 }
@@ -43,6 +47,33 @@ type moduleRecipe struct {
 	Set map[string]string `yaml:"set"`
 	// Commands maps a command's name to its main package.
 	Commands map[string]string `yaml:"commands"`
+	// Cgo modules hold C. It is linked statically, with the libraries of the
+	// machine that builds: they are as new as its OS.
+	Cgo bool `yaml:"cgo,omitempty"`
+}
+
+// downloadRecipe is a file of another project's release with binaries in it.
+type downloadRecipe struct {
+	// URL is where it lies, Checksums a text in which its SHA-256 stands before
+	// its name. {arch} stands for the GOARCH, in Files too.
+	URL       string `yaml:"url"`
+	Checksums string `yaml:"checksums"`
+	// Files maps binaries to their paths in a .tar.gz; what is none is itself
+	// the one binary, under the name that it has in the URL.
+	Files map[string]string `yaml:"files"`
+}
+
+// archive says whether the file is a .tar.gz of binaries.
+func (d downloadRecipe) archive() bool { return strings.HasSuffix(d.URL, ".tar.gz") }
+
+// on is the download for a platform.
+func (d downloadRecipe) on(arch string) downloadRecipe {
+	platform := func(s string) string { return strings.ReplaceAll(s, "{arch}", arch) }
+	files := map[string]string{}
+	for name, p := range d.Files {
+		files[name] = platform(p)
+	}
+	return downloadRecipe{platform(d.URL), platform(d.Checksums), files}
 }
 
 // baseRecipe is a Debian layer under images that need programs of an OS.
@@ -66,6 +97,7 @@ type imageRecipe struct {
 }
 
 // loadRecipes reads and checks every recipe, and names every problem at once.
+// A distribution's recipes are in the order of their versions.
 func loadRecipes(modules fs.FS) ([]recipe, error) {
 	names, err := fs.Glob(modules, "releases/*.yaml")
 	if err != nil {
@@ -90,7 +122,13 @@ func loadRecipes(modules fs.FS) ([]recipe, error) {
 		}
 		recipes = append(recipes, r)
 	}
-	return recipes, errors.Join(problems...)
+	if err := errors.Join(problems...); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(recipes, func(a, b recipe) int {
+		return cmp.Or(strings.Compare(a.Distro, b.Distro), semver.MustParse(a.Version).Compare(semver.MustParse(b.Version)))
+	})
+	return recipes, nil
 }
 
 func (r recipe) problems(modules fs.FS) (found []string) {
@@ -129,6 +167,22 @@ func (r recipe) problems(modules fs.FS) (found []string) {
 			bad("runtime %q is neither %q nor one of the binaries", runtime, RuntimeOS)
 		}
 	}
+	if (r.Runtime.Containerd == RuntimeOS) != (r.Runtime.Runc == RuntimeOS) {
+		bad("containerd and runc come from two sides: the OS's containerd brings the OS's runc")
+	}
+	for _, d := range r.Downloads {
+		if len(d.Files) == 0 || d.Checksums == "" {
+			bad("download %s needs files and checksums", d.URL)
+		}
+		for name, p := range d.Files {
+			if !slices.Contains(r.Binaries, name) {
+				bad("download %s: %s is none of the binaries", d.URL, name)
+			}
+			if !d.archive() && p != path.Base(d.URL) {
+				bad("download %s is no .tar.gz, and has no %s in it", d.URL, p)
+			}
+		}
+	}
 	for _, i := range r.Images {
 		if i.Base != "" && !slices.ContainsFunc(r.Bases, func(b baseRecipe) bool { return b.Name == i.Base }) {
 			bad("image %s: no base %q", i.Name, i.Base)
@@ -146,6 +200,13 @@ func (r recipe) problems(modules fs.FS) (found []string) {
 		}
 	}
 	return found
+}
+
+// kubernetes lists the binaries that are in Kubernetes' own release.
+func (r recipe) kubernetes() []string {
+	return slices.DeleteFunc(slices.Clone(r.Binaries), func(name string) bool {
+		return slices.ContainsFunc(r.Downloads, func(d downloadRecipe) bool { _, has := d.Files[name]; return has })
+	})
 }
 
 // imageNames lists the images, sorted; own says whether ours are among them.

@@ -16,7 +16,12 @@ func TestEmbeddedRecipes(t *testing.T) {
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(recipes).NotTo(BeEmpty())
 	for _, r := range recipes {
-		g.Expect(r.Binaries).To(ConsistOf("kubeadm", "kubelet", "kubectl"))
+		g.Expect(r.kubernetes()).To(ConsistOf("kubeadm", "kubelet", "kubectl"))
+		if r.Runtime.Containerd == RuntimeOS {
+			g.Expect(r.Binaries).To(Equal(r.kubernetes()))
+		} else {
+			g.Expect(r.Binaries).To(ContainElements("containerd", "containerd-shim-runc-v2", "ctr", "runc"))
+		}
 		g.Expect(r.imageNames(true)).To(ContainElements("lxcmatrix.dev/probe:v1", "registry.k8s.io/kube-apiserver:v"+r.Version))
 		for _, m := range r.Modules {
 			files, err := moduleFiles(fixtures.Modules(), m.Name)
@@ -42,6 +47,9 @@ version: 1.34.4
 modules: [{name: absent, commands: {a: example.test/a, c: example.test/c/a}}]
 binaries: [b]
 runtime: {containerd: os, runc: magic}
+downloads:
+- {url: "https://example.test/d.tar.gz", files: {other: bin/other}}
+- {url: "https://example.test/runc.{arch}", checksums: "https://example.test/sums", files: {b: runc}}
 images:
 - {name: i, base: none, files: {relative: a}, entrypoint: [/a]}
 - {name: empty}
@@ -50,7 +58,8 @@ images:
 	})
 	g.Expect(err).To(HaveOccurred())
 	for _, want := range []string{`minor "1.35" does not fit`, "module absent", "two packages build a file a", "binary b is built by no module", `no base "none"`,
-		`path "relative" is not absolute`, "image empty needs files", `runtime "magic" is neither`, "releases/unknown.yaml", "minors"} {
+		`path "relative" is not absolute`, "image empty needs files", `runtime "magic" is neither`, "releases/unknown.yaml", "minors",
+		"containerd and runc come from two sides", "d.tar.gz needs files and checksums", "other is none of the binaries", "is no .tar.gz, and has no runc in it"} {
 		g.Expect(err.Error()).To(ContainSubstring(want))
 	}
 }
@@ -78,6 +87,33 @@ func TestFingerprintFollowsWhatIsBuilt(t *testing.T) {
 	changed := recipes[0]
 	changed.Version = "1.34.5"
 	g.Expect(of(changed, helloModules(), "go1", "amd64")).NotTo(Equal(base))
+}
+
+// TestRecipeOfAVersion: a version without a recipe is as that of the next older
+// minor, whatever the order of the files' names.
+func TestRecipeOfAVersion(t *testing.T) {
+	modules := helloModules()
+	for _, version := range []string{"1.36.3", "1.100.2"} {
+		minor := version[:strings.LastIndex(version, ".")]
+		text := strings.NewReplacer("1.34.4", version, `"1.34"`, `"`+minor+`"`).Replace(string(modules["releases/kubeadm-1.34.yaml"].Data))
+		modules["releases/kubeadm-"+minor+".yaml"] = &fstest.MapFile{Data: []byte(text)}
+	}
+	s := open(t, t.TempDir(), modules, Options{})
+	for asked, want := range map[string]struct {
+		version string
+		found   bool
+	}{
+		"1.34": {"1.34.4", true}, "1.34.9": {"1.34.4", true}, "1.36.3": {"1.36.3", true}, "1.100": {"1.100.2", true},
+		"1.33.1": {"1.34.4", false}, "1.35": {"1.34.4", false}, "1.35.9": {"1.34.4", false}, "1.99.0": {"1.36.3", false}, "1.101.0": {"1.100.2", false},
+	} {
+		r, found := s.recipe("kubeadm", asked)
+		if r.Version != want.version || found != want.found {
+			t.Errorf("%s: recipe %s, %t; want %s, %t", asked, r.Version, found, want.version, want.found)
+		}
+	}
+	if r, found := s.recipe("k3s", "1.34"); found || r.Distro != "" {
+		t.Errorf("k3s: recipe %s %s", r.Distro, r.Version)
+	}
 }
 
 func TestCommandName(t *testing.T) {

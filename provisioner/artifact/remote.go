@@ -306,27 +306,31 @@ func (r *remote) text(ctx context.Context, address string) (string, error) {
 
 var hexSHA256 = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// checksum is what upstream says a file's SHA-256 is.
-func (r *remote) checksum(ctx context.Context, address string) (string, error) {
-	text, err := r.text(ctx, address+".sha256")
+// checksum is what upstream says a file's SHA-256 is. The text at sums is
+// nothing else, or has it in a line before the file's name.
+func (r *remote) checksum(ctx context.Context, address, sums string) (string, error) {
+	text, err := r.text(ctx, sums)
 	if err != nil {
 		return "", err
 	}
-	sum, _, _ := strings.Cut(text, " ")
-	if !hexSHA256.MatchString(sum) {
-		return "", fmt.Errorf("get %s.sha256: %q is no SHA-256", address, tail(text, 100))
+	file := path.Base(address)
+	for line := range strings.Lines(text) {
+		sum, name, named := strings.Cut(strings.TrimSpace(line), " ")
+		if hexSHA256.MatchString(sum) && (!named || strings.TrimLeft(name, " *") == file) {
+			return sum, nil
+		}
 	}
-	return sum, nil
+	return "", fmt.Errorf("get %s: %q is no SHA-256 of %s", sums, tail(text, 100), file)
 }
 
-// download puts a file at target, checked against upstream's checksum. A file
+// download puts a file at target, checked against the checksum at sums. A file
 // that differs is a *ChecksumError. What broke on the way is tried again, what
 // was answered is not.
-func (r *remote) download(ctx context.Context, address, target string) error {
+func (r *remote) download(ctx context.Context, address, sums, target string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, downloadWithin, fmt.Errorf("not done within %s", downloadWithin))
 	defer cancel()
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := r.downloadOnce(ctx, address, target)
+		err := r.downloadOnce(ctx, address, sums, target)
 		if err != nil && !passing(err) {
 			err = backoff.Permanent(err)
 		}
@@ -344,8 +348,8 @@ func passing(err error) bool {
 	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
-func (r *remote) downloadOnce(ctx context.Context, address, target string) error {
-	want, err := r.checksum(ctx, address)
+func (r *remote) downloadOnce(ctx context.Context, address, sums, target string) error {
+	want, err := r.checksum(ctx, address, sums)
 	if err != nil {
 		return err
 	}

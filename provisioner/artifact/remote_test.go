@@ -1,6 +1,9 @@
 package artifact
 
 import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -18,6 +21,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -60,6 +64,8 @@ func TestDownload(t *testing.T) {
 	}{
 		{name: "whole", checksum: right, file: whole},
 		{name: "bare checksum", checksum: strings.Fields(right)[0], file: whole},
+		{name: "one of many checksums", checksum: "-----BEGIN PGP SIGNED MESSAGE-----\n\n" + strings.Repeat("0", 64) + " *kubeadm\n" + strings.Replace(right, "  ", " *", 1), file: whole},
+		{name: "only others' checksums", checksum: strings.Replace(right, "kubelet", "kubelet.old", 1), file: whole, want: "is no SHA-256 of kubelet"},
 		{name: "wrong digest", checksum: strings.Repeat("0", 64), file: whole, want: "want 0000", refused: true},
 		{name: "no checksum", file: whole, want: "kubelet.sha256: 404 Not Found"},
 		{name: "checksum is a page", checksum: "<html>", file: whole, want: "is no SHA-256"},
@@ -109,7 +115,7 @@ func TestDownload(t *testing.T) {
 				}
 			}))
 			target := filepath.Join(t.TempDir(), "kubelet")
-			err := r.download(t.Context(), releaseURL+"/v1.34.4/bin/linux/amd64/kubelet", target)
+			err := r.download(t.Context(), releaseURL+"/v1.34.4/bin/linux/amd64/kubelet", releaseURL+"/v1.34.4/bin/linux/amd64/kubelet.sha256", target)
 			if c.want == "" {
 				g.Expect(err).NotTo(HaveOccurred())
 				g.Expect(os.ReadFile(target)).To(BeEquivalentTo(content))
@@ -268,6 +274,102 @@ func TestPullFromMirrors(t *testing.T) {
 				g.Expect(offline.Ensure(t.Context(), "kubeadm", version)).To(Equal(release))
 			})
 		}
+	}
+}
+
+// withRuntime is helloModules with a runtime that lies elsewhere than
+// Kubernetes: an archive and a bare binary.
+func withRuntime() fstest.MapFS {
+	modules := helloModules()
+	const recipe = "releases/kubeadm-1.34.yaml"
+	modules[recipe] = &fstest.MapFile{Data: []byte(strings.NewReplacer(
+		"binaries: [kubeadm, kubelet]", "binaries: [kubeadm, kubelet, containerd, runc]",
+		"runtime: {containerd: os, runc: os}", `runtime: {containerd: containerd, runc: runc}
+downloads:
+- {url: "https://github.com/c/c-1-{arch}.tar.gz", checksums: "https://github.com/c/c-1-{arch}.tar.gz.sha256sum", files: {containerd: bin/containerd}}
+- {url: "https://github.com/r/runc.{arch}", checksums: "https://github.com/r/runc.sha256sum", files: {runc: "runc.{arch}"}}`,
+		"  commands: {own: own.test/own}", "  commands: {own: own.test/own}\n- name: runtime\n  commands: {containerd: runtime.test/containerd, runc: runtime.test/runc}",
+	).Replace(string(modules[recipe].Data)))}
+	modules["runtime/go.mod.in"] = &fstest.MapFile{Data: []byte("module runtime.test\n")}
+	return modules
+}
+
+// layRuntime lays out withRuntime's downloads as upstream does, under dir.
+func layRuntime(t *testing.T, dir string, members map[string]string) {
+	t.Helper()
+	var archive bytes.Buffer
+	zipped := gzip.NewWriter(&archive)
+	w := tar.NewWriter(zipped)
+	for name, content := range members {
+		err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o755, Size: int64(len(content))})
+		if err == nil {
+			_, err = io.WriteString(w, content)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), zipped.Close()); err != nil {
+		t.Fatal(err)
+	}
+	name := "c-1-" + runtime.GOARCH + ".tar.gz"
+	const runc = "runc of upstream"
+	for p, content := range map[string]string{
+		"github.com/c/" + name:                archive.String(),
+		"github.com/c/" + name + ".sha256sum": fmt.Sprintf("%x  %s\n", sha256.Sum256(archive.Bytes()), name),
+		"github.com/r/runc." + runtime.GOARCH: runc,
+		"github.com/r/runc.sha256sum":         fmt.Sprintf("%064d *runc.other\n%x *runc.%s\n", 0, sha256.Sum256([]byte(runc)), runtime.GOARCH),
+	} {
+		p = filepath.Join(dir, p)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, []byte(content), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestPullRuntime: a release that brings its runtime has it from the same
+// source as the rest, or is not had.
+func TestPullRuntime(t *testing.T) {
+	image := randomImage(t)
+	whole := map[string]string{"bin/ctr": "not asked for", "./bin/containerd": "containerd of upstream"}
+	for name, c := range map[string]struct {
+		members map[string]string
+		damage  string // a file that is overwritten
+		want    string
+	}{
+		"whole":               {members: whole},
+		"not in the archive":  {members: map[string]string{"bin/ctr": "alone"}, want: "no bin/containerd in it"},
+		"a damaged archive":   {members: whole, damage: "github.com/c/c-1-" + runtime.GOARCH + ".tar.gz", want: "c-1-" + runtime.GOARCH + ".tar.gz"},
+		"no checksum of runc": {members: whole, damage: "github.com/r/runc.sha256sum", want: "is no SHA-256 of runc"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			dir := t.TempDir()
+			lay(t, dir, "1.34.4", map[string]v1.Image{"v1.34.4": image})
+			layRuntime(t, dir, c.members)
+			if c.damage != "" {
+				g.Expect(overwrite(filepath.Join(dir, c.damage))).To(Succeed())
+			}
+			s := open(t, t.TempDir(), withRuntime(), Options{Sources: []string{SourceMirror}, Mirror: "file://" + dir})
+			release, err := s.Ensure(t.Context(), "kubeadm", "1.34.4")
+			if c.want != "" {
+				g.Expect(err).To(MatchError(ContainSubstring(c.want)))
+				return
+			}
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(release.OwnRuntime()).To(BeTrue())
+			for name, want := range map[string]string{"containerd": "containerd of upstream", "runc": "runc of upstream", "kubelet": "kubelet of upstream"} {
+				f, found := release.File(name)
+				g.Expect(found).To(BeTrue(), name)
+				g.Expect(f.Kind).To(Equal(KindBinary))
+				g.Expect(os.ReadFile(f.Path)).To(BeEquivalentTo(want))
+			}
+			_, inputs, err := s.Resolve(t.Context(), "kubeadm", "1.34.4")
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(inputs).To(ContainElements(HaveField("Name", "kubeadm/kubelet"),
+				And(HaveField("Name", "kubeadm/c-1-"+runtime.GOARCH+".tar.gz"), HaveField("Digest", HaveLen(64))),
+				And(HaveField("Name", "kubeadm/runc."+runtime.GOARCH), HaveField("Digest", HaveLen(64)))))
+		})
 	}
 }
 

@@ -80,11 +80,14 @@ type Release struct {
 
 // Runtime says which containerd and runc a release is run with: "os" is the
 // package of the node's OS, anything else the name of one of the release's
-// files.
+// files. Both are of one side.
 type Runtime struct {
 	Containerd string `json:"containerd" yaml:"containerd"`
 	Runc       string `json:"runc" yaml:"runc"`
 }
+
+// OwnRuntime says whether the release brings its containerd and runc.
+func (r Release) OwnRuntime() bool { return r.Runtime.Containerd != RuntimeOS }
 
 // RuntimeOS is the Runtime that comes with the node's OS.
 const RuntimeOS = "os"
@@ -373,16 +376,24 @@ func (s *Store) builtPart(distro, version, source string) recipe {
 	return r.only(true)
 }
 
-// recipe finds the recipe for a version. Where none is of its minor, it is the
-// distribution's last: what files a release has, and our own images, fit any.
+// recipe finds the recipe for a version. Where none is of its minor, it is that
+// of the next older minor, else the oldest: what files a release has, what it
+// is run with, and our own images, are as they were.
 func (s *Store) recipe(distro, version string) (r recipe, found bool) {
+	asked, err := semver.NewVersion(version)
+	if err != nil {
+		return recipe{}, false
+	}
 	for _, candidate := range s.recipes {
 		if candidate.Distro != distro {
 			continue
 		}
-		r = candidate
-		if version == r.Minor || strings.HasPrefix(version, r.Minor+".") {
-			return r, true
+		of := semver.MustParse(candidate.Version)
+		if of.Major() == asked.Major() && of.Minor() == asked.Minor() {
+			return candidate, true
+		}
+		if r.Distro == "" || of.LessThan(asked) {
+			r = candidate
 		}
 	}
 	return r, false

@@ -2,12 +2,14 @@ package artifact
 
 import (
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -57,6 +59,29 @@ func open(t *testing.T, dir string, modules fs.FS, opts Options) *Store {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// TestBuildWithC: a module with C becomes a program that needs no library of
+// the node's OS.
+func TestBuildWithC(t *testing.T) {
+	g := NewWithT(t)
+	modules := helloModules()
+	const name = "releases/kubeadm-1.34.yaml"
+	modules[name] = &fstest.MapFile{Data: []byte(strings.Replace(string(modules[name].Data), "- name: own\n", "- name: own\n  cgo: true\n", 1))}
+	modules["own/main.go.in"] = &fstest.MapFile{Data: []byte("package main\n\n// static int answer(void) { return 42; }\nimport \"C\"\n\nfunc main() { println(C.answer()) }\n")}
+	recipes, err := loadRecipes(modules)
+	g.Expect(err).NotTo(HaveOccurred())
+	toolchain, err := findGo(t.Context())
+	g.Expect(err).NotTo(HaveOccurred())
+	out := t.TempDir()
+	g.Expect(toolchain.build(t.Context(), modules, recipes[0].Modules[1], runtime.GOARCH, t.TempDir(), out)).To(Succeed())
+	said, err := exec.CommandContext(t.Context(), filepath.Join(out, "own")).CombinedOutput()
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(string(said)).To(Equal("42\n"))
+	program, err := elf.Open(filepath.Join(out, "own"))
+	g.Expect(err).NotTo(HaveOccurred())
+	defer func() { _ = program.Close() }()
+	g.Expect(program.Progs).NotTo(ContainElement(HaveField("Type", elf.PT_INTERP)), "it asks for a dynamic linker")
 }
 
 var buildOnly = []string{SourceCache, SourceBuild}
