@@ -283,7 +283,10 @@ func Distro(r artifact.Release, t matrix.Timeouts) *kubeadm.Distro {
 
 // Content is what a kubeadm release puts into a prepared image.
 func Content(r artifact.Release) image.Content {
-	content := image.Content{Name: r.Distro, Version: r.Version, Files: kubeadm.Files(), Units: kubeadm.Units()}
+	content := image.Content{Name: r.Distro, Version: r.Version, Files: kubeadm.Files(), Units: kubeadm.Units(), Runtime: r.OwnRuntime()}
+	if content.Runtime {
+		content.Units = append(content.Units, kubeadm.RuntimeUnit())
+	}
 	for _, f := range r.Files {
 		blob := image.Blob{Name: f.Name, Path: f.Path, SHA256: f.SHA256}
 		if f.Kind == artifact.KindImages {

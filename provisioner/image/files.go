@@ -30,11 +30,9 @@ type Prepared struct {
 	Size int64  `json:"size"`
 	OS   string `json:"os"`
 	// Base and Source are the base image's fingerprint and where it came from.
-	Base   string `json:"base"`
-	Source string `json:"source"`
-	// Versions of what is inside, by the names that the OS gives.
-	Versions    map[string]string `json:"versions"`
-	Description string            `json:"description"`
+	Base        string `json:"base"`
+	Source      string `json:"source"`
+	Description string `json:"description"`
 	// Made is when; Used, when it was last asked for.
 	Made time.Time `json:"made"`
 	Used time.Time `json:"-"`

@@ -37,7 +37,7 @@ func TestFiles(t *testing.T) {
 	g.Expect(f.List()).To(BeEmpty())
 
 	add := func(name, content string) (Prepared, error) {
-		return f.add(t.Context(), Prepared{Name: name, OS: "debian/13", Versions: map[string]string{"runc": "1"}}, func(w io.Writer) error {
+		return f.add(t.Context(), Prepared{Name: name, OS: "debian/13"}, func(w io.Writer) error {
 			_, err := io.WriteString(w, content)
 			return err
 		})

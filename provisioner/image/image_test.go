@@ -15,22 +15,22 @@ import (
 )
 
 func TestLoadOS(t *testing.T) {
-	const whole = "name: debian/13\nfamily: debian\npackages: [containerd]\n"
+	const whole = "name: debian/13\nfamily: debian\npackages: [socat]\nruntime: [containerd]\n"
 	for name, c := range map[string]struct {
 		files map[string]string
 		want  []OS
 		err   string
 	}{
 		"none": {nil, nil, ""},
-		"two, by file name": {map[string]string{"b.yaml": "name: debian/12\npackages: [runc]\n", "a.yaml": whole, "README.md": "no: os"},
-			[]OS{{Name: "debian/13", Family: "debian", Packages: []string{"containerd"}}, {Name: "debian/12", Packages: []string{"runc"}}}, ""},
-		"everything": {map[string]string{"a.yaml": whole + "server: debian/13\nmmdebstrap: {suite: trixie, variant: minbase, packages: [dbus], customize: ['true']}\nversions: {runc: runc --version}\n"},
-			[]OS{{Name: "debian/13", Family: "debian", Packages: []string{"containerd"}, Server: "debian/13",
-				Mmdebstrap: &Mmdebstrap{Suite: "trixie", Variant: "minbase", Packages: []string{"dbus"}, Customize: []string{"true"}},
-				Versions:   map[string]string{"runc": "runc --version"}}}, ""},
+		"two, by file name": {map[string]string{"b.yaml": "name: debian/12\npackages: [kmod]\nruntime: [runc]\n", "a.yaml": whole, "README.md": "no: os"},
+			[]OS{{Name: "debian/13", Family: "debian", Packages: []string{"socat"}, Runtime: []string{"containerd"}}, {Name: "debian/12", Packages: []string{"kmod"}, Runtime: []string{"runc"}}}, ""},
+		"everything": {map[string]string{"a.yaml": whole + "server: debian/13\nmmdebstrap: {suite: trixie, variant: minbase, packages: [dbus], customize: ['true']}\n"},
+			[]OS{{Name: "debian/13", Family: "debian", Packages: []string{"socat"}, Runtime: []string{"containerd"}, Server: "debian/13",
+				Mmdebstrap: &Mmdebstrap{Suite: "trixie", Variant: "minbase", Packages: []string{"dbus"}, Customize: []string{"true"}}}}, ""},
 		"twice":         {map[string]string{"a.yaml": whole, "b.yaml": whole}, nil, "read node OS b.yaml: debian/13 is there twice"},
-		"no name":       {map[string]string{"a.yaml": "packages: [x]\n"}, nil, "wants a name and packages"},
-		"no packages":   {map[string]string{"a.yaml": "name: x/1\n"}, nil, "wants a name and packages"},
+		"no name":       {map[string]string{"a.yaml": "packages: [x]\nruntime: [y]\n"}, nil, "wants a name, packages and a runtime"},
+		"no packages":   {map[string]string{"a.yaml": "name: x/1\nruntime: [y]\n"}, nil, "wants a name, packages and a runtime"},
+		"no runtime":    {map[string]string{"a.yaml": "name: x/1\npackages: [x]\n"}, nil, "wants a name, packages and a runtime"},
 		"unknown field": {map[string]string{"a.yaml": whole + "pakages: []\n"}, nil, "pakages"},
 		"no YAML":       {map[string]string{"a.yaml": "name: ["}, nil, "read node OS a.yaml"},
 	} {
@@ -61,7 +61,6 @@ func TestEmbeddedOSes(t *testing.T) {
 	for _, o := range all {
 		g.Expect(installers).To(HaveKey(o.Family), o.Name)
 		g.Expect(o.Server != "" || o.Mmdebstrap != nil).To(BeTrue(), o.Name)
-		g.Expect(o.Versions).To(And(HaveKey("containerd"), HaveKey("runc")), o.Name)
 	}
 }
 
@@ -84,7 +83,7 @@ func TestPreparedKey(t *testing.T) {
 		content Content
 	}
 	fresh := func() inputs {
-		return inputs{OS{Name: "debian/13", Family: "debian", Packages: []string{"containerd", "runc"}, Versions: map[string]string{"runc": "runc --version"}},
+		return inputs{OS{Name: "debian/13", Family: "debian", Packages: []string{"socat"}, Runtime: []string{"containerd", "runc"}},
 			Content{Name: "kubeadm", Version: "1.34.4",
 				Binaries: []Blob{{Name: "kubelet", Path: "/cache/a", SHA256: "aa"}}, Archives: []Blob{{Name: "images.tar", Path: "/cache/b", SHA256: "bb"}},
 				Files: []provisioner.File{{Path: "/etc/x", Content: "x"}}, Units: []provisioner.Unit{{Name: "kubelet.service", Content: "u", Enable: true}}}}
@@ -104,8 +103,9 @@ func TestPreparedKey(t *testing.T) {
 		"image server's name": func(in *inputs) { in.os.Server = "debian/13" },
 		"mmdebstrap's recipe": func(in *inputs) { in.os.Mmdebstrap = &Mmdebstrap{Suite: "trixie"} },
 		"family":              func(in *inputs) { in.os.Family = "el" },
-		"packages":            func(in *inputs) { in.os.Packages = []string{"containerd"} },
-		"versions":            func(in *inputs) { in.os.Versions = map[string]string{"runc": "runc -v"} },
+		"packages":            func(in *inputs) { in.os.Packages = []string{"kmod"} },
+		"OS's runtime":        func(in *inputs) { in.os.Runtime = []string{"containerd"} },
+		"own runtime":         func(in *inputs) { in.content.Runtime = true },
 		"binary's name":       func(in *inputs) { in.content.Binaries[0].Name = "kubectl" },
 		"binary's bytes":      func(in *inputs) { in.content.Binaries[0].SHA256 = "ab" },
 		"one binary more": func(in *inputs) {

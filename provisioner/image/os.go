@@ -20,8 +20,16 @@ type OS struct {
 	Mmdebstrap *Mmdebstrap `yaml:"mmdebstrap"`
 	// Packages that a Kubernetes node needs.
 	Packages []string `yaml:"packages"`
-	// Versions are shell commands that print a version, by what they tell.
-	Versions map[string]string `yaml:"versions"`
+	// Runtime are the packages of the OS's own containerd and runc.
+	Runtime []string `yaml:"runtime"`
+}
+
+// packages are those that are installed for a content.
+func (o OS) packages(c Content) []string {
+	if c.Runtime {
+		return o.Packages
+	}
+	return append(slices.Clone(o.Runtime), o.Packages...)
 }
 
 // Mmdebstrap says how mmdebstrap makes an image.
@@ -48,8 +56,8 @@ func LoadOS(files fs.FS) ([]OS, error) {
 		if err := yaml.Load(data, &o, yaml.WithKnownFields()); err != nil {
 			return nil, fmt.Errorf("read node OS %s: %w", name, err)
 		}
-		if o.Name == "" || len(o.Packages) == 0 {
-			return nil, fmt.Errorf("read node OS %s: it wants a name and packages", name)
+		if o.Name == "" || len(o.Packages) == 0 || len(o.Runtime) == 0 {
+			return nil, fmt.Errorf("read node OS %s: it wants a name, packages and a runtime", name)
 		}
 		if slices.ContainsFunc(all, func(other OS) bool { return other.Name == o.Name }) {
 			return nil, fmt.Errorf("read node OS %s: %s is there twice", name, o.Name)

@@ -76,6 +76,9 @@ type Content struct {
 	Name, Version string
 	// Binaries are put into /usr/local/bin under their names.
 	Binaries []Blob
+	// Runtime says that containerd and runc are among them: the OS's own are not
+	// installed.
+	Runtime bool
 	// Archives of container images are imported into containerd.
 	Archives []Blob
 	// Files and enabled Units.
@@ -318,19 +321,11 @@ func (s *Store) make(ctx context.Context, server *incus.Server, o OS, content Co
 	if err != nil {
 		return Prepared{}, err
 	}
-	if err := install(ctx, instance, o); err != nil {
+	if err := install(ctx, instance, o.Family, o.packages(content)); err != nil {
 		return Prepared{}, err
 	}
 	if err := fill(ctx, instance, content); err != nil {
 		return Prepared{}, err
-	}
-	p.Versions = map[string]string{}
-	for what, command := range o.Versions {
-		out, err := instance.Exec(ctx, provisioner.Command{Args: []string{"sh", "-c", command}})
-		if err != nil {
-			return Prepared{}, err
-		}
-		p.Versions[what] = strings.TrimSpace(out.Stdout)
 	}
 	if _, err := instance.Exec(ctx, provisioner.Command{Args: []string{"sh", "-ec", seal}}); err != nil {
 		return Prepared{}, err
@@ -381,12 +376,12 @@ rm -rf /var/log/journal/* /var/log/*.log /var/log/apt /etc/hostname /tmp/* /run/
 rm -rf /usr/share/doc/* /usr/share/man/* /usr/share/info/* /usr/share/locale/*/ /var/cache/debconf/*-old /var/cache/apt/*.bin
 [ -L /etc/resolv.conf ] || rm -f /etc/resolv.conf`
 
-func install(ctx context.Context, instance *incus.Instance, o OS) error {
-	script, ok := installers[o.Family]
+func install(ctx context.Context, instance *incus.Instance, family string, packages []string) error {
+	script, ok := installers[family]
 	if !ok {
-		return fmt.Errorf("install packages: no way is known for the family %q", o.Family)
+		return fmt.Errorf("install packages: no way is known for the family %q", family)
 	}
-	args := append([]string{"sh", "-ec", script, "install"}, o.Packages...)
+	args := append([]string{"sh", "-ec", script, "install"}, packages...)
 	if _, err := instance.Exec(ctx, provisioner.Command{Args: args}); err != nil {
 		return fmt.Errorf("install packages: %w", err)
 	}
@@ -458,9 +453,7 @@ func preparedKey(o OS, content Content) (string, error) {
 		Binaries, Archives []blob
 		Files              []provisioner.File
 		Units              []provisioner.Unit
-		// What they print is kept with the image.
-		Versions map[string]string
-	}{recipeVersion, o.Server, o.Mmdebstrap, []string{installers[o.Family], importImages, discardLayers, seal}, o.Packages, blobs(content.Binaries), blobs(content.Archives), content.Files, content.Units, o.Versions})
+	}{recipeVersion, o.Server, o.Mmdebstrap, []string{installers[o.Family], importImages, discardLayers, seal}, o.packages(content), blobs(content.Binaries), blobs(content.Archives), content.Files, content.Units})
 	if err != nil {
 		return "", fmt.Errorf("name the prepared image of %s: %w", o.Name, err)
 	}

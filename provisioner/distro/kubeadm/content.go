@@ -22,6 +22,31 @@ WantedBy=multi-user.target
 `}}
 }
 
+// RuntimeUnit is containerd's, for a release that brings its own: as the
+// project has it, but for modprobe, since nothing loads in a container.
+func RuntimeUnit() provisioner.Unit {
+	return provisioner.Unit{Name: "containerd.service", Enable: true, Content: `[Unit]
+Description=containerd container runtime
+Documentation=https://containerd.io
+After=network.target dbus.service
+
+[Service]
+ExecStart=/usr/local/bin/containerd
+Type=notify
+Delegate=yes
+KillMode=process
+Restart=always
+RestartSec=5
+LimitNPROC=infinity
+LimitCORE=infinity
+TasksMax=infinity
+OOMScoreAdjust=-999
+
+[Install]
+WantedBy=multi-user.target
+`}
+}
+
 // Files are kubeadm's drop-in for kubelet and the folders that static pods
 // mount.
 func Files() []provisioner.File {

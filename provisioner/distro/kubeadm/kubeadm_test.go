@@ -250,7 +250,7 @@ func TestPatience(t *testing.T) {
 
 func TestContent(t *testing.T) {
 	var b strings.Builder
-	for _, u := range Units() {
+	for _, u := range append(Units(), RuntimeUnit()) {
 		fmt.Fprintf(&b, "== %s enable=%t\n%s", u.Name, u.Enable, u.Content)
 	}
 	for _, f := range Files() {
