@@ -68,6 +68,7 @@ func healthy() map[string]string {
 		"/usr/share/keyrings/debian-archive-keyring.gpg": "key",
 		"/etc/ssl/certs/ca-certificates.crt":             "certificates",
 		"/usr/include/stdio.h":                           "header",
+		"/usr/include/seccomp.h":                         "header",
 		"/usr/libexec/incus/incusd":                      program,
 		"/proc/self/mounts":                              mountsV2,
 		"/proc/self/status":                              "Name:\tx\nCapBnd:\t000001ffffffffff\n",
@@ -93,7 +94,7 @@ func healthy() map[string]string {
 		"/var/lib/apt/lists/mirror_dists_trixie_main_binary-amd64_Packages.lz4": "list",
 		"/usr/local/go/bin/go": program,
 	}
-	for _, name := range []string{"dnsmasq", "nft", "ip", "mke2fs", "losetup", "mmdebstrap", "tar2sqfs", "xz", "git", "apparmor_parser", "gcc", "make", "unshare", "modprobe", "iptables", "apt-get"} {
+	for _, name := range []string{"dnsmasq", "nft", "ip", "mke2fs", "losetup", "mmdebstrap", "tar2sqfs", "xz", "git", "apparmor_parser", "gcc", "pkg-config", "make", "unshare", "modprobe", "iptables", "apt-get"} {
 		files["/usr/sbin/"+name] = program
 	}
 	return files

@@ -36,8 +36,10 @@ func requirements() []requirement {
 		{pkg: "ca-certificates", why: "downloads over HTTPS", anyOf: []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"}},
 		{pkg: "git", why: "the version that the binary carries", anyOf: []string{"git"}},
 		{pkg: "apparmor", why: "AppArmor is on in this kernel, and Incus loads its profiles with it", anyOf: []string{"apparmor_parser"}, apparmor: true},
-		{pkg: "gcc", why: "the race detector", anyOf: []string{"gcc"}, test: true},
-		{pkg: "libc6-dev", why: "the race detector", anyOf: []string{"/usr/include/stdio.h"}, test: true},
+		{pkg: "gcc", why: "runc, which is C in part, for Kubernetes 1.36", anyOf: []string{"gcc"}},
+		{pkg: "libc6-dev", why: "runc, which is C in part, for Kubernetes 1.36", anyOf: []string{"/usr/include/stdio.h"}},
+		{pkg: "libseccomp-dev", why: "runc, which is C in part, for Kubernetes 1.36", anyOf: []string{"/usr/include/seccomp.h"}},
+		{pkg: "pkg-config", why: "runc, which is C in part, for Kubernetes 1.36", anyOf: []string{"pkg-config"}},
 		{pkg: "make", why: "the Makefile", anyOf: []string{"make"}, test: true},
 	}
 }
