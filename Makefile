@@ -10,6 +10,9 @@ BIN := bin/lxcmatrix
 # Arguments for `make matrix`, as in: make matrix ARGS='--only debian/13'
 ARGS ?=
 
+# Releases that the integration tests build and run; each takes minutes once.
+RELEASES ?= kubeadm@1.34
+
 GOLANGCI_VERSION := v2.15.0
 ACTIONLINT_VERSION := v1.7.12
 # Outside the work tree, so that a fresh clone need not build them again.
@@ -72,7 +75,7 @@ integration: ## Run the tests that need root, Incus and a Kubernetes, real cells
 		*) echo "$$f holds integration tests, and INTEGRATION in the Makefile does not name its package" >&2; exit 1 ;; \
 		esac; \
 	done
-	$(GO) test -tags integration -count=1 -p 1 -timeout 60m -v $(INTEGRATION)
+	LXCMATRIX_TEST_RELEASES='$(RELEASES)' $(GO) test -tags integration -count=1 -p 1 -timeout 60m -v $(INTEGRATION)
 
 # LXCMATRIX_BENCH_PAIRS says how many pairs of both are measured, five without
 # it; one takes about five minutes.

@@ -4,7 +4,9 @@ package compat_test
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,18 +25,24 @@ import (
 // and with the log line that the fix claims to cure.
 func TestWithout(t *testing.T) {
 	facts := observe(t)
-	for _, test := range []struct {
-		fix   string
-		phase matrix.Phase
+	type leftOut struct {
+		file, fix string
+		phase     matrix.Phase
 		// needed says whether this machine needs the fix at all.
 		needed bool
-	}{
-		{"cgroup1-split-cpu", matrix.PhaseInstall, facts.CgroupCPUSplit},
-		{"restrict-oom-score-adj", matrix.PhaseInstall, !slices.Contains(facts.Capabilities, "CAP_SYS_RESOURCE")},
-	} {
+	}
+	tests := []leftOut{
+		{"without.yaml", "cgroup1-split-cpu", matrix.PhaseInstall, facts.CgroupCPUSplit},
+		{"without.yaml", "restrict-oom-score-adj", matrix.PhaseInstall, !slices.Contains(facts.Capabilities, "CAP_SYS_RESOURCE")},
+	}
+	// To build it takes minutes, so it is asked for.
+	if slices.Contains(strings.Fields(os.Getenv("LXCMATRIX_TEST_RELEASES")), "kubeadm@1.36") {
+		tests = append(tests, leftOut{"without-1.36.yaml", "cgroup-v1-kubelet", matrix.PhaseInstall, facts.Cgroup == "v1"})
+	}
+	for _, test := range tests {
 		t.Run(test.fix, func(t *testing.T) {
 			g := NewWithT(t)
-			result := attempt(t, test.fix)
+			result := attempt(t, test.file, test.fix)
 			if !test.needed {
 				// Not this machine's fix: leaving it out must then change nothing.
 				g.Expect(result.Judgement.Verdict).To(Equal(matrix.Pass), result.Judgement.Reason)
@@ -50,9 +58,9 @@ func TestWithout(t *testing.T) {
 	}
 }
 
-func attempt(t *testing.T, without string) matrix.Result {
+func attempt(t *testing.T, file, without string) matrix.Result {
 	t.Helper()
-	planned, err := run.Plan(t.Context(), run.Request{Matrix: "testdata/without.yaml", Without: []string{without}, Root: t.TempDir(), Progress: progress.New(os.Stderr, time.Now)})
+	planned, err := run.Plan(t.Context(), run.Request{Matrix: filepath.Join("testdata", file), Without: []string{without}, Root: t.TempDir(), Progress: progress.New(os.Stderr, time.Now)})
 	if err != nil {
 		t.Fatal(err)
 	}
