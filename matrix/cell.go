@@ -105,6 +105,55 @@ const (
 	DefaultQEMUMemoryBytes = 6 << 30
 )
 
+// DefaultQEMUDiskBytes is the size of a qemu host's disk where the matrix does
+// not say it; it takes only the room that is used.
+const DefaultQEMUDiskBytes = 24 << 30
+
+// QEMUSystem is a system that a qemu host's machine can have of its own.
+type QEMUSystem struct {
+	// OS is its name, as debian/12.
+	OS string
+	// Kernel is the one that comes with it.
+	Kernel string
+	// Incus lists the suites whose Incus fits it, the default first.
+	Incus []string
+}
+
+// QEMUSystems lists the systems that machines can have.
+func QEMUSystems() []QEMUSystem {
+	return []QEMUSystem{
+		{OS: "debian/12", Kernel: "debian/6.1", Incus: []string{"bookworm-backports"}},
+		{OS: "debian/13", Kernel: "debian/6.12", Incus: []string{"trixie", "trixie-backports"}},
+	}
+}
+
+// System is the machine's own; ok is false where there is none of its name.
+func (q QEMURef) System() (s QEMUSystem, ok bool) {
+	for _, s := range QEMUSystems() {
+		if s.OS == q.OS {
+			return s, true
+		}
+	}
+	return QEMUSystem{}, false
+}
+
+// WithDefaults is the machine of a host in a cgroup mode, with everything that
+// the matrix left out filled in: debian/12 for v1, whose systemd still boots
+// with it unasked, else debian/13; the kernel and the Incus of that system; and
+// a size.
+func (q QEMURef) WithDefaults(cgroup string) QEMURef {
+	if q.OS == "" && cgroup == "v1" {
+		q.OS = "debian/12"
+	}
+	q.OS = cmp.Or(q.OS, "debian/13")
+	if own, ok := q.System(); ok {
+		q.Kernel, q.Incus = cmp.Or(q.Kernel, own.Kernel), cmp.Or(q.Incus, own.Incus[0])
+	}
+	q.CPUs, q.MemoryBytes = q.Size()
+	q.DiskBytes, q.Accel = cmp.Or(q.DiskBytes, DefaultQEMUDiskBytes), cmp.Or(q.Accel, "auto")
+	return q
+}
+
 // Size is the CPUs and the memory that the machine has, and that it takes of
 // the budget while it is up.
 func (q QEMURef) Size() (cpus int, memoryBytes int64) {

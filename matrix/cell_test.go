@@ -88,3 +88,25 @@ func TestQEMUSize(t *testing.T) {
 		t.Errorf("said: %d CPUs, %d bytes", cpus, memory)
 	}
 }
+
+func TestQEMUDefaults(t *testing.T) {
+	for _, tc := range []struct {
+		cgroup     string
+		have, want matrix.QEMURef
+	}{
+		{"v2", matrix.QEMURef{}, matrix.QEMURef{OS: "debian/13", Kernel: "debian/6.12", Incus: "trixie"}},
+		{"v1", matrix.QEMURef{}, matrix.QEMURef{OS: "debian/12", Kernel: "debian/6.1", Incus: "bookworm-backports"}},
+		{"v1", matrix.QEMURef{OS: "debian/13"}, matrix.QEMURef{OS: "debian/13", Kernel: "debian/6.12", Incus: "trixie"}},
+		{"v2", matrix.QEMURef{OS: "debian/12", Kernel: "/boot/vmlinuz", Accel: "tcg"},
+			matrix.QEMURef{OS: "debian/12", Kernel: "/boot/vmlinuz", Incus: "bookworm-backports", Accel: "tcg"}},
+		{"v2", matrix.QEMURef{OS: "plan9"}, matrix.QEMURef{OS: "plan9"}},
+	} {
+		tc.want.CPUs, tc.want.MemoryBytes, tc.want.DiskBytes = matrix.DefaultQEMUCPUs, matrix.DefaultQEMUMemoryBytes, matrix.DefaultQEMUDiskBytes
+		if tc.want.Accel == "" {
+			tc.want.Accel = "auto"
+		}
+		if got := tc.have.WithDefaults(tc.cgroup); got != tc.want {
+			t.Errorf("%+v on %s is %+v, want %+v", tc.have, tc.cgroup, got, tc.want)
+		}
+	}
+}

@@ -80,16 +80,13 @@ func (m *Matrix) checkHost(p *problems, path string, h Host) {
 }
 
 func (m *Matrix) checkQEMU(bad func(key, format string, args ...any), h Host) {
-	switch own := isPath(h.Kernel); {
-	case own && (h.Initrd == "" || h.Modules == ""):
-		bad("kernel", "a kernel of one's own needs initrd and modules, the paths of its initrd and of a folder that holds its lib/modules")
-	case !own && h.Initrd != "":
-		bad("initrd", "it goes with a kernel of one's own only; remove it, or write the kernel's path")
-	case !own && h.Modules != "":
-		bad("modules", "it goes with a kernel of one's own only; remove it, or write the kernel's path")
+	for key, path := range map[string]string{"initrd": h.Initrd, "modules": h.Modules} {
+		if path != "" && !isPath(h.Kernel) {
+			bad(key, "it goes with a kernel of one's own only; remove it, or write the kernel's path")
+		}
 	}
-	if fit := systemOf(h.OS).incus; !slices.Contains(fit, h.Incus) {
-		bad("incus", "the packages of %s do not fit %s; want %s, or another os", h.Incus, h.OS, strings.Join(fit, " or "))
+	if own, ok := h.ref().QEMU.System(); ok && !slices.Contains(own.Incus, h.Incus) {
+		bad("incus", "the packages of %s do not fit %s; want %s, or another os", h.Incus, h.OS, strings.Join(own.Incus, " or "))
 	}
 	switch {
 	case h.Memory < leastMachine:
@@ -100,8 +97,8 @@ func (m *Matrix) checkQEMU(bad func(key, format string, args ...any), h Host) {
 	if h.CPUs > m.Budget.CPUs {
 		bad("cpus", "%d, but the budget has only %d, so the machine could never be booted", h.CPUs, m.Budget.CPUs)
 	}
-	if h.Disk < leastDisk {
-		bad("disk", "%s is too little, want at least %s", h.Disk, Size(leastDisk))
+	if h.Disk < leastMachineDisk {
+		bad("disk", "%s is too little, want at least %s", h.Disk, Size(leastMachineDisk))
 	}
 }
 

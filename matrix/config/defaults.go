@@ -23,9 +23,11 @@ const (
 	// stable between two crashes.
 	leastStability = Duration(30 * time.Second)
 	mostCells      = 50_000
-	// leastMachine is what a qemu host's own system and Incus daemon need.
-	leastMachine = 1 * gib
-	mostAliases  = 100
+	// leastMachine and leastMachineDisk are what a qemu host's own system and
+	// Incus daemon need.
+	leastMachine     = 1 * gib
+	leastMachineDisk = 2 * gib
+	mostAliases      = 100
 )
 
 // Machine is what the default budget is a part of.
@@ -76,14 +78,11 @@ func (m *Matrix) setDefaults(machine Machine) {
 	for i := range m.Hosts {
 		if h := &m.Hosts[i]; h.Driver == driverQEMU {
 			orDefault(&h.Cgroup, "v2")
-			orDefault(&h.OS, "debian/13")
-			system := systemOf(h.OS)
-			orDefault(&h.Kernel, system.kernel)
-			orDefault(&h.Incus, system.incus[0])
+			// What the budget and the topologies say comes before what holds anywhere.
 			orDefault(&h.CPUs, min(matrix.DefaultQEMUCPUs, b.CPUs))
 			orDefault(&h.Memory, min(b.Node.Memory*Size(m.largest().Nodes())+gib, b.Memory))
-			orDefault(&h.Disk, 20*gib)
-			orDefault(&h.Accel, "auto")
+			q := h.ref().QEMU.WithDefaults(h.Cgroup)
+			h.OS, h.Kernel, h.Incus, h.Disk, h.Accel = q.OS, q.Kernel, q.Incus, Size(q.DiskBytes), q.Accel
 		}
 	}
 
@@ -105,20 +104,6 @@ func (m *Matrix) setDefaults(machine Machine) {
 	if m.Sources.Images == nil {
 		m.Sources.Images = []ImageSource{ImageServer, ImageMmdebstrap}
 	}
-}
-
-// system is what a qemu host's own system brings.
-type system struct {
-	kernel string
-	// incus lists the suites whose Incus fits it, the default first.
-	incus []string
-}
-
-func systemOf(os string) system {
-	if os == "debian/12" {
-		return system{"debian/6.1", []string{"bookworm-backports"}}
-	}
-	return system{"debian/6.12", []string{"trixie", "trixie-backports"}}
 }
 
 func orDefault[T comparable](field *T, fallback T) {

@@ -66,9 +66,9 @@ type Host struct {
 // QEMUHost describes the virtual machine of a host with driver qemu. A
 // relative path starts at the matrix file's folder.
 type QEMUHost struct {
-	// qemu: the machine's own system. Default: debian/13.
+	// qemu: the machine's own system. Default: debian/12 for cgroup v1, else debian/13.
 	OS string `yaml:"os,omitempty" jsonschema:"enum=debian/12,enum=debian/13"`
-	// qemu: Debian's newest kernel of a version (debian/6.1), a Debian package (linux-image-6.1.0-38-cloud-amd64), or the path of a kernel of one's own, beginning with / or ./ (initrd and modules go with it). Default: that of the system, debian/6.1 or debian/6.12.
+	// qemu: Debian's newest kernel of a version (debian/6.1), a Debian package (linux-image-6.1.0-38-cloud-amd64), or the path of a kernel of one's own, beginning with / or ./ (initrd and modules go with it, unless it has all built in). Default: that of the system, debian/6.1 or debian/6.12.
 	Kernel string `yaml:"kernel,omitempty" jsonschema:"pattern=^(debian/[1-9][0-9]{0\\,2}(\\.[0-9]{1\\,3})?|linux-image-[a-z0-9][a-z0-9.+-]{0\\,99}|[.]{0\\,2}/.+)$" want:"debian/VERSION as debian/6.1, a Debian package as linux-image-6.1.0-38-cloud-amd64, or a path that begins with / or ./"`
 	// qemu: the path of the initrd of a kernel of one's own.
 	Initrd string `yaml:"initrd,omitempty"`
@@ -77,10 +77,10 @@ type QEMUHost struct {
 	// qemu: the Debian suite that the machine's Incus comes from. Default: bookworm-backports on debian/12, trixie on debian/13.
 	Incus string `yaml:"incus,omitempty" jsonschema:"enum=bookworm-backports,enum=trixie,enum=trixie-backports"`
 	// qemu: the machine's CPUs. Default: 2, or the budget's, if that is less.
-	CPUs int `yaml:"cpus,omitempty" jsonschema:"minimum=1,maximum=4096"`
+	CPUs int `yaml:"cpus,omitempty" jsonschema:"minimum=1,maximum=255"`
 	// qemu: the machine's memory. Default: what the nodes of the largest topology may use and 1GiB more, or the budget's, if that is less.
 	Memory Size `yaml:"memory,omitempty"`
-	// qemu: the size of the machine's disk, which takes only the room that it uses. Default: 20GiB.
+	// qemu: the size of the machine's disk, which takes only the room that it uses. Default: 24GiB.
 	Disk Size `yaml:"disk,omitempty"`
 	// qemu: kvm, tcg (software emulation), or auto: kvm where it boots this kernel, else tcg. Default: auto.
 	Accel string `yaml:"accel,omitempty" jsonschema:"enum=auto,enum=kvm,enum=tcg"`
