@@ -79,7 +79,7 @@ func toSchedule(p matrix.Plan, hosts []hostCells, past runfolder.History) schedu
 		case "qemu":
 			// Two machines that emulate their CPUs on the same ones only slow
 			// each other down: a machine claims its CPUs in full.
-			host.Claim.CPUs, host.Claim.MemoryBytes = h.ref.QEMU.CPUs, h.ref.QEMU.MemoryBytes
+			host.Claim.CPUs, host.Claim.MemoryBytes = h.ref.QEMU.Size()
 			host.Own, host.Room, host.Opening = true, host.Claim, guessedBoot
 			if h.ref.QEMU.Accel != "kvm" {
 				slower = emulated

@@ -89,16 +89,19 @@ func order(plan Plan) ranks {
 			alone := *p
 			alone.Claim = Room{}
 			one := weights{hosts: []float64{0}, cells: [][]float64{w.cells[h]}}
-			w.hosts[h] = float64(improve(Plan{Hosts: []Host{alone}}, tries, one, one.cells[0]))
+			least := p.Opening + longest + p.Closing
+			w.hosts[h] = float64(improve(Plan{Hosts: []Host{alone}}, tries, least, one, one.cells[0]))
 		}
 	}
 	shared := [][]float64{w.hosts}
+	var least time.Duration
 	for h := range plan.Hosts {
+		least = max(least, time.Duration(w.hosts[h]))
 		if !plan.Hosts[h].Own {
 			shared = append(shared, w.cells[h])
 		}
 	}
-	improve(plan, tries, w, shared...)
+	improve(plan, tries, least, w, shared...)
 	return w.ranks()
 }
 
@@ -152,14 +155,15 @@ const (
 
 // improve varies weights of w, a few and all of them by turns, and keeps what
 // ends the plan no later; where nothing ends it sooner they stay as they were.
-// It returns when the plan ends.
-func improve(plan Plan, tries int, w weights, varied ...[]float64) time.Duration {
+// It returns when the plan ends, and stops looking when that is least, which no
+// order can beat.
+func improve(plan Plan, tries int, least time.Duration, w weights, varied ...[]float64) time.Duration {
 	first := simulate(plan, w.ranks())
 	best := first
 	// One plan is always ordered alike.
 	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // G404: nothing is secret, and it must repeat itself.
 	original, kept := clone(varied), clone(varied)
-	for try, since := 0, 0; try < tries && since < patience; try, since = try+1, since+1 {
+	for try, since := 0, 0; try < tries && since < patience && best > least; try, since = try+1, since+1 {
 		part := []float64{0.1, 1}[try%2]
 		for _, v := range varied {
 			for i := range v {
