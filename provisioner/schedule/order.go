@@ -161,7 +161,7 @@ func improve(plan Plan, tries int, least time.Duration, w weights, varied ...[]f
 	first := simulate(plan, w.ranks())
 	best := first
 	// One plan is always ordered alike.
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // G404: nothing is secret, and it must repeat itself.
+	random := rand.New(rand.NewPCG(1, 2))
 	original, kept := clone(varied), clone(varied)
 	for try, since := 0, 0; try < tries && since < patience && best > least; try, since = try+1, since+1 {
 		part := []float64{0.1, 1}[try%2]
