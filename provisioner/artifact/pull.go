@@ -180,7 +180,7 @@ func unpack(ctx context.Context, archive string, members []string, dir string) (
 		if err != nil {
 			return failed(err)
 		}
-		_, err = io.Copy(out, reader)
+		_, err = io.CopyN(out, reader, h.Size)
 		if err = errors.Join(err, out.Close()); err != nil {
 			return failed(err)
 		}
