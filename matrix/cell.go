@@ -76,6 +76,21 @@ type HostRef struct {
 	Remote RemoteRef `json:"remote,omitzero"`
 }
 
+// Contradiction says what was observed on the host and is not what the matrix
+// says of it, with both values; empty where nothing is. What was not observed
+// contradicts nothing.
+func (h HostRef) Contradiction(observed HostFacts) string {
+	if h.Cgroup != "" && observed.Cgroup != "" && observed.Cgroup != h.Cgroup {
+		return fmt.Sprintf("host %s has cgroup %s, the matrix says %s", h.Name, observed.Cgroup, h.Cgroup)
+	}
+	// A package's name or a path promises no version.
+	family, version, _ := strings.Cut(h.QEMU.Kernel, "/")
+	if family == "debian" && observed.Kernel != "" && observed.Kernel != version && !strings.HasPrefix(observed.Kernel, version+".") {
+		return fmt.Sprintf("host %s runs kernel %s, the matrix says %s", h.Name, observed.Kernel, h.QEMU.Kernel)
+	}
+	return ""
+}
+
 // QEMURef is the virtual machine of a qemu host. What is empty or zero is the
 // driver's choice.
 type QEMURef struct {

@@ -110,3 +110,32 @@ func TestQEMUDefaults(t *testing.T) {
 		}
 	}
 }
+
+func TestContradiction(t *testing.T) {
+	ref := func(cgroup, kernel string) matrix.HostRef {
+		return matrix.HostRef{Name: "lab", Cgroup: cgroup, QEMU: matrix.QEMURef{Kernel: kernel}}
+	}
+	for _, tc := range []struct {
+		declared       matrix.HostRef
+		kernel, cgroup string
+		want           string
+	}{
+		{ref("", ""), "6.18.5", "v1", ""},
+		{ref("v1", ""), "6.18.5", "v1", ""},
+		{ref("v2", ""), "6.18.5", "v1", "host lab has cgroup v1, the matrix says v2"},
+		{ref("v2", ""), "6.18.5", "", ""},
+		{ref("", "debian/6.1"), "6.1.0-40-cloud-amd64", "v2", ""},
+		{ref("", "debian/6.1"), "6.12.43+deb13-cloud-amd64", "v2", "host lab runs kernel 6.12.43+deb13-cloud-amd64, the matrix says debian/6.1"},
+		{ref("", "debian/7"), "7.0.4+deb14-cloud-amd64", "v2", ""},
+		{ref("", "debian/7"), "6.18.5", "v2", "host lab runs kernel 6.18.5, the matrix says debian/7"},
+		{ref("", "debian/6.1"), "", "v2", ""},
+		{ref("", "linux-image-6.1.0-40-cloud-amd64"), "6.1.0-40-cloud-amd64", "v2", ""},
+		{ref("", "/boot/vmlinuz"), "6.1.0", "v2", ""},
+		{ref("", "./6.1"), "6.12.0", "v2", ""},
+	} {
+		got := tc.declared.Contradiction(matrix.HostFacts{Kernel: tc.kernel, Cgroup: tc.cgroup})
+		if got != tc.want {
+			t.Errorf("declared %q %q, observed %q %q: got %q, want %q", tc.declared.Cgroup, tc.declared.QEMU.Kernel, tc.cgroup, tc.kernel, got, tc.want)
+		}
+	}
+}

@@ -212,8 +212,8 @@ func judgeFacts(cell Cell, a Attempt) Judgement {
 	switch {
 	case a.Host.Kernel == "" || a.Host.Cgroup == "" || a.Host.Incus == "":
 		return blocked("kernel, cgroup mode and Incus version of host %s were not all observed", cell.Host.Name)
-	case cell.Host.Cgroup != "" && a.Host.Cgroup != cell.Host.Cgroup:
-		return blocked("host %s has cgroup %s, the matrix says %s", cell.Host.Name, a.Host.Cgroup, cell.Host.Cgroup)
+	case cell.Host.Contradiction(a.Host) != "":
+		return blocked("%s", cell.Host.Contradiction(a.Host))
 	case cell.Distro.Version == "":
 		return blocked("the plan has no exact version of %s", cell.Distro)
 	case len(a.Nodes) != cell.Topology.Nodes():

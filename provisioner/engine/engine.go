@@ -159,6 +159,11 @@ func (e *Engine) cell(ctx context.Context, host Host, c matrix.Cell) {
 		e.stopped(ctx, c, host.Facts(), err)
 		return
 	}
+	// A host may show more of itself once there is an image to look with.
+	c, ok := e.admit(ctx, host, c)
+	if !ok {
+		return
+	}
 	var earlier []matrix.Attempt
 	for attempt := 1; attempt <= e.opts.Attempts; attempt++ {
 		told := 0

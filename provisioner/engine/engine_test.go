@@ -34,10 +34,14 @@ type fakeGround struct {
 	facts matrix.HostFacts
 	// done, if set, ends the hosts.
 	done chan struct{}
+	// shows, if set, is what a host shows before and after an image is ready.
+	shows func(readied bool) matrix.HostFacts
 
-	mu     sync.Mutex
-	opened []string
-	closed []string
+	mu sync.Mutex
+	// readied: a cell's image was ready.
+	readied bool
+	opened  []string
+	closed  []string
 	// running are the cells that run now, most the most at one time.
 	running, most int
 	ran           []matrix.CellID
@@ -70,6 +74,11 @@ func (h *mortalHost) Done() <-chan struct{} { return h.done }
 func (h *mortalHost) Err() error            { return errors.New("qemu: signal: killed") }
 
 func (h *fakeHost) Facts() matrix.HostFacts {
+	if h.shows != nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return h.shows(h.readied)
+	}
 	if h.facts.CPUs > 0 {
 		return h.facts
 	}
@@ -89,6 +98,9 @@ func (h *fakeHost) Ready(_ context.Context, c matrix.Cell) (engine.Runner, error
 			return nil, err
 		}
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.readied = true
 	return fakeRunner{h.fakeGround}, nil
 }
 
@@ -354,6 +366,36 @@ func TestDefiedGates(t *testing.T) {
 	g.Expect(r.Results[2].Judgement.Reason).To(ContainSubstring("not by what was observed on host a"))
 	g.Expect(ground.ran).To(HaveLen(2))
 	g.Expect(matrix.ExitCode(r, false)).To(Equal(matrix.ExitDeviation))
+}
+
+// TestHostThatIsAnother: a cell does not run on a host that is not what the
+// matrix says, neither where that shows at once nor where it shows late.
+func TestHostThatIsAnother(t *testing.T) {
+	g := NewWithT(t)
+	another, right := cellOn("one", "1"), cellOn("two", "1")
+	another.Host.Cgroup, right.Host.Cgroup = "v2", "v1"
+	ground := &fakeGround{gate: func(c matrix.Cell) (*matrix.GateFinding, error) {
+		if c.ID == another.ID {
+			return nil, errors.New("the gates are not asked about a host that is another")
+		}
+		return nil, nil
+	}}
+	r, _ := run(t.Context(), t, ground, planOf(another, right), 1)
+	g.Expect(verdicts(r)).To(Equal([]matrix.Verdict{matrix.Blocked, matrix.Pass}))
+	g.Expect(r.Results[0].Judgement.Reason).To(Equal("host one has cgroup v1, the matrix says v2"))
+
+	late := cellOn("one", "1")
+	late.Host.Cgroup = "v2"
+	ground = &fakeGround{shows: func(readied bool) matrix.HostFacts {
+		f := hostFacts()
+		if !readied {
+			f.Cgroup = ""
+		}
+		return f
+	}}
+	r, _ = run(t.Context(), t, ground, planOf(late), 1)
+	g.Expect(verdicts(r)).To(Equal([]matrix.Verdict{matrix.Blocked}))
+	g.Expect(r.Results[0].Judgement.Reason).To(Equal("host one has cgroup v1, the matrix says v2"))
 }
 
 func TestInputsThatCannotBeHad(t *testing.T) {

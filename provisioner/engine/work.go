@@ -93,8 +93,13 @@ func (w *work) Wait(hosts []int, free schedule.Room) {
 }
 
 // admit decides on a cell by its open host, and returns it with the gate that
-// was found. One that is not let in has ended, with its reason.
-func (w *work) admit(ctx context.Context, host Host, c matrix.Cell) (matrix.Cell, bool) {
+// was found. One that is not let in, because the host is not what the matrix
+// says or a gate rules it out, has ended, with its reason.
+func (e *Engine) admit(ctx context.Context, host Host, c matrix.Cell) (matrix.Cell, bool) {
+	if not := c.Host.Contradiction(host.Facts()); not != "" {
+		e.stopped(ctx, c, host.Facts(), errors.New(not))
+		return c, false
+	}
 	gate, err := host.Gate(c)
 	switch {
 	case err != nil:
@@ -103,16 +108,16 @@ func (w *work) admit(ctx context.Context, host Host, c matrix.Cell) (matrix.Cell
 	default:
 		if c.Gate = gate; !c.Runs() {
 			// What was observed is what ruled it out: an attempt without phases.
-			now := w.opts.Clock.Now()
-			w.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c,
+			now := e.opts.Clock.Now()
+			e.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c,
 				Attempts: []matrix.Attempt{{Started: now, Ended: now, Host: host.Facts()}}}, nil)
-			w.end(c.ID)
+			e.end(c.ID)
 			return c, false
 		}
 		err = gone(host)
 	}
 	if err != nil {
-		w.stopped(ctx, c, host.Facts(), err)
+		e.stopped(ctx, c, host.Facts(), err)
 		return c, false
 	}
 	return c, true
