@@ -88,6 +88,17 @@ func (e *HostWriteError) Error() string {
 	return fmt.Sprintf("change the host's %s: not allowed; set it yourself, or write hostWrites: allow for this host in the matrix", e.What)
 }
 
+// HostExecError is something that only the way to a host's own system could
+// bring about, where the host offers none. Cells that need it are blocked.
+type HostExecError struct {
+	What string
+}
+
+// Error names what is needed and how it can be had.
+func (e *HostExecError) Error() string {
+	return fmt.Sprintf("%s: there is no way to the host's own system; set it there yourself, or write ssh: USER@ADDRESS for this host in the matrix", e.What)
+}
+
 // Unavailable is true: who plans cells asks any error for it, without knowing
 // this type.
 func (e *UnavailableError) Unavailable() bool { return true }

@@ -104,7 +104,8 @@ type Runner struct {
 	Distro provisioner.Distro
 	Fixes  Fixes
 	Health Health
-	// Lease is nil where the host cannot be changed at all.
+	// Lease is nil where there is no way to the host's own system: what Facts
+	// has of its sysctls is all that cells can have of them then.
 	Lease    HostLease
 	Hygiene  Hygiene
 	Diagnose Diagnose
@@ -281,12 +282,13 @@ func (x *run) admit(ctx context.Context) error {
 			return err
 		}
 	}
-	sysctls := x.wants[0].Host.Sysctls
-	switch {
-	case x.Lease == nil && len(sysctls) > 0:
-		return &provisioner.HostWriteError{What: "sysctls " + strings.Join(slices.Sorted(maps.Keys(sysctls)), ", ")}
-	case x.Lease != nil:
-		release, satisfied, err := x.Lease.Acquire(ctx, sysctls)
+	if x.Lease == nil {
+		if err := x.hasAlready(x.wants[0].Host); err != nil {
+			return err
+		}
+		x.satisfied(x.wants[0])
+	} else {
+		release, satisfied, err := x.Lease.Acquire(ctx, x.wants[0].Host.Sysctls)
 		if err != nil {
 			return err
 		}
@@ -301,6 +303,24 @@ func (x *run) admit(ctx context.Context) error {
 	defer cancel()
 	x.leave = x.Hygiene.Enter(looking, x.cell.ID)
 	return nil
+}
+
+// hasAlready says by the observed sysctls that a host which cannot be changed
+// has what is wanted of it; a *provisioner.HostExecError names what it has not.
+func (x *run) hasAlready(want provisioner.HostState) error {
+	var lacking []string
+	for _, key := range slices.Sorted(maps.Keys(want.Sysctls)) {
+		switch has, observed := x.Facts.Sysctls[key]; {
+		case !observed:
+			lacking = append(lacking, fmt.Sprintf("%s=%s (not observed)", key, want.Sysctls[key]))
+		case has != want.Sysctls[key]:
+			lacking = append(lacking, fmt.Sprintf("%s=%s (it is %s)", key, want.Sysctls[key], has))
+		}
+	}
+	if len(lacking) == 0 {
+		return nil
+	}
+	return &provisioner.HostExecError{What: fmt.Sprintf("set the host's sysctls %s for %s", strings.Join(lacking, ", "), strings.Join(want.Fixes, ", "))}
 }
 
 func (x *run) nodeContext(i int) NodeContext {

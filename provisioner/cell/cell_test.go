@@ -388,12 +388,45 @@ func TestHostLease(t *testing.T) {
 		a := attempt(t, w, planned("1"), func(r *cell.Runner) { r.Lease = satisfiedLease{} })
 		g.Expect(a.Fixes).To(Equal([]matrix.AppliedFix{{ID: "kmsg-device", State: "applied"}, {ID: "host-sysctls", State: "satisfied"}}))
 	})
-	t.Run("not allowed", func(t *testing.T) {
-		g := NewWithT(t)
-		w, c := newFakeWorld(), planned("1")
-		a := attempt(t, w, c, func(r *cell.Runner) { r.Lease = nil })
-		g.Expect(verdict(c, a)).To(And(HaveField("Verdict", matrix.Blocked), HaveField("Reason", ContainSubstring("kernel.panic"))))
-		g.Expect(w.was("create")).To(BeFalse())
+	t.Run("no way to the host", func(t *testing.T) {
+		for name, tc := range map[string]struct {
+			observed map[string]string
+			verdict  matrix.Verdict
+			reason   string
+		}{
+			"right already": {map[string]string{"kernel.panic": "10", "vm.overcommit_memory": "1"}, matrix.Pass, ""},
+			"another value": {map[string]string{"kernel.panic": "0", "vm.overcommit_memory": "1"}, matrix.Blocked,
+				"set the host's sysctls kernel.panic=10 (it is 0) for host-sysctls: there is no way to the host's own system"},
+			"not observed": {map[string]string{"kernel.panic": "10"}, matrix.Blocked,
+				"set the host's sysctls vm.overcommit_memory=1 (not observed) for host-sysctls: there is no way to the host's own system"},
+			"nothing is observed": {nil, matrix.Blocked, "kernel.panic=10 (not observed), vm.overcommit_memory=1 (not observed)"},
+		} {
+			t.Run(name, func(t *testing.T) {
+				g := NewWithT(t)
+				w, c := newFakeWorld(), planned("1")
+				w.desired = func([]matrix.AppliedFix) provisioner.Desired {
+					return provisioner.Desired{Host: provisioner.HostState{Fixes: []string{"host-sysctls"},
+						Sysctls: map[string]string{"kernel.panic": "10", "vm.overcommit_memory": "1"}}}
+				}
+				a := attempt(t, w, c, func(r *cell.Runner) {
+					r.Lease = nil
+					r.Facts.Sysctls = tc.observed
+				})
+				g.Expect(verdict(c, a)).To(And(HaveField("Verdict", tc.verdict), HaveField("Reason", ContainSubstring(tc.reason))))
+				g.Expect(w.was("create")).To(Equal(tc.verdict == matrix.Pass))
+				if tc.verdict == matrix.Pass {
+					g.Expect(a.Fixes).To(ContainElement(matrix.AppliedFix{ID: "host-sysctls", State: "satisfied"}))
+				}
+			})
+		}
+		t.Run("nothing is wanted", func(t *testing.T) {
+			g := NewWithT(t)
+			w, c := newFakeWorld(), planned("1")
+			w.desired = func([]matrix.AppliedFix) (none provisioner.Desired) { return none }
+			a := attempt(t, w, c, func(r *cell.Runner) { r.Lease = nil })
+			g.Expect(verdict(c, a)).To(HaveField("Verdict", matrix.Pass))
+			g.Expect(a.Fixes).To(ContainElement(matrix.AppliedFix{ID: "host-sysctls", State: "applied"}))
+		})
 	})
 	t.Run("others hold it for long", func(t *testing.T) {
 		g := NewWithT(t)
