@@ -5,6 +5,7 @@ package catalog
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/lxcmatrix/lxcmatrix/fixtures"
@@ -159,8 +161,14 @@ func (g *Ground) Open(ctx context.Context, ref matrix.HostRef) (engine.Host, err
 		defer cancel()
 		return nil, errors.Join(fmt.Errorf("observe host %s: %w", ref.Name, err), leave(closing))
 	}
-	leases := lease.New(h.Exec(), LeaseFile)
-	return &openHost{Ground: g, host: h, leave: leave, facts: facts, lease: leases, hygiene: g.Hygiene.Host(ctx, h.Exec(), leases.Alone)}, nil
+	o := &openHost{Ground: g, host: h, leave: leave, facts: facts}
+	if exec := h.Exec(); exec != nil {
+		leases := lease.New(exec, leaseFile(ref))
+		o.lease, o.hygiene = hostLease{leases}, g.Hygiene.Host(ctx, exec, leases.Alone)
+	} else {
+		o.hygiene = g.Hygiene.Host(ctx, nil, nil)
+	}
+	return o, nil
 }
 
 // open opens a host; leave closes it, where nobody else needs it.
@@ -176,8 +184,18 @@ func (g *Ground) open(ctx context.Context, ref matrix.HostRef) (h *host.Host, le
 
 // LeaseFile is where this machine's sysctls of before are kept while they are
 // changed: one place for every run on it, whatever its state folder, that a
-// boot empties as it resets the sysctls. Every host of today is on this machine.
+// boot empties as it resets the sysctls.
 const LeaseFile = "/run/lxcmatrix/host-sysctls.json"
+
+// leaseFile is the same for the machine of a host: those elsewhere have one
+// each, for all runs from here.
+func leaseFile(ref matrix.HostRef) string {
+	if ref.Driver != "remote" {
+		return LeaseFile
+	}
+	sum := sha256.Sum256([]byte(ref.Remote.SSH))
+	return fmt.Sprintf("/run/lxcmatrix/host-sysctls-%x.json", sum[:6])
+}
 
 // OpenHost opens a host by its driver.
 func OpenHost(ctx context.Context, ref matrix.HostRef, stateDir string, poolBytes int64) (*host.Host, error) {
@@ -189,6 +207,8 @@ func OpenHost(ctx context.Context, ref matrix.HostRef, stateDir string, poolByte
 			return nil, fmt.Errorf("open host %s: %w", ref.Name, err)
 		}
 		return host.OpenLocal(ctx, host.LocalOptions{AllowHostWrites: ref.HostWrites == "allow"})
+	case "remote":
+		return host.OpenRemote(ctx, ref.Remote, ref.HostWrites == "allow")
 	}
 	return nil, fmt.Errorf("open host %s: there is no driver %q", ref.Name, ref.Driver)
 }
@@ -197,19 +217,43 @@ type openHost struct {
 	*Ground
 	host    *host.Host
 	leave   func(context.Context) error
-	facts   matrix.HostFacts
-	lease   *lease.Manager
+	lease   cell.HostLease
 	hygiene *hygiene.Host
-	// imported holds the images that are on the host.
+	// imported holds the images that are on the host, seen what a node saw of
+	// it.
 	imported memory[image.Prepared]
+	seen     memory[matrix.HostFacts]
+
+	mu    sync.Mutex
+	facts matrix.HostFacts
 }
 
-// Facts is what was observed when the host was opened.
-func (h *openHost) Facts() matrix.HostFacts { return h.facts }
+// Facts is what was observed so far: when the host was opened and, where only
+// nodes can look at it, when the first image was ready.
+func (h *openHost) Facts() matrix.HostFacts {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.facts
+}
 
 // Gate decides by the host's observed facts.
 func (h *openHost) Gate(c matrix.Cell) (*matrix.GateFinding, error) {
-	return h.Knowledge.Gate(c, &h.facts)
+	facts := h.Facts()
+	return h.Knowledge.Gate(c, &facts)
+}
+
+// look completes the facts by what a node of an image sees, once.
+func (h *openHost) look(ctx context.Context, image string, owner map[string]string) (matrix.HostFacts, error) {
+	return h.seen.do(ctx, "", func() (matrix.HostFacts, error) {
+		facts, err := h.host.FactsFrom(ctx, h.Facts(), image, owner)
+		if err != nil {
+			return facts, err
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.facts = facts
+		return facts, nil
+	})
 }
 
 // Close stops or releases the host.
@@ -240,11 +284,16 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 	if err != nil {
 		return nil, err
 	}
+	owner := map[string]string{"kind": "node", "run": h.RunID, "pid": strconv.Itoa(os.Getpid()), "created": h.Clock.Now().UTC().Format(time.RFC3339)}
+	facts, err := h.look(ctx, prepared.Fingerprint, owner)
+	if err != nil {
+		return nil, err
+	}
 	t := h.Plan.Timeouts
 	r := &cell.Runner{
-		Host: h.host, Facts: h.facts, Clock: h.Clock, Keep: h.Keep,
+		Host: h.host, Facts: facts, Clock: h.Clock, Keep: h.Keep,
 		Distro: Distro(release, t),
-		Fixes:  Fixes{h.Knowledge.Fixes}, Health: checks{t}, Lease: hostLease{h.lease}, Hygiene: h.hygiene,
+		Fixes:  Fixes{h.Knowledge.Fixes}, Health: checks{t}, Lease: h.lease, Hygiene: h.hygiene,
 		KeepLog: func(node, name string, content []byte) error {
 			_, err := h.Folder.WriteLog(c.ID, node, name, content)
 			return err
@@ -257,7 +306,7 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 			return diagnose.Scan(ctx, h.Knowledge.Signatures, os.DirFS(logs))
 		},
 		Limits: h.Plan.Budget.Node, Timeouts: t, Image: prepared.Fingerprint, Provenance: release.Provenance,
-		Owner: map[string]string{"kind": "node", "run": h.RunID, "pid": strconv.Itoa(os.Getpid()), "created": h.Clock.Now().UTC().Format(time.RFC3339)},
+		Owner: owner,
 	}
 	return r, nil
 }

@@ -1,16 +1,23 @@
 // Package host makes Incus servers into hosts that cells run on: embedded (an
-// Incus daemon of the harness's own) and local (the system's). All are the
+// Incus daemon of the harness's own), local (the system's) and remote (one
+// elsewhere). All are the
 // same Host; they differ in how they open and close, and in the way to the
 // machine that they run on.
 package host
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
 	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
@@ -24,6 +31,7 @@ type Host struct {
 
 	subnet  netip.Prefix
 	gateway netip.Addr
+	// machine is nil where there is no way to it.
 	machine machine
 	// writes says whether the machine's sysctls may be changed.
 	writes bool
@@ -141,7 +149,8 @@ func (h *Host) reserve(ctx context.Context, node string) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("no address is free in %s", h.subnet)
 }
 
-// Dial connects to a node's TCP port, from the machine that the bridge is on.
+// Dial connects to a node's TCP port: from the machine that the bridge is on
+// or, where there is no way to it, through the Incus server.
 func (h *Host) Dial(ctx context.Context, node string, port int) (net.Conn, error) {
 	h.mu.Lock()
 	a, ok := h.taken[node]
@@ -149,32 +158,104 @@ func (h *Host) Dial(ctx context.Context, node string, port int) (net.Conn, error
 	if !ok {
 		return nil, fmt.Errorf("dial node %s port %d: the host has no such node", node, port)
 	}
-	conn, err := h.machine.Dial(ctx, "tcp", net.JoinHostPort(a.String(), strconv.Itoa(port)))
+	address := net.JoinHostPort(a.String(), strconv.Itoa(port))
+	if h.machine == nil {
+		return h.Server.Instance(node, a.String()).Dial(ctx, address)
+	}
+	conn, err := h.machine.Dial(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("dial node %s port %d: %w", node, port, err)
 	}
 	return conn, nil
 }
 
-// Exec is the way to the machine's own system.
-func (h *Host) Exec() provisioner.HostExec { return system{machine: h.machine, writes: h.writes} }
+// Exec is the way to the machine's own system; nil where there is none.
+func (h *Host) Exec() provisioner.HostExec {
+	if h.machine == nil {
+		return nil
+	}
+	return system{machine: h.machine, writes: h.writes}
+}
 
-// Facts observes the machine and the Incus server.
-func (h *Host) Facts(ctx context.Context) (matrix.HostFacts, error) {
-	f, err := observe(ctx, h.machine.Run)
+// Facts observes the machine and the Incus server. Where there is no way to the
+// machine, it is what the server says; FactsFrom adds what a node sees.
+func (h *Host) Facts(ctx context.Context) (f matrix.HostFacts, err error) {
+	if h.machine != nil {
+		if f, err = observe(ctx, h.machine.Run); err != nil {
+			return f, err
+		}
+	}
+	said, err := h.Server.Facts(ctx)
 	if err != nil {
 		return f, err
 	}
-	v, err := h.Server.Versions(ctx)
-	if err != nil {
-		return f, err
-	}
-	f.Incus, f.LXC, f.Storage = v.Incus, v.LXC, v.Storage
+	f.Incus, f.LXC, f.Storage = said.Incus, said.LXC, said.Storage
 	if f.DiskFreeBytes, err = h.Server.Free(ctx); err != nil {
 		return f, err
 	}
+	if h.machine != nil {
+		return f, nil
+	}
+	resources, err := h.Server.Resources(ctx)
+	if err != nil {
+		return f, err
+	}
+	f.Kernel, f.CPUs, f.CPULevel = said.Kernel, resources.CPUs, cpuLevel(said.Architecture, resources.CPUFlags)
+	f.MemoryBytes, f.MemoryFreeBytes = resources.MemoryBytes, &resources.FreeBytes
 	return f, nil
 }
+
+// FactsFrom completes what Facts observed without a way to the machine by what
+// a node sees of it: a node of an image, owned as given, is created for that
+// and removed again. It is privileged and keeps every capability, so that its
+// kernel, cgroups, capabilities and sysctls are those of the host. Where Facts
+// could look for itself, they are returned as they are.
+func (h *Host) FactsFrom(ctx context.Context, facts matrix.HostFacts, image string, owner map[string]string) (_ matrix.HostFacts, err error) {
+	if h.machine != nil {
+		return facts, nil
+	}
+	fail := func(err error) (matrix.HostFacts, error) {
+		return facts, fmt.Errorf("observe the host from a node: %w", err)
+	}
+	random := make([]byte, 4)
+	_, _ = rand.Read(random)
+	spec := provisioner.NodeSpec{Name: "observe-" + hex.EncodeToString(random), Image: image, Owner: owner,
+		Incus: provisioner.IncusConfig{Config: map[string]string{"security.privileged": "true"}, RawLXC: []string{"lxc.cap.drop="}}}
+	node, err := h.CreateNode(ctx, spec)
+	if node != nil {
+		defer func() {
+			removing, cancel := context.WithTimeout(context.WithoutCancel(ctx), removePatience)
+			defer cancel()
+			err = errors.Join(err, node.Delete(removing))
+		}()
+	}
+	if err != nil {
+		return fail(err)
+	}
+	// Its init mounts the cgroups.
+	seen, err := backoff.Retry(ctx, func() (matrix.HostFacts, error) {
+		seen, err := observe(ctx, node.Exec)
+		if err == nil && seen.Cgroup == "" {
+			err = errors.New("it shows no cgroups")
+		}
+		return seen, err
+	}, backoff.WithBackOff(backoff.NewConstantBackOff(200*time.Millisecond)), backoff.WithMaxElapsedTime(lookPatience))
+	if err != nil {
+		return fail(err)
+	}
+	facts.Kernel = seen.Kernel
+	facts.Cgroup, facts.CgroupCPUSplit, facts.Controllers = seen.Cgroup, seen.CgroupCPUSplit, seen.Controllers
+	facts.Capabilities, facts.AppArmor, facts.SELinux = seen.Capabilities, seen.AppArmor, seen.SELinux
+	facts.Sysctls = seen.Sysctls
+	return facts, nil
+}
+
+// How long a node that is there to look may take to boot that far, and to be
+// removed.
+const (
+	lookPatience   = 30 * time.Second
+	removePatience = 15 * time.Second
+)
 
 // NoSpaceError is a pool with too little room.
 type NoSpaceError struct {

@@ -74,7 +74,7 @@ func (s *Server) Create(ctx context.Context, spec provisioner.NodeSpec) (*Instan
 	}
 	creating, cancel := outlive(ctx, settlePatience)
 	defer cancel()
-	op, err := s.with(creating).CreateInstance(api.InstancesPost{
+	op, err := s.at(s.with(creating)).CreateInstance(api.InstancesPost{
 		Name: spec.Name, Type: api.InstanceTypeContainer,
 		Source:      api.InstanceSource{Type: "image", Fingerprint: spec.Image},
 		InstancePut: api.InstancePut{Config: config, Devices: devices, Profiles: []string{}},

@@ -9,6 +9,7 @@ package incus
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -31,6 +32,8 @@ type Server struct {
 	conn    *client.ProtocolIncus
 	pool    string
 	network string
+	// member is the cluster member in use; empty where there is no choice.
+	member string
 }
 
 // with is the client in the harness's project, bound to ctx. WithContext
@@ -42,6 +45,43 @@ func (s *Server) with(ctx context.Context) client.InstanceServer {
 
 func (s *Server) global(ctx context.Context) client.InstanceServer {
 	return s.conn.UseProject(api.ProjectDefaultName).(*client.ProtocolIncus).WithContext(ctx)
+}
+
+// at is the client that speaks to the member in use.
+func (s *Server) at(c client.InstanceServer) client.InstanceServer {
+	if s.member == "" {
+		return c
+	}
+	return c.UseTarget(s.member)
+}
+
+// UseMember creates instances on a member of the server's cluster, and asks it
+// about its machine, from then on.
+func (s *Server) UseMember(name string) { s.member = name }
+
+// Members are the names of the cluster's members that are online; none where
+// the server is not part of a cluster.
+func (s *Server) Members(ctx context.Context) ([]string, error) {
+	c := s.global(ctx)
+	info, _, err := c.GetServer()
+	if err != nil {
+		return nil, fmt.Errorf("ask the Incus server for its cluster: %w", err)
+	}
+	if !info.Environment.ServerClustered {
+		return nil, nil
+	}
+	members, err := c.GetClusterMembers()
+	if err != nil {
+		return nil, fmt.Errorf("list the members of the Incus cluster: %w", err)
+	}
+	var online []string
+	for _, m := range members {
+		if m.Status == "Online" {
+			online = append(online, m.ServerName)
+		}
+	}
+	slices.Sort(online)
+	return online, nil
 }
 
 // Storage is where a server keeps instances, and Bridge how they are
@@ -96,6 +136,13 @@ func (s *Server) Prepare(ctx context.Context, storage Storage, bridge Bridge) er
 			return fmt.Errorf("create network %s with address %s: %w", bridge.Name, bridge.Address, err)
 		}
 	}
+	return s.use(ctx, storage.Pool, bridge.Name)
+}
+
+// use makes sure that the harness's project is there, and uses a pool and a
+// bridge from then on.
+func (s *Server) use(ctx context.Context, pool, bridge string) error {
+	c := s.global(ctx)
 	if _, _, err := c.GetProject(ProjectName); err != nil {
 		if !isNotFound(err) {
 			return fmt.Errorf("look up project %s: %w", ProjectName, err)
@@ -110,15 +157,28 @@ func (s *Server) Prepare(ctx context.Context, storage Storage, bridge Bridge) er
 			return fmt.Errorf("create project %s: %w", ProjectName, err)
 		}
 	}
-	s.pool, s.network = storage.Pool, bridge.Name
+	s.pool, s.network = pool, bridge
 	return nil
 }
 
 // Use names a pool and a bridge that are there already, and makes sure that
-// the harness's project is. Empty names choose the server's only or first
-// usable ones.
+// the harness's project is. Empty names choose those of the server's default
+// profile, or else its first usable ones.
 func (s *Server) Use(ctx context.Context, pool, bridge string) error {
 	c := s.global(ctx)
+	profile, _, err := c.GetProfile(api.ProjectDefaultName)
+	if err != nil {
+		return fmt.Errorf("look up the default profile: %w", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(profile.Devices)) {
+		device := profile.Devices[name]
+		switch {
+		case device["type"] == "disk" && device["path"] == "/" && pool == "":
+			pool = device["pool"]
+		case device["type"] == "nic" && bridge == "":
+			bridge = device["network"]
+		}
+	}
 	if pool == "" {
 		pools, err := c.GetStoragePoolNames()
 		if err != nil {
@@ -128,9 +188,6 @@ func (s *Server) Use(ctx context.Context, pool, bridge string) error {
 			return fmt.Errorf("the Incus server has no storage pool; create one with: incus storage create default dir")
 		}
 		pool = pools[0]
-		if slices.Contains(pools, "default") {
-			pool = "default"
-		}
 	}
 	if bridge == "" {
 		networks, err := c.GetNetworks()
@@ -147,7 +204,13 @@ func (s *Server) Use(ctx context.Context, pool, bridge string) error {
 			return fmt.Errorf("the Incus server has no managed bridge; create one with: incus network create incusbr0")
 		}
 	}
-	return s.Prepare(ctx, Storage{Pool: pool}, Bridge{Name: bridge})
+	if _, _, err := c.GetStoragePool(pool); err != nil {
+		return fmt.Errorf("look up storage pool %s: %w", pool, err)
+	}
+	if _, _, err := c.GetNetwork(bridge); err != nil {
+		return fmt.Errorf("look up network %s: %w", bridge, err)
+	}
+	return s.use(ctx, pool, bridge)
 }
 
 // NetworkAddress is the bridge's IPv4 address in CIDR form.
@@ -174,43 +237,71 @@ func (s *Server) MoveNetwork(ctx context.Context, address string) error {
 	return nil
 }
 
-// Versions are what the server says of itself.
-type Versions struct {
+// Facts are what the server says of itself and of the machine that it runs on.
+type Facts struct {
 	Incus string
 	LXC   string
 	// Storage is the driver of the pool in use.
 	Storage string
+	// Kernel is the machine's `uname -r`, Architecture its `uname -m`.
+	Kernel, Architecture string
 }
 
-// Versions asks the server for its versions.
-func (s *Server) Versions(ctx context.Context) (Versions, error) {
-	info, _, err := s.global(ctx).GetServer()
+// Facts asks the server, or the member in use, for what it says of itself.
+func (s *Server) Facts(ctx context.Context) (Facts, error) {
+	info, _, err := s.at(s.global(ctx)).GetServer()
 	if err != nil {
-		return Versions{}, fmt.Errorf("ask the Incus server for its versions: %w", err)
+		return Facts{}, fmt.Errorf("ask the Incus server for its versions: %w", err)
 	}
-	v := Versions{Incus: info.Environment.ServerVersion}
+	e := info.Environment
+	f := Facts{Incus: e.ServerVersion, Kernel: e.KernelVersion, Architecture: e.KernelArchitecture}
 	// The drivers and their versions are joined by " | " in the same order.
-	drivers := strings.Split(info.Environment.Driver, " | ")
-	versions := strings.Split(info.Environment.DriverVersion, " | ")
+	drivers := strings.Split(e.Driver, " | ")
+	versions := strings.Split(e.DriverVersion, " | ")
 	for i, d := range drivers {
 		if d == "lxc" && i < len(versions) {
-			v.LXC = versions[i]
+			f.LXC = versions[i]
 		}
 	}
 	if s.pool != "" {
 		pool, _, err := s.global(ctx).GetStoragePool(s.pool)
 		if err != nil {
-			return Versions{}, fmt.Errorf("look up storage pool %s: %w", s.pool, err)
+			return Facts{}, fmt.Errorf("look up storage pool %s: %w", s.pool, err)
 		}
-		v.Storage = pool.Driver
+		f.Storage = pool.Driver
 	}
-	return v, nil
+	return f, nil
+}
+
+// Resources are a machine's.
+type Resources struct {
+	CPUs int
+	// CPUFlags are those of one CPU, as /proc/cpuinfo names them; nil where the
+	// server does not say.
+	CPUFlags []string
+	// MemoryBytes is all of it, FreeBytes what is not in use.
+	MemoryBytes, FreeBytes int64
+}
+
+// Resources asks the server, or the member in use, for its machine's.
+func (s *Server) Resources(ctx context.Context) (Resources, error) {
+	all, err := s.at(s.global(ctx)).GetServerResources()
+	if err != nil {
+		return Resources{}, fmt.Errorf("ask the Incus server for its machine's resources: %w", err)
+	}
+	r := Resources{CPUs: int(all.CPU.Total), MemoryBytes: int64(all.Memory.Total), FreeBytes: int64(all.Memory.Total - all.Memory.Used)}
+	for _, socket := range all.CPU.Sockets {
+		for _, core := range socket.Cores {
+			r.CPUFlags = core.Flags
+		}
+	}
+	return r, nil
 }
 
 // Free is how much the pool in use can still take, in bytes; nil where it does
 // not say.
 func (s *Server) Free(ctx context.Context) (*int64, error) {
-	resources, err := s.global(ctx).GetStoragePoolResources(s.pool)
+	resources, err := s.at(s.global(ctx)).GetStoragePoolResources(s.pool)
 	if err != nil {
 		return nil, fmt.Errorf("ask how much is free in storage pool %s: %w", s.pool, err)
 	}

@@ -1,6 +1,6 @@
 // Package tinyimage gives tests an image for real containers that is made in a
 // second: it holds nothing but the program in testdata/init, which is
-// process 1 and the few commands that tests run.
+// process 1, socat, and the few commands that tests run.
 package tinyimage
 
 import (
@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
@@ -18,8 +20,9 @@ import (
 
 const program = "github.com/lxcmatrix/lxcmatrix/provisioner/internal/tinyimage/testdata/init"
 
-// Import puts the image on a server under an alias.
-func Import(t *testing.T, server *incus.Server, alias string) incus.Image {
+// Import puts the image on a server under an alias, with commands of this
+// machine and the libraries that they need.
+func Import(t *testing.T, server *incus.Server, alias string, commands ...string) incus.Image {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "init")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", path, program)
@@ -31,7 +34,15 @@ func Import(t *testing.T, server *incus.Server, alias string) incus.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := tarball(map[string][]byte{"sbin/init": init}, "dev", "etc", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var")
+	files := map[string][]byte{"sbin/init": init, "bin/socat": init}
+	for _, command := range commands {
+		for _, path := range needed(t, command) {
+			if files[strings.TrimPrefix(path, "/")], err = os.ReadFile(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	root, err := tarball(files, "dev", "etc", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,6 +55,21 @@ func Import(t *testing.T, server *incus.Server, alias string) incus.Image {
 		t.Fatal(err)
 	}
 	return image
+}
+
+// needed are the paths of a command and of the libraries that the loader says
+// it needs, below no symbolic link.
+func needed(t *testing.T, command string) []string {
+	t.Helper()
+	path, err := exec.LookPath(command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), "ldd", path).Output()
+	if err != nil {
+		t.Fatalf("list the libraries of %s: %v", path, err)
+	}
+	return append(regexp.MustCompile(`/\S+`).FindAllString(string(out), -1), "/bin/"+filepath.Base(path))
 }
 
 func tarball(files map[string][]byte, dirs ...string) (io.Reader, error) {

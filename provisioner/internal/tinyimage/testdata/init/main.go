@@ -3,13 +3,17 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -17,6 +21,13 @@ import (
 func main() {
 	if len(os.Args) < 2 {
 		boot()
+		return
+	}
+	if filepath.Base(os.Args[0]) == "socat" { // STDIO TCP:ADDRESS
+		if err := relay(strings.TrimPrefix(os.Args[2], "TCP:")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		return
 	}
 	switch os.Args[1] {
@@ -28,6 +39,8 @@ func main() {
 		os.Exit(code)
 	case "cat":
 		_, _ = io.Copy(os.Stdout, os.Stdin)
+	case "answer": // ADDRESS: says what each of its callers said, and goodbye
+		answer(os.Args[2])
 	case "boot":
 		id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 		_, _ = os.Stdout.Write(id)
@@ -44,8 +57,55 @@ func main() {
 	}
 }
 
+// relay is what socat does: both ways at once, until the other side has ended.
+func relay(address string) error {
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		return err
+	}
+	go func() {
+		_, _ = io.Copy(conn, os.Stdin)
+		_ = conn.(*net.TCPConn).CloseWrite()
+	}()
+	_, err = io.Copy(os.Stdout, conn)
+	return err
+}
+
+func answer(address string) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			line, _ := bufio.NewReader(conn).ReadString('\n')
+			_, _ = io.WriteString(conn, line+"goodbye\n")
+			_ = conn.Close()
+		}()
+	}
+}
+
 // deaf is a file that makes process 1 stay.
 const deaf = "/tmp/deaf"
+
+// mountCgroups mounts what shows the host's cgroup mode, as systemd does.
+func mountCgroups() {
+	what := "cgroup2"
+	list, _ := os.ReadFile("/proc/cgroups")
+	for line := range strings.Lines(string(list)) {
+		if fields := strings.Fields(line); fields[0] == "memory" && fields[1] != "0" {
+			what = "tmpfs"
+		}
+	}
+	if err := syscall.Mount(what, "/sys/fs/cgroup", what, 0, ""); err != nil {
+		fmt.Println("mount cgroups:", err)
+	}
+}
 
 // halt is SIGRTMIN+3, which LXC sends instead of SIGPWR to a process 1 that
 // seems to be systemd.
@@ -55,6 +115,7 @@ const halt = syscall.Signal(37)
 func boot() {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGPWR, halt, syscall.SIGCHLD)
+	mountCgroups()
 	fmt.Println("the test's init has started")
 	for s := range signals {
 		if s != syscall.SIGCHLD {
