@@ -25,6 +25,9 @@ type Resolver interface {
 	Distro(ctx context.Context, name, version string) (exact string, inputs []matrix.Input, err error)
 	// Image resolves what the nodes of an OS that run a distro are made from.
 	Image(ctx context.Context, os string, distro matrix.Distro) ([]matrix.Input, error)
+	// Members are the members of a remote server's cluster that are online, each
+	// a host of its own; none where it is no cluster.
+	Members(ctx context.Context, server matrix.RemoteRef) ([]string, error)
 }
 
 // Gates decide by a cell's declared facts whether it is impossible. No finding
@@ -53,6 +56,9 @@ func Make(ctx context.Context, m *config.Matrix, resolver Resolver, gates Gates,
 	all, err := m.Cells()
 	if err != nil {
 		return matrix.Plan{}, err
+	}
+	if all, err = divide(ctx, all, resolver); err != nil {
+		return matrix.Plan{}, fmt.Errorf("plan %s: %w", m.File, err)
 	}
 	cells, err := selector.Select(all, options.Only, options.Skip)
 	if err != nil {
@@ -96,6 +102,71 @@ func Make(ctx context.Context, m *config.Matrix, resolver Resolver, gates Gates,
 	}
 	return matrix.Plan{APIVersion: matrix.PlanAPIVersion, Created: now.UTC(), Matrix: m.File, Cells: cells, Inputs: r.inputs,
 		Budget: m.PlanBudget(), Timeouts: m.PlanTimeouts(), Sources: m.PlanSources()}, nil
+}
+
+// membersPatience bounds the question for a server's members: one that does not
+// answer blocks its cells only.
+const membersPatience = 20 * time.Second
+
+// divide puts a cell of each member in the place of one on a cluster: host lab
+// becomes lab-MEMBER. Where the server cannot be asked, its cells are planned
+// as they are, and are blocked.
+func divide(ctx context.Context, cells []matrix.Cell, resolver Resolver) ([]matrix.Cell, error) {
+	type cluster struct {
+		members []string
+		err     error
+	}
+	asked := map[matrix.RemoteRef]cluster{}
+	ids := map[matrix.CellID]bool{}
+	var divided []matrix.Cell
+	add := func(c matrix.Cell) error {
+		if ids[c.ID] {
+			return fmt.Errorf("two cells have the ID %s: a host has the name of another's cluster member", c.ID)
+		}
+		ids[c.ID] = true
+		divided = append(divided, c)
+		return nil
+	}
+	for _, c := range cells {
+		server := c.Host.Remote
+		if c.Host.Driver != "remote" {
+			if err := add(c); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		of, known := asked[server]
+		if !known {
+			within, cancel := context.WithTimeout(ctx, membersPatience)
+			of.members, of.err = resolver.Members(within, server)
+			cancel()
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			if of.err == nil && len(of.members) > 1 && server.SSH != "" {
+				of.err = fmt.Errorf("ssh is the way to one machine, and the server is a cluster of %s: leave it out", strings.Join(of.members, ", "))
+			}
+			asked[server] = of
+		}
+		if of.err != nil {
+			c.Unavailable = fmt.Sprintf("host %s: %v", c.Host.Name, of.err)
+		}
+		if of.err != nil || len(of.members) == 0 {
+			if err := add(c); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		for _, member := range of.members {
+			one := c
+			one.Host.Name, one.Host.Remote.Member = c.Host.Name+"-"+member, member
+			one.ID = one.NewID()
+			if err := add(one); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return divided, nil
 }
 
 // resolving asks each question once.
@@ -142,8 +213,10 @@ func (r *resolving) distro(ctx context.Context, c *matrix.Cell) (*answer, error)
 		}
 		r.versions[asked] = a
 	}
-	if c.Unavailable = a.unavailable; c.Unavailable == "" {
+	if a.unavailable == "" {
 		c.Distro.Version = a.version
+	} else {
+		c.Unavailable = a.unavailable
 	}
 	return a, nil
 }

@@ -27,9 +27,10 @@ func (*gone) Unavailable() bool { return true }
 
 // world answers from tables and counts the questions.
 type world struct {
-	asked  map[string]int
-	exact  map[string]string
-	failOn string
+	asked   map[string]int
+	exact   map[string]string
+	failOn  string
+	members map[string][]string
 	// drift makes each answer's digest another.
 	drift bool
 }
@@ -53,6 +54,15 @@ func (w *world) Distro(_ context.Context, name, version string) (string, []matri
 		{Kind: "artifact", Name: "kubelet", Version: exact, Digest: strings.Repeat("ab", 32), Source: "cache", Provenance: "release"},
 		{Kind: "artifact", Name: "etcd", Version: "3.6.8", Source: "build", Provenance: "built"},
 	}, nil
+}
+
+func (w *world) Members(_ context.Context, server matrix.RemoteRef) ([]string, error) {
+	w.asked["members of "+server.Name]++
+	members, there := w.members[server.Name]
+	if !there {
+		return nil, errors.New("nobody answers")
+	}
+	return members, nil
 }
 
 func (w *world) Image(_ context.Context, os string, distro matrix.Distro) ([]matrix.Input, error) {
@@ -339,4 +349,44 @@ func BenchmarkTenThousandCells(b *testing.B) {
 			b.Fatal(len(p.Cells), err)
 		}
 	}
+}
+
+// TestMembers: each member of a cluster is a host of its own, and a server that
+// cannot be asked blocks its cells alone.
+func TestMembers(t *testing.T) {
+	g := NewWithT(t)
+	parse := func(ssh string) *config.Matrix {
+		m, err := config.Parse("matrix.yaml", []byte(`
+apiVersion: lxcmatrix.dev/v1
+hosts:
+  - embedded
+  - {name: lab, driver: remote, remote: lab, optional: true`+ssh+`}
+  - {name: alone, driver: remote, remote: alone}
+  - {name: down, driver: remote, remote: down}
+distros: [kubeadm@1.34]
+os: [debian/12, debian/13]
+`), config.Machine{CPUs: 2, Memory: 16 << 30})
+		g.Expect(err).NotTo(HaveOccurred())
+		return m
+	}
+	w := newWorld()
+	w.members = map[string][]string{"lab": {"one", "two"}, "alone": nil}
+	p, err := plan.Make(t.Context(), parse(""), w, old{}, plan.Options{Only: []string{"debian/13"}})
+	g.Expect(err).NotTo(HaveOccurred())
+	var seen []string
+	for _, c := range p.Cells {
+		seen = append(seen, fmt.Sprintf("%s %s %t %s", c.ID, c.Host.Remote.Member, c.Optional, c.Unavailable))
+	}
+	g.Expect(seen).To(Equal([]string{
+		"kubeadm-1.34/debian-13/1/embedded  false ",
+		"kubeadm-1.34/debian-13/1/lab-one one true ",
+		"kubeadm-1.34/debian-13/1/lab-two two true ",
+		"kubeadm-1.34/debian-13/1/alone  false ",
+		"kubeadm-1.34/debian-13/1/down  false host down: nobody answers",
+	}))
+	g.Expect(w.asked).To(And(HaveKeyWithValue("members of lab", 1), HaveKeyWithValue("members of down", 1)))
+
+	p, err = plan.Make(t.Context(), parse(", ssh: root@lab"), w, old{}, plan.Options{Only: []string{"lab"}})
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(p.Cells).To(HaveEach(HaveField("Unavailable", ContainSubstring("ssh is the way to one machine"))))
 }

@@ -434,6 +434,11 @@ func (r Resolver) Distro(ctx context.Context, name, version string) (string, []m
 	return r.Artifacts.Resolve(ctx, name, version)
 }
 
+// Members asks a remote server for its cluster's.
+func (Resolver) Members(ctx context.Context, server matrix.RemoteRef) ([]string, error) {
+	return host.Members(ctx, server)
+}
+
 // Image says where an OS' image comes from.
 func (r Resolver) Image(_ context.Context, name string, _ matrix.Distro) ([]matrix.Input, error) {
 	store := image.Store{OSes: r.OSes}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
@@ -24,7 +26,17 @@ func OpenRemote(ctx context.Context, ref matrix.RemoteRef, allowWrites bool) (_ 
 			closeAll()
 		}
 	}()
-	server.UseMember(ref.Member)
+	// Incus would spread the nodes of a cell over the members.
+	members, err := server.Members(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if ref.Member != "" || len(members) > 0 {
+		if !slices.Contains(members, ref.Member) {
+			return nil, fmt.Errorf("use member %q of the Incus cluster %s: it is none that is online: %s", ref.Member, remoteName(ref), strings.Join(members, ", "))
+		}
+		server.UseMember(ref.Member)
+	}
 	if err := server.Use(ctx, ref.Pool, ref.Network); err != nil {
 		return nil, fmt.Errorf("use the Incus server %s: %w", remoteName(ref), err)
 	}
