@@ -6,6 +6,7 @@
 //	events.ndjson                   what happened when, one JSON object a line
 //	cells/CELL/result.json          everything that is known of one cell
 //	cells/CELL/logs/NODE/NAME       what was collected from a node
+//	hosts/HOST/console.log          what a machine printed that the run booted
 //
 // Files other than logs and events are replaced atomically: a reader, or a
 // crash, finds the old or the new one, never a part. Logs are readable by
@@ -38,6 +39,7 @@ const (
 	resultFile = "result.json"
 	cellsDir   = "cells"
 	logsDir    = "logs"
+	hostsDir   = "hosts"
 	tempPrefix = ".writing-"
 )
 
@@ -258,8 +260,8 @@ func (f *Folder) WriteLog(id matrix.CellID, node, name string, content []byte) (
 		return fail(errors.New("the cell is not in the plan"))
 	}
 	for _, part := range []string{node, name} {
-		if part == "" || strings.HasPrefix(part, ".") || strings.ContainsAny(part, "/\\\x00") {
-			return fail(fmt.Errorf("%q cannot be a file's name", part))
+		if err := checkName(part); err != nil {
+			return fail(err)
 		}
 	}
 	dir := filepath.Join(f.CellDir(id), logsDir, node)
@@ -276,11 +278,33 @@ func (f *Folder) WriteLog(id matrix.CellID, node, name string, content []byte) (
 	return path, nil
 }
 
+// checkName refuses what would not be one visible file of a folder.
+func checkName(name string) error {
+	if name == "" || strings.HasPrefix(name, ".") || strings.ContainsAny(name, "/\\\x00") {
+		return fmt.Errorf("%q cannot be a file's name", name)
+	}
+	return nil
+}
+
 // Log is a kept log.
 type Log struct {
 	Node string
 	Name string
 	Path string
+}
+
+// Console is the file for what a machine prints that is a host of the run. Its
+// folder is made; writing it is for whoever has the machine. Nothing is redacted
+// in it.
+func (f *Folder) Console(host string) (string, error) {
+	if err := checkName(host); err != nil {
+		return "", fmt.Errorf("keep the console of host %s: %w", host, err)
+	}
+	dir := filepath.Join(f.dir, hostsDir, host)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("keep the console of host %s: %w", host, err)
+	}
+	return filepath.Join(dir, "console.log"), nil
 }
 
 // Logs lists a cell's kept logs by node and name; none is no error.

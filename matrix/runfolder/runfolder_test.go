@@ -295,6 +295,19 @@ func TestLogs(t *testing.T) {
 	g.Expect(err).To(MatchError(ContainSubstring("not in the plan")))
 }
 
+func TestConsole(t *testing.T) {
+	g := NewWithT(t)
+	f := create(t, newRun(cell("13")))
+	path, err := f.Console("k6.12-v2")
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(path).To(Equal(filepath.Join(f.Dir(), "hosts", "k6.12-v2", "console.log")))
+	g.Expect(os.WriteFile(path, nil, 0o600)).To(Succeed())
+	for _, name := range []string{"", ".", "..", "../x", "a/b", "/", ".hidden"} {
+		_, err := f.Console(name)
+		g.Expect(err).To(HaveOccurred(), name)
+	}
+}
+
 // Nothing that another program said reaches the disk unredacted.
 func TestEverythingIsRedacted(t *testing.T) {
 	g := NewWithT(t)

@@ -163,7 +163,7 @@ func (g *Ground) Open(ctx context.Context, ref matrix.HostRef) (engine.Host, err
 	}
 	o := &openHost{Ground: g, host: h, leave: leave, facts: facts}
 	if exec := h.Exec(); exec != nil {
-		leases := lease.New(exec, leaseFile(ref))
+		leases := lease.New(exec, leaseFile(ref, h))
 		o.lease, o.hygiene = hostLease{leases}, g.Hygiene.Host(ctx, exec, leases.Alone)
 	} else {
 		o.hygiene = g.Hygiene.Host(ctx, nil, nil)
@@ -173,8 +173,22 @@ func (g *Ground) Open(ctx context.Context, ref matrix.HostRef) (engine.Host, err
 
 // open opens a host; leave closes it, where nobody else needs it.
 func (g *Ground) open(ctx context.Context, ref matrix.HostRef) (h *host.Host, leave func(context.Context) error, err error) {
-	if ref.Driver == "embedded" {
+	switch ref.Driver {
+	case "embedded":
 		return g.embedded.enter(ctx)
+	case "qemu":
+		console, err := g.Folder.Console(ref.Name)
+		if err != nil {
+			return nil, nil, fmt.Errorf("open host %s: %w", ref.Name, err)
+		}
+		h, err := host.OpenQEMU(ctx, ref, host.QEMUOptions{CacheDir: g.CacheDir, StateDir: g.StateDir, Console: console, Progress: g.Progress})
+		if err != nil {
+			return nil, nil, err
+		}
+		if g.Keep != cell.KeepNever && g.Progress != nil {
+			g.Progress.Note("nodes on host %s are not kept: its machine ends with the run; what it printed is kept in %s", ref.Name, console)
+		}
+		return h, h.Close, nil
 	}
 	if h, err = OpenHost(ctx, ref, g.StateDir, g.Plan.Budget.DiskBytes); err != nil {
 		return nil, nil, err
@@ -187,17 +201,20 @@ func (g *Ground) open(ctx context.Context, ref matrix.HostRef) (h *host.Host, le
 // boot empties as it resets the sysctls.
 const LeaseFile = "/run/lxcmatrix/host-sysctls.json"
 
-// leaseFile is the same for the machine of a host: those elsewhere have one
-// each, for all runs from here.
-func leaseFile(ref matrix.HostRef) string {
-	if ref.Driver != "remote" {
-		return LeaseFile
+// leaseFile is the same for all hosts of this machine. A machine elsewhere has
+// one for all runs from here; one of ours has its own, which is gone with it.
+func leaseFile(ref matrix.HostRef, h *host.Host) string {
+	switch ref.Driver {
+	case "qemu":
+		return filepath.Join(h.Folder(), "host-sysctls.json")
+	case "remote":
+		sum := sha256.Sum256([]byte(ref.Remote.SSH))
+		return fmt.Sprintf("/run/lxcmatrix/host-sysctls-%x.json", sum[:6])
 	}
-	sum := sha256.Sum256([]byte(ref.Remote.SSH))
-	return fmt.Sprintf("/run/lxcmatrix/host-sysctls-%x.json", sum[:6])
+	return LeaseFile
 }
 
-// OpenHost opens a host by its driver.
+// OpenHost opens a host that is there before a run and after it, by its driver.
 func OpenHost(ctx context.Context, ref matrix.HostRef, stateDir string, poolBytes int64) (*host.Host, error) {
 	switch ref.Driver {
 	case "embedded":
@@ -256,6 +273,12 @@ func (h *openHost) look(ctx context.Context, image string, owner map[string]stri
 	})
 }
 
+// Done is closed when the host has ended by itself, and Err says how.
+func (h *openHost) Done() <-chan struct{} { return h.host.Done() }
+
+// Err says how the host ended, once Done is closed.
+func (h *openHost) Err() error { return h.host.Err() }
+
 // Close stops or releases the host.
 func (h *openHost) Close(ctx context.Context) error { return h.leave(ctx) }
 
@@ -290,8 +313,13 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 		return nil, err
 	}
 	t := h.Plan.Timeouts
+	keep := h.Keep
+	if h.Done() != nil {
+		// It ends with its machine, whatever is on it.
+		keep = cell.KeepNever
+	}
 	r := &cell.Runner{
-		Host: h.host, Facts: facts, Clock: h.Clock, Keep: h.Keep,
+		Host: h.host, Facts: facts, Clock: h.Clock, Keep: keep,
 		Distro: Distro(release, t),
 		Fixes:  Fixes{h.Knowledge.Fixes}, Health: checks{t}, Lease: h.lease, Hygiene: h.hygiene,
 		KeepLog: func(node, name string, content []byte) error {
@@ -320,6 +348,13 @@ func (h *openHost) prepare(ctx context.Context, c matrix.Cell, release artifact.
 		p, err := h.prepared.do(ctx, key, func() (image.Prepared, error) { return h.images.Prepare(ctx, c.OS.Name, content) })
 		if err != nil {
 			return p, err
+		}
+		path, shown, err := h.host.Show(ctx, p.Path, "image-"+p.Fingerprint[:12])
+		switch {
+		case err != nil:
+			return p, err
+		case shown:
+			return p, h.images.ImportFrom(ctx, h.host.Server, h.host.Exec(), path, p)
 		}
 		return p, h.images.Import(ctx, h.host.Server, p)
 	})

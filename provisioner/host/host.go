@@ -1,7 +1,7 @@
 // Package host makes Incus servers into hosts that cells run on: embedded (an
-// Incus daemon of the harness's own), local (the system's) and remote (one
-// elsewhere). All are the
-// same Host; they differ in how they open and close, and in the way to the
+// Incus daemon of the harness's own), local (the system's), qemu (one in a
+// virtual machine of ours) and remote (one elsewhere). All are the same Host;
+// they differ in how they open and close, and in the way to the
 // machine that they run on.
 package host
 
@@ -21,6 +21,7 @@ import (
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/host/qemu"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
 )
 
@@ -36,6 +37,8 @@ type Host struct {
 	// writes says whether the machine's sysctls may be changed.
 	writes bool
 	close  func(context.Context) error
+	// virtual is the machine, where it is one of ours.
+	virtual *qemu.Machine
 
 	mu sync.Mutex
 	// taken holds the addresses given to nodes, by node.

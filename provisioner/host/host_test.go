@@ -19,6 +19,7 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host/pidfile"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/host/qemu"
 )
 
 // shown is what a Debian 12 host with joint cgroup v1 controllers prints.
@@ -328,4 +329,29 @@ func TestStateDir(t *testing.T) {
 	g.Expect(StateDir()).To(Equal(DefaultStateDir))
 	t.Setenv("LXCMATRIX_STATE", "/run/other")
 	g.Expect(StateDir()).To(Equal("/run/other"))
+}
+
+// TestWhatIsNoMachineOfOurs: such a host never ends by itself, has no folder,
+// and gets no disks.
+func TestWhatIsNoMachineOfOurs(t *testing.T) {
+	g := NewWithT(t)
+	h := &Host{}
+	g.Expect(h.Done()).To(BeNil())
+	g.Expect(h.Err()).To(Succeed())
+	g.Expect(h.Folder()).To(BeEmpty())
+	_, shown, err := h.Show(t.Context(), "/etc/hostname", "x")
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(shown).To(BeFalse())
+}
+
+// TestMachineThatCannotBe is told before anything is made.
+func TestMachineThatCannotBe(t *testing.T) {
+	g := NewWithT(t)
+	dir := t.TempDir()
+	_, err := OpenQEMU(t.Context(), matrix.HostRef{Name: "k", Driver: "qemu", Cgroup: "v3", QEMU: matrix.QEMURef{OS: "debian/9"}},
+		QEMUOptions{CacheDir: dir, StateDir: dir, Console: filepath.Join(dir, "console.log")})
+	var wrong *qemu.SpecError
+	g.Expect(errors.As(err, &wrong)).To(BeTrue(), "%v", err)
+	g.Expect(err).To(MatchError(And(ContainSubstring("host k"), ContainSubstring("v3"), ContainSubstring("debian/9"))))
+	g.Expect(os.ReadDir(dir)).To(BeEmpty())
 }

@@ -325,6 +325,10 @@ func (m *Machine) API() API { return m.api }
 // ConsoleTail is the last n lines that the machine printed.
 func (m *Machine) ConsoleTail(n int) []string { return tail(m.Console, n) }
 
+// Folder holds what is the machine's alone on this one; it is gone with the
+// machine.
+func (m *Machine) Folder() string { return m.dir }
+
 // Done is closed when QEMU has ended, whoever ended it.
 func (m *Machine) Done() <-chan struct{} { return m.process.done }
 
