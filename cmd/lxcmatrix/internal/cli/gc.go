@@ -19,6 +19,7 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix/lease"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/host/qemu"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
 	"github.com/lxcmatrix/lxcmatrix/reports/progress"
 )
@@ -26,12 +27,12 @@ import (
 func (p *program) gc() *cobra.Command {
 	var root string
 	var yes, asJSON bool
-	hosts := []string{embedded.Driver}
+	hosts := []string{"embedded", "qemu"}
 	cmd := &cobra.Command{
 		Use: "gc", Short: "Show what ended runs left behind, and remove it with --yes", Args: args(noArgs),
 		Long: `Gc looks for what runs left behind: nodes that were kept or that a run which
-did not end could not remove, a daemon, a mounted pool, host sysctls. It shows
-them; --yes removes them. What belongs to a process that lives is left alone.
+did not end could not remove, a daemon, a mounted pool, virtual machines, host
+sysctls. It shows them; --yes removes them. What belongs to a process that lives is left alone.
 Images and releases stay: see lxcmatrix image remove.`,
 		Example: `  lxcmatrix gc
   lxcmatrix gc --yes
@@ -45,19 +46,21 @@ Images and releases stay: see lxcmatrix image remove.`,
 					errs = append(errs, c.embedded(cmd.Context()))
 				case "local":
 					errs = append(errs, c.local(cmd.Context()))
+				case "qemu":
+					errs = append(errs, c.machines(cmd.Context()))
 				default:
-					return usage("--host %q: want embedded or local", driver)
+					return usage("--host %q: want embedded, local or qemu", driver)
 				}
 			}
 			return errors.Join(append(errs, c.print(asJSON))...)
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&hosts, "host", hosts, "`host` to look at: embedded or local; may be repeated")
+	f.StringArrayVar(&hosts, "host", hosts, "`host` to look at: embedded, local or qemu; may be repeated")
 	f.BoolVar(&yes, "yes", false, "remove what is shown")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	rootFlag(f, &root)
-	complete(cmd, "host", words("embedded", "local"))
+	complete(cmd, "host", words("embedded", "local", "qemu"))
 	return cmd
 }
 
@@ -76,7 +79,7 @@ const (
 // leftover is one thing that a run left behind.
 type leftover struct {
 	Host string `json:"host"`
-	// What is node, image in the making, daemon, mount or sysctls.
+	// What is node, image in the making, daemon, mount, machine or sysctls.
 	What string `json:"what"`
 	Name string `json:"name"`
 	Why  string `json:"why"`
@@ -166,6 +169,24 @@ func (c *collector) local(ctx context.Context) error {
 		}
 		return c.sysctls(ctx, "local", h)
 	})
+}
+
+// machines takes the virtual machines whose run is gone. QEMU ends with its run,
+// so most often only a machine's files are left.
+func (c *collector) machines(ctx context.Context) error {
+	left, err := qemu.Leftovers(host.StateDir())
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, l := range left {
+		item := leftover{Host: "qemu", What: "machine", Name: l.Dir, Why: "its run did not end; QEMU has"}
+		if l.PID != 0 {
+			item.Why = fmt.Sprintf("its run did not end; QEMU runs as process %d", l.PID)
+		}
+		errs = append(errs, c.take(item, func() error { return l.Remove(ctx) }))
+	}
+	return errors.Join(errs...)
 }
 
 // instances takes the harness's instances whose process is gone. The embedded

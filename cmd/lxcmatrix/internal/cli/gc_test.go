@@ -1,10 +1,17 @@
 package cli
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/lxcmatrix/lxcmatrix/provisioner/host/pidfile"
 )
 
 func TestLives(t *testing.T) {
@@ -59,4 +66,88 @@ func TestMounted(t *testing.T) {
 	if dir := t.TempDir(); mounted(dir) {
 		t.Errorf("%s is mounted", dir)
 	}
+}
+
+// TestMachinesThatWereLeft: one whose run lives is left alone, and what has the
+// recorded ID but started at another time is no machine.
+func TestMachinesThatWereLeft(t *testing.T) {
+	state := t.TempDir()
+	t.Setenv("LXCMATRIX_STATE", state)
+	ended := exec.CommandContext(t.Context(), "true")
+	if err := ended.Run(); err != nil {
+		t.Fatal(err)
+	}
+	orphan, other := sleeper(t), sleeper(t)
+	record := func(path string, pid int) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := pidfile.Write(path, pid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forged := func(path, text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	machines := filepath.Join(state, "qemu")
+	record(filepath.Join(machines, "lives", "owner.pid"), os.Getpid())
+	record(filepath.Join(machines, "lives", "qemu.pid"), other.Process.Pid)
+	record(filepath.Join(machines, "runs", "qemu.pid"), orphan.Process.Pid)
+	forged(filepath.Join(machines, "runs", "owner.pid"), fmt.Sprintf("%d 1\n", ended.ProcessState.Pid()))
+	record(filepath.Join(machines, "ended", "qemu.pid"), other.Process.Pid)
+	forged(filepath.Join(machines, "ended", "owner.pid"), fmt.Sprintf("%d 1\n", os.Getpid()))
+	forged(filepath.Join(machines, "ended", "qemu.pid"), fmt.Sprintf("%d 1\n", other.Process.Pid))
+
+	collect := func(yes bool) []leftover {
+		t.Helper()
+		c := &collector{program: &program{}, yes: yes}
+		if err := c.machines(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return c.items
+	}
+	at := func(name string) string { return filepath.Join(machines, name) }
+	want := []leftover{
+		{Host: "qemu", What: "machine", Name: at("ended"), Why: "its run did not end; QEMU has", State: toRemove},
+		{Host: "qemu", What: "machine", Name: at("runs"), Why: fmt.Sprintf("its run did not end; QEMU runs as process %d", orphan.Process.Pid), State: toRemove},
+	}
+	if got := collect(false); !slices.Equal(got, want) {
+		t.Fatalf("shown are %+v, want %+v", got, want)
+	}
+	for i := range want {
+		want[i].State = removed
+	}
+	if got := collect(true); !slices.Equal(got, want) {
+		t.Fatalf("removed are %+v, want %+v", got, want)
+	}
+	if err := orphan.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("the machine whose run is gone: %v", err)
+	}
+	if err := other.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("a process that is nobody's machine was ended: %v", err)
+	}
+	if left, err := os.ReadDir(machines); err != nil || len(left) != 1 || left[0].Name() != "lives" {
+		t.Errorf("left are %v, %v", left, err)
+	}
+	if got := collect(true); len(got) != 0 {
+		t.Errorf("removed again: %+v", got)
+	}
+}
+
+// sleeper is a process that stands for a machine.
+func sleeper(t *testing.T) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "sleep", "600")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd
 }
