@@ -32,14 +32,26 @@ const (
 	incusPort    = 8443
 )
 
-// arguments are QEMU's for a machine whose files are in dir.
-func arguments(spec Spec, disk Disk, accel, dir, console, machineID string) []string {
-	args := baseArguments(accel, spec.CPUs, spec.MemoryBytes, console)
+// launch is what one QEMU is started with.
+type launch struct {
+	spec           Spec
+	kernel, initrd string
+	// root are the options of the drive that is the root disk.
+	root      string
+	accel     string
+	dir       string
+	console   string
+	machineID string
+}
+
+// arguments are QEMU's own.
+func (l launch) arguments() []string {
+	args := baseArguments(l.accel, l.spec.CPUs, l.spec.MemoryBytes, l.console)
 	args = append(args,
-		"-name", "lxcmatrix-"+filepath.Base(dir),
-		"-kernel", disk.Kernel,
-		"-append", kernelLine(spec, machineID),
-		"-chardev", "socket,id=qmp,server=on,wait=off,path="+escape(filepath.Join(dir, qmpSocket)),
+		"-name", "lxcmatrix-"+filepath.Base(l.dir),
+		"-kernel", l.kernel,
+		"-append", kernelLine(l.spec, l.machineID),
+		"-chardev", "socket,id=qmp,server=on,wait=off,path="+escape(filepath.Join(l.dir, qmpSocket)),
 		"-mon", "chardev=qmp,mode=control",
 		"-device", "virtio-rng-pci",
 		// restrict: the machine reaches neither the network nor this machine's
@@ -47,14 +59,14 @@ func arguments(spec Spec, disk Disk, accel, dir, console, machineID string) []st
 		// affected. Port 0 is any that is free.
 		"-netdev", fmt.Sprintf("user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-%[1]s:%[2]d,hostfwd=tcp:127.0.0.1:0-%[1]s:%[3]d", guestAddress, sshPort, incusPort),
 		"-device", "virtio-net-pci,netdev=net,romfile=")
-	if disk.Initrd != "" {
-		args = append(args, "-initrd", disk.Initrd)
+	if l.initrd != "" {
+		args = append(args, "-initrd", l.initrd)
 	}
 	// Nothing outlives the machine, so nothing waits for a disk of this one's.
 	for _, d := range []struct{ serial, options string }{
-		{rootSerial, "format=qcow2,cache=unsafe,file=" + escape(filepath.Join(dir, rootFile))},
-		{dataSerial, "format=raw,cache=unsafe,discard=unmap,file=" + escape(filepath.Join(dir, dataFile))},
-		{seedSerial, "format=raw,readonly=on,file=" + escape(filepath.Join(dir, seedFile))},
+		{rootSerial, l.root},
+		{dataSerial, "format=raw,cache=unsafe,discard=unmap,file=" + escape(filepath.Join(l.dir, dataFile))},
+		{seedSerial, "format=raw,readonly=on,file=" + escape(filepath.Join(l.dir, seedFile))},
 	} {
 		args = append(args, "-drive", "if=none,id="+d.serial+","+d.options, "-device", "virtio-blk-pci,drive="+d.serial+",serial="+d.serial)
 	}
@@ -90,7 +102,7 @@ func kernelLine(spec Spec, machineID string) string {
 		// "Linux version" is a notice, which is the last that is printed.
 		"loglevel=6", "fsck.mode=skip", "net.ifnames=0",
 		// The time this machine's emulation takes is not the kernel's fault.
-		"nowatchdog", "tsc=nowatchdog", "random.trust_cpu=on",
+		"nowatchdog", "tsc=reliable", "random.trust_cpu=on",
 		"systemd.machine_id=" + machineID,
 		"systemd.show_status=auto",
 	}

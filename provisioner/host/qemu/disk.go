@@ -57,12 +57,15 @@ var guest embed.FS
 var guestPackages = []string{
 	"systemd-sysv", "dbus", "udev", "kmod", "procps", "iproute2", "openssh-server", "ca-certificates",
 	"lxcfs", "dnsmasq-base", "nftables", "iptables", "apparmor",
+	// What the initrd is made of and with.
+	"busybox-static", "cpio", "xz-utils", "zstd",
 }
 
 // seal ends the making of a root: what the machine needs is on, what it does
 // not need does not cost time at every boot, and nothing is one machine's own.
 const seal = `set -e
 cd "$1"
+[ -z "$(ls usr/lib/modules 2>/dev/null)" ] || chroot . /usr/lib/lxcmatrix/initrd
 rm -f etc/ssh/ssh_host_* etc/apt/sources.list etc/resolv.conf
 rm -rf var/lib/apt/lists/* var/cache/apt/* var/log/* usr/share/doc/* usr/share/man/* usr/share/locale/*
 : > etc/machine-id
@@ -70,12 +73,12 @@ rm -rf var/lib/apt/lists/* var/cache/apt/* var/log/* usr/share/doc/* usr/share/m
 echo lxcmatrix > etc/hostname
 printf '127.0.0.1 localhost lxcmatrix\n::1 localhost\n' > etc/hosts
 mkdir -p srv/incus
-printf '/dev/disk/by-id/virtio-lxcmatrix-data /srv/incus ext4 noatime 0 0\n' > etc/fstab
+rm -f etc/fstab
 passwd --root "$PWD" --lock root >/dev/null
 usermod --root "$PWD" --password '*' root
 systemctl --root="$PWD" --quiet set-default multi-user.target
 systemctl --root="$PWD" --quiet enable ssh.service incus.socket lxcfs.service apparmor.service lxcmatrix-seed.service lxcmatrix-network.service lxcmatrix-modules.service lxcmatrix-ready.service
-systemctl --root="$PWD" --quiet mask incus-startup.service incus-user.socket apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer getty@tty1.service serial-getty@ttyS0.service systemd-pstore.service remote-fs.target systemd-logind.service systemd-update-utmp.service systemd-update-utmp-runlevel.service systemd-tmpfiles-clean.timer systemd-user-sessions.service systemd-timesyncd.service
+systemctl --root="$PWD" --quiet mask incus-startup.service incus-user.socket apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer getty@tty1.service serial-getty@ttyS0.service systemd-pstore.service remote-fs.target systemd-logind.service systemd-update-utmp.service systemd-update-utmp-runlevel.service systemd-tmpfiles-clean.timer systemd-user-sessions.service systemd-timesyncd.service systemd-sysusers.service systemd-modules-load.service proc-sys-fs-binfmt_misc.automount systemd-ask-password-console.path systemd-ask-password-wall.path systemd-journal-flush.service systemd-random-seed.service
 `
 
 // rootBytes is the size of a root disk's filesystem, which is sparse: what a
@@ -85,13 +88,15 @@ const rootBytes = 8 * gib
 // recipe is all that a root disk is made from. Its hash is the disk's name.
 type recipe struct {
 	// Version counts the ways of making a disk from the rest.
-	Version  int
-	Suite    string
-	Kernel   string
-	Modules  string `json:",omitempty"`
+	Version int
+	Suite   string
+	Kernel  string
+	// Own are stamps of a kernel of the user's own, its initrd and modules.
+	Own      []string `json:",omitempty"`
 	Incus    string
 	Packages []string
 	Seal     string
+	Finish   string
 	Guest    map[string]string
 	Bytes    int64
 }
@@ -100,14 +105,17 @@ const recipeVersion = 1
 
 func newRecipe(s Spec) (recipe, error) {
 	r := recipe{Version: recipeVersion, Suite: s.system().Suite, Kernel: s.Kernel, Incus: s.Incus, Packages: guestPackages,
-		Seal: seal, Guest: map[string]string{}, Bytes: rootBytes}
+		Seal: seal, Finish: firstBootEnds, Guest: map[string]string{}, Bytes: rootBytes}
 	if filepath.IsAbs(s.Kernel) {
-		// The disk holds only the kernel's modules.
-		stamp, err := treeStamp(s.Modules)
-		if err != nil {
-			return recipe{}, fmt.Errorf("read the modules in %s: %w", s.Modules, err)
+		var stamps []string
+		for _, path := range []string{s.Kernel, s.Initrd, s.Modules} {
+			stamp, err := treeStamp(path)
+			if err != nil {
+				return recipe{}, fmt.Errorf("look at the kernel: %w", err)
+			}
+			stamps = append(stamps, stamp)
 		}
-		r.Kernel, r.Modules = "", stamp
+		r.Kernel, r.Own = "", stamps
 	}
 	err := fs.WalkDir(guest, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -129,14 +137,14 @@ func (r recipe) key() (string, error) {
 	return hex.EncodeToString(sum[:16]), nil
 }
 
-// treeStamp changes when anything in a folder does. Contents are not read: a
-// tree of modules is large, and its files are replaced, not edited.
-func treeStamp(dir string) (string, error) {
-	if dir == "" {
+// treeStamp changes when a file, or anything in a folder, does. Contents are not
+// read: a tree of modules is large, and its files are replaced, not edited.
+func treeStamp(path string) (string, error) {
+	if path == "" {
 		return "", nil
 	}
 	h := sha256.New()
-	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -182,7 +190,7 @@ func (s System) MakeDisk(ctx context.Context, spec Spec) (Disk, error) {
 	defer func() { _ = lock.Unlock() }()
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		end := s.step("making the root disk of %s with kernel %s and Incus of %s", spec.OS, spec.Kernel, spec.Incus)
-		err := makeDisk(ctx, spec, r, dir)
+		err := s.makeDisk(ctx, spec, r, dir)
 		end(err)
 		if err != nil {
 			return fail(err)
@@ -198,11 +206,16 @@ func (s System) MakeDisk(ctx context.Context, spec Spec) (Disk, error) {
 	if err != nil {
 		return fail(err)
 	}
+	return d.in(dir, spec), nil
+}
+
+// in is the disk with the paths that it has in a folder.
+func (d Disk) in(dir string, spec Spec) Disk {
 	d.Root, d.Kernel, d.Initrd = filepath.Join(dir, "root.img"), filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "initrd.img")
 	if filepath.IsAbs(spec.Kernel) {
 		d.Kernel, d.Initrd = spec.Kernel, spec.Initrd
 	}
-	return d, nil
+	return d
 }
 
 func (s System) step(format string, args ...any) func(error) {
@@ -214,7 +227,7 @@ func (s System) step(format string, args ...any) func(error) {
 
 // makeDisk fills a folder beside dir, and gives it its name when it is whole.
 // The lock of dir is held.
-func makeDisk(ctx context.Context, spec Spec, r recipe, dir string) error {
+func (s System) makeDisk(ctx context.Context, spec Spec, r recipe, dir string) error {
 	work := dir + ".part"
 	// One that was killed left it behind.
 	if err := os.RemoveAll(work); err != nil {
@@ -261,7 +274,7 @@ func makeDisk(ctx context.Context, spec Spec, r recipe, dir string) error {
 	err := debian.Bootstrap(ctx, debian.Root{
 		Suite: r.Suite, Also: also, Variant: "minbase", Packages: packages,
 		Aptopts:   []string{`APT::Install-Recommends "false"`},
-		Dpkgopts:  []string{"path-exclude=/usr/share/doc/*", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/locale/*"},
+		Dpkgopts:  []string{"path-exclude=/usr/share/doc/*", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/locale/*", "force-confold"},
 		Essential: []string{`cp -r "` + overlay + `/." "$1"`},
 		Customize: []string{r.Seal},
 	}, work, root)
@@ -269,7 +282,7 @@ func makeDisk(ctx context.Context, spec Spec, r recipe, dir string) error {
 		return err
 	}
 	if r.Kernel != "" {
-		for pattern, target := range map[string]string{"vmlinuz-*": "vmlinuz", "initrd.img-*": "initrd.img"} {
+		for pattern, target := range map[string]string{"vmlinuz-*": "vmlinuz", "initrd.img": "initrd.img"} {
 			found, _ := filepath.Glob(filepath.Join(root, "boot", pattern))
 			if len(found) != 1 {
 				return fmt.Errorf("package %s left %d files %s in /boot, not one", kernel.Name, len(found), pattern)
@@ -290,7 +303,11 @@ func makeDisk(ctx context.Context, spec Spec, r recipe, dir string) error {
 	if err := mkfs(ctx, filepath.Join(made, "root.img"), "lxcmatrix", rootBytes, root); err != nil {
 		return err
 	}
-	text, err := json.MarshalIndent(Disk{Package: kernel.Name, Version: kernel.Version}, "", "  ")
+	disk := Disk{Package: kernel.Name, Version: kernel.Version}.in(made, spec)
+	if err := s.finish(ctx, disk, spec); err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(disk, "", "  ")
 	if err != nil {
 		return err
 	}

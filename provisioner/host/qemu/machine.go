@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -108,59 +109,119 @@ func (e *BootError) Unwrap() error { return e.Err }
 // nothing but its console. One that runs ends with Shutdown, or with this
 // process, however that ends; it does not end with ctx.
 func (s System) Boot(ctx context.Context, disk Disk, spec Spec, opts BootOptions) (_ *Machine, err error) {
-	if opts.Patience == 0 {
-		opts.Patience = bootPatience
-	}
-	accel, reason, err := s.accelerator(ctx, spec, disk)
+	accel, reason, err := s.accelerator(ctx, spec, disk.Kernel)
 	if err != nil {
 		return nil, err
 	}
-	end := s.step("booting %s on %s under %s", spec.OS, release(disk, spec), accel)
+	end := s.step("booting %s with %s under %s", spec.OS, release(disk, spec), accel)
 	defer func() { end(err) }()
 	dir, err := s.newRunFolder()
 	if err != nil {
 		return nil, fmt.Errorf("boot a machine: %w", err)
 	}
+	overlay := filepath.Join(dir, rootFile)
 	m := &Machine{Accel: accel, AccelReason: reason, Console: opts.Console, dir: dir}
-	if m.Console == "" {
-		m.Console = filepath.Join(dir, consoleFile)
+	l := launch{spec: spec, kernel: disk.Kernel, initrd: disk.Initrd, root: "format=qcow2,cache=unsafe,file=" + escape(overlay), accel: accel}
+	keys, err := newSecrets()
+	if err == nil {
+		err = run(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk.Root, overlay)
 	}
-	defer func() {
-		if err == nil {
-			return
-		}
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), endPatience)
-		defer cancel()
-		err = errors.Join(err, m.Shutdown(clean))
-	}()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("boot a machine: %w", err), os.RemoveAll(dir))
+	}
+	if err := m.start(ctx, l, keys, opts, m.verify); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// finish boots a root disk that was just made, for the first time and to be
+// written to, and shuts it down. What AppArmor and Incus do once is done then,
+// and not at every boot.
+func (s System) finish(ctx context.Context, disk Disk, spec Spec) error {
+	accel, _, err := s.accelerator(ctx, spec, disk.Kernel)
+	if err != nil {
+		return err
+	}
+	dir, err := s.newRunFolder()
+	if err != nil {
+		return err
+	}
+	m := &Machine{dir: dir}
+	l := launch{spec: spec, kernel: disk.Kernel, initrd: disk.Initrd, root: "format=raw,cache=unsafe,file=" + escape(disk.Root), accel: accel}
 	keys, err := newSecrets()
 	if err != nil {
-		return nil, fmt.Errorf("boot a machine: %w", err)
+		return errors.Join(err, os.RemoveAll(dir))
 	}
-	if err := m.prepare(ctx, spec, disk, keys); err != nil {
-		return nil, fmt.Errorf("boot a machine: %w", err)
+	// No certificate is trusted that outlives this boot.
+	keys.client = Certificate{}
+	err = m.start(ctx, l, keys, BootOptions{}, func(ctx context.Context) error {
+		_, err := m.Run(ctx, provisioner.Command{Args: []string{"sh", "-ec", firstBootEnds}})
+		if err != nil {
+			return err
+		}
+		select {
+		case <-m.Done():
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("wait until it is off: %w", context.Cause(ctx))
+		}
+	})
+	if err != nil {
+		return err
+	}
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), endPatience)
+	defer cancel()
+	return m.Shutdown(clean)
+}
+
+// firstBootEnds leaves nothing of the first boot that is one machine's own.
+const firstBootEnds = `systemctl stop incus.service incus.socket lxcfs.service
+rm -rf /var/lib/incus/server.crt /var/lib/incus/server.key /var/lib/systemd/random-seed /var/log/incus
+umount /srv/incus
+sync
+systemctl --no-block poweroff`
+
+// start starts QEMU, and returns when the machine said that it is ready and
+// then does. Where it fails, nothing but the console is left.
+func (m *Machine) start(ctx context.Context, l launch, keys secrets, opts BootOptions, then func(context.Context) error) (err error) {
+	if opts.Patience == 0 {
+		opts.Patience = bootPatience
+	}
+	if m.Console == "" {
+		m.Console = filepath.Join(m.dir, consoleFile)
+	}
+	defer func() {
+		if err != nil {
+			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), endPatience)
+			defer cancel()
+			err = errors.Join(err, m.Shutdown(clean))
+		}
+	}()
+	if err := m.prepare(ctx, l.spec, keys); err != nil {
+		return fmt.Errorf("boot a machine: %w", err)
 	}
 	var id [16]byte
 	_, _ = rand.Read(id[:])
-	m.process, err = startQEMU(arguments(spec, disk, accel, dir, m.Console, hex.EncodeToString(id[:])))
-	if err != nil {
-		return nil, fmt.Errorf("boot a machine: %w", err)
+	l.dir, l.console, l.machineID = m.dir, m.Console, hex.EncodeToString(id[:])
+	if m.process, err = startQEMU(l.arguments()); err != nil {
+		return fmt.Errorf("boot a machine: %w", err)
 	}
-	if err := pidfile.Write(filepath.Join(dir, pidFile), m.process.pid); err != nil {
-		return nil, m.bootError("QEMU ended at once", err, opts)
+	if err := pidfile.Write(filepath.Join(m.dir, pidFile), m.process.pid); err != nil && !m.process.ended() {
+		return fmt.Errorf("boot a machine: %w", err)
 	}
-	booting, cancel := context.WithTimeoutCause(ctx, opts.Patience, fmt.Errorf("it was not ready within %s", opts.Patience))
+	booting, cancel := context.WithTimeoutCause(ctx, opts.Patience, fmt.Errorf("it was not there within %s", opts.Patience))
 	defer cancel()
 	if err := m.connect(booting, keys); err != nil {
-		return nil, m.bootError("its ports were not to be had", err, opts)
+		return m.bootError("its ports were not to be had", err, opts)
 	}
 	if err := m.awaitReady(booting); err != nil {
-		return nil, m.bootError("it did not become ready", err, opts)
+		return m.bootError("it did not become ready", err, opts)
 	}
-	if err := m.verify(booting); err != nil {
-		return nil, m.bootError("it said that it was ready, and did not answer", err, opts)
+	if err := then(booting); err != nil {
+		return m.bootError("it became ready and did not answer", err, opts)
 	}
-	return m, nil
+	return nil
 }
 
 // release is how a kernel is called before it runs.
@@ -194,15 +255,11 @@ func (s System) newRunFolder() (string, error) {
 }
 
 // prepare makes the machine's own files.
-func (m *Machine) prepare(ctx context.Context, spec Spec, disk Disk, keys secrets) error {
+func (m *Machine) prepare(ctx context.Context, spec Spec, keys secrets) error {
 	if err := keys.writeSeed(filepath.Join(m.dir, seedFile)); err != nil {
 		return err
 	}
 	if err := os.WriteFile(m.Console, nil, 0o600); err != nil {
-		return err
-	}
-	err := run(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk.Root, filepath.Join(m.dir, rootFile))
-	if err != nil {
 		return err
 	}
 	content := filepath.Join(m.dir, "data")
@@ -313,7 +370,7 @@ func (a API) verify(ctx context.Context) error {
 
 func (m *Machine) bootError(reason string, err error, opts BootOptions) error {
 	lines := tail(m.Console, 15)
-	for _, l := range plain(m.process.said.String()) {
+	for _, l := range plain(m.process.output()) {
 		lines = append(lines, "QEMU: "+l)
 	}
 	return &BootError{Reason: reason, Err: err, Lines: lines, Console: opts.Console}
@@ -341,7 +398,7 @@ func (m *Machine) Err() error {
 	if m.process.err != nil {
 		text += ": " + m.process.err.Error()
 	}
-	if said := plain(m.process.said.String()); len(said) > 0 {
+	if said := plain(m.process.output()); len(said) > 0 {
 		text += ": " + strings.Join(said, " | ")
 	}
 	return errors.New(text)
@@ -429,11 +486,13 @@ func (m *Machine) Shutdown(ctx context.Context) error {
 // process is a QEMU of this process.
 type process struct {
 	pid int
-	// done is closed when it has ended; err and said are to be read then.
+	os  *os.Process
+	// done is closed when it has ended; err is to be read then.
 	done chan struct{}
 	err  error
+
+	mu   sync.Mutex
 	said bytes.Buffer
-	kids *os.Process
 }
 
 const program = "qemu-system-x86_64"
@@ -443,7 +502,7 @@ const program = "qemu-system-x86_64"
 func startQEMU(args []string) (*process, error) {
 	path, err := exec.LookPath(program)
 	if err != nil {
-		return nil, fmt.Errorf("%w; lxcmatrix doctor --fix installs it", err)
+		return nil, missingQEMU(err)
 	}
 	p := &process{done: make(chan struct{})}
 	started := make(chan error)
@@ -453,13 +512,13 @@ func startQEMU(args []string) (*process, error) {
 		runtime.LockOSThread()
 		cmd := exec.Command(path, args...) //nolint:noctx // a machine outlives the context that it was booted with
 		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
-		cmd.Stdout, cmd.Stderr = &p.said, &p.said
+		cmd.Stdout, cmd.Stderr = p, p
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 		if err := cmd.Start(); err != nil {
 			started <- err
 			return
 		}
-		p.pid, p.kids = cmd.Process.Pid, cmd.Process
+		p.pid, p.os = cmd.Process.Pid, cmd.Process
 		started <- nil
 		p.err = cmd.Wait()
 		close(p.done)
@@ -468,6 +527,23 @@ func startQEMU(args []string) (*process, error) {
 		return nil, fmt.Errorf("start QEMU: %w", err)
 	}
 	return p, nil
+}
+
+// missingQEMU says what to do where QEMU is not installed.
+func missingQEMU(err error) error { return fmt.Errorf("%w; lxcmatrix doctor --fix installs it", err) }
+
+// output is what QEMU itself has printed until now.
+func (p *process) output() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.said.String()
+}
+
+// Write takes what QEMU prints.
+func (p *process) Write(text []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.said.Write(text)
 }
 
 func (p *process) ended() bool {
@@ -481,7 +557,7 @@ func (p *process) ended() bool {
 
 // kill ends QEMU and waits until it is gone.
 func (p *process) kill(ctx context.Context) error {
-	if err := p.kids.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := p.os.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("kill QEMU with process ID %d: %w", p.pid, err)
 	}
 	select {

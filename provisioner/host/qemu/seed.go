@@ -27,6 +27,7 @@ type Certificate struct {
 
 // secrets are made for one boot and die with it.
 type secrets struct {
+	// client is empty where Incus is to trust nobody.
 	server, client Certificate
 	// The machine's SSH host key, and the key that it lets in.
 	hostKey, userKey ssh.Signer
@@ -116,13 +117,16 @@ func (s secrets) writeSeed(path string) error {
 
 func (s secrets) seed(to io.Writer) error {
 	w := tar.NewWriter(to)
-	for _, file := range []struct{ name, content string }{
+	files := []struct{ name, content string }{
 		{"ssh/host_key", string(s.hostPEM)},
 		{"ssh/authorized_keys", string(ssh.MarshalAuthorizedKey(s.userKey.PublicKey()))},
 		{"incus/server.crt", s.server.Cert},
 		{"incus/server.key", s.server.Key},
-		{"client.crt", s.client.Cert},
-	} {
+	}
+	if s.client.Cert != "" {
+		files = append(files, struct{ name, content string }{"client.crt", s.client.Cert})
+	}
+	for _, file := range files {
 		err := w.WriteHeader(&tar.Header{Name: file.name, Mode: 0o600, Size: int64(len(file.content)), Format: tar.FormatUSTAR})
 		if err != nil {
 			return err
