@@ -201,8 +201,8 @@ func (d *Distro) config(node provisioner.Node, want provisioner.Desired, j join)
 		registration["kubeletExtraArgs"] = []map[string]string{{"name": "node-ip", "value": want.NodeIP}}
 	}
 	timeouts := map[string]any{
-		"kubeletHealthCheck":               seconds(min(4*time.Minute, max(30*time.Second, d.Timeout/6))),
-		"controlPlaneComponentHealthCheck": seconds(min(4*time.Minute, max(60*time.Second, d.Timeout/3))),
+		"kubeletHealthCheck":               seconds(max(30*time.Second, d.Timeout/6)),
+		"controlPlaneComponentHealthCheck": seconds(max(60*time.Second, d.Timeout/2)),
 	}
 	var documents []map[string]any
 	if j.server == "" {

@@ -232,8 +232,8 @@ func TestFailures(t *testing.T) {
 func TestPatience(t *testing.T) {
 	for timeout, want := range map[time.Duration][]string{
 		0:                {"kubeletHealthCheck: 30s", "controlPlaneComponentHealthCheck: 60s"},
-		6 * time.Minute:  {"kubeletHealthCheck: 60s", "controlPlaneComponentHealthCheck: 120s"},
-		60 * time.Minute: {"kubeletHealthCheck: 240s", "controlPlaneComponentHealthCheck: 240s"},
+		6 * time.Minute:  {"kubeletHealthCheck: 60s", "controlPlaneComponentHealthCheck: 180s"},
+		60 * time.Minute: {"kubeletHealthCheck: 600s", "controlPlaneComponentHealthCheck: 1800s"},
 	} {
 		d := &Distro{Version: "1.34.4", Timeout: timeout}
 		text, err := d.config(newNode("s1", "10.0.0.10"), provisioner.Desired{}, join{})
