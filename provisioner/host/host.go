@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strconv"
@@ -169,7 +170,25 @@ func (h *Host) Dial(ctx context.Context, node string, port int) (net.Conn, error
 	if err != nil {
 		return nil, fmt.Errorf("dial node %s port %d: %w", node, port, err)
 	}
-	return conn, nil
+	return withDeadlines(conn), nil
+}
+
+// withDeadlines is a connection as callers rely on it: what SSH forwards knows
+// no deadlines.
+func withDeadlines(conn net.Conn) net.Conn {
+	if conn.SetDeadline(time.Time{}) == nil {
+		return conn
+	}
+	ours, theirs := net.Pipe()
+	go func() {
+		_, _ = io.Copy(theirs, conn)
+		_ = theirs.Close()
+	}()
+	go func() {
+		_, _ = io.Copy(conn, theirs)
+		_ = conn.Close()
+	}()
+	return ours
 }
 
 // Exec is the way to the machine's own system; nil where there is none.

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	. "github.com/onsi/gomega"
 	"golang.org/x/sys/unix"
@@ -196,6 +198,61 @@ func TestSystem(t *testing.T) {
 	_, err = allowed.SetSysctl(t.Context(), "no.such.key", "1")
 	g.Expect(err).To(MatchError(ContainSubstring("write host sysctl no.such.key=1")))
 }
+
+// TestDialHasDeadlines: what a machine is reached through may have none.
+func TestDialHasDeadlines(t *testing.T) {
+	g := NewWithT(t)
+	theirs := make(chan net.Conn, 1)
+	h := &Host{taken: map[string]netip.Addr{"n": netip.MustParseAddr("10.0.0.2")}, machine: reached(func(address string) net.Conn {
+		if address != "10.0.0.2:6443" {
+			t.Errorf("dials %s", address)
+		}
+		near, far := net.Pipe()
+		theirs <- far
+		return timeless{near}
+	})}
+	conn, err := h.Dial(t.Context(), "n", 6443)
+	g.Expect(err).NotTo(HaveOccurred())
+	far := <-theirs
+	g.Expect(conn.SetReadDeadline(time.Now().Add(time.Millisecond))).To(Succeed())
+	_, err = conn.Read(make([]byte, 1))
+	g.Expect(err).To(MatchError(os.ErrDeadlineExceeded))
+	g.Expect(conn.SetReadDeadline(time.Time{})).To(Succeed())
+
+	// It carries both ways, and ends with either side.
+	go func() { _, _ = io.Copy(far, far) }()
+	_, err = io.WriteString(conn, "hello")
+	g.Expect(err).NotTo(HaveOccurred())
+	answer := make([]byte, 5)
+	_, err = io.ReadFull(conn, answer)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(string(answer)).To(Equal("hello"))
+	g.Expect(far.Close()).To(Succeed())
+	_, err = conn.Read(answer)
+	g.Expect(err).To(MatchError(io.EOF))
+
+	conn, err = h.Dial(t.Context(), "n", 6443)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(conn.Close()).To(Succeed())
+	_, err = (<-theirs).Read(answer)
+	g.Expect(err).To(MatchError(io.EOF))
+}
+
+// reached is a machine that connections can be made from.
+type reached func(address string) net.Conn
+
+func (reached) Run(context.Context, provisioner.Command) (provisioner.Output, error) {
+	return provisioner.Output{}, errors.New("nothing runs here")
+}
+
+func (r reached) Dial(_ context.Context, _, address string) (net.Conn, error) { return r(address), nil }
+
+// timeless is a connection without deadlines, as SSH's.
+type timeless struct{ net.Conn }
+
+func (timeless) SetDeadline(time.Time) error      { return errors.ErrUnsupported }
+func (timeless) SetReadDeadline(time.Time) error  { return errors.ErrUnsupported }
+func (timeless) SetWriteDeadline(time.Time) error { return errors.ErrUnsupported }
 
 // fakeMachine answers the commands of a host.
 type fakeMachine func(provisioner.Command) (provisioner.Output, error)
