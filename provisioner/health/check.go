@@ -27,6 +27,10 @@ const (
 	// execInterval is pollInterval where a look runs something in a pod, which
 	// costs the node a process or two.
 	execInterval = 500 * time.Millisecond
+	// slowInterval is the longest that a check waits. Where looks are slow, under
+	// emulation, the wait is as long as the last look was: looking would take
+	// most of what the cluster needs to become healthy.
+	slowInterval = 2 * time.Second
 	// lookTimeout bounds one look.
 	lookTimeout = 30 * time.Second
 )
@@ -72,6 +76,7 @@ func (c check) runIn(ctx context.Context, s *session) []matrix.Evidence {
 	var w watcher
 	lookOnce := c.begin(s)
 	for ctx.Err() == nil {
+		began := time.Now()
 		lookCtx, cancel := context.WithTimeout(ctx, lookTimeout)
 		findings, err := lookOnce(lookCtx)
 		cancel()
@@ -79,7 +84,7 @@ func (c check) runIn(ctx context.Context, s *session) []matrix.Evidence {
 		if w.done() {
 			break
 		}
-		pause(ctx, c.every)
+		pause(ctx, max(c.every, min(time.Since(began), slowInterval)))
 	}
 	return w.evidence(ctx, c.name, time.Since(started))
 }

@@ -21,6 +21,7 @@ import (
 	discoveryclient "k8s.io/client-go/kubernetes/typed/discovery/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
@@ -109,6 +110,10 @@ func connect(cluster *provisioner.Cluster) (*client, error) {
 	}
 	return c, nil
 }
+
+// quiet keeps client-go from printing on the terminal what it returns as errors
+// as well.
+func quiet(ctx context.Context) context.Context { return klog.NewContext(ctx, klog.Logger{}) }
 
 // close gives up the client's connections.
 func (c *client) close() { c.transport.CloseIdleConnections() }

@@ -49,6 +49,7 @@ type shared interface {
 // window leaves of it, so it should be the phase's timeout and the window
 // together.
 func RunAll(ctx context.Context, cluster *provisioner.Cluster, checks []provisioner.Check) (evidence []matrix.Evidence, waited time.Duration) {
+	ctx = quiet(ctx)
 	s, err := newSession(cluster)
 	if err != nil {
 		for _, c := range checks {

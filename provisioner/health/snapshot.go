@@ -64,6 +64,7 @@ func newNonce() string { return rand.Text() }
 // returns the last failure then: a *provisioner.NodeError where the cluster
 // did it.
 func TakeSnapshot(ctx context.Context, cluster *provisioner.Cluster) (Snapshot, error) {
+	ctx = quiet(ctx)
 	s, err := newSession(cluster)
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("take a snapshot of the cluster: %w", err)
