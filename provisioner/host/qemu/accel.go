@@ -43,7 +43,6 @@ func (e *AccelError) Error() string {
 type finding struct {
 	Works  bool      `json:"works"`
 	Reason string    `json:"reason"`
-	Kernel string    `json:"kernel"`
 	Probed time.Time `json:"probed"`
 }
 
@@ -82,6 +81,16 @@ func (s System) probeKVM(ctx context.Context, spec Spec, kernel string) (finding
 		return finding{}, err
 	}
 	path := filepath.Join(s.CacheDir, "qemu", "accel", key+".json")
+	return recall(ctx, path, spec.Accel == AccelKVM, func() (_ finding, err error) {
+		end := s.step("finding out whether KVM boots this kernel")
+		defer func() { end(err) }()
+		return s.probe(ctx, spec, kernel, probePatience)
+	})
+}
+
+// recall is what is remembered in a file, or what probe finds, which is
+// remembered then. With again, one that did not work is not good enough.
+func recall(ctx context.Context, path string, again bool, probe func() (finding, error)) (finding, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return finding{}, err
 	}
@@ -90,16 +99,14 @@ func (s System) probeKVM(ctx context.Context, spec Spec, kernel string) (finding
 		return finding{}, err
 	}
 	defer func() { _ = lock.Unlock() }()
-	if f, found := remembered(path); found && (f.Works || spec.Accel != AccelKVM) {
+	if f, found := remembered(path); found && (f.Works || !again) {
 		return f, nil
 	}
-	end := s.step("finding out whether KVM boots this kernel")
-	f, err := s.probe(ctx, spec, kernel)
-	end(err)
+	f, err := probe()
 	if err != nil {
 		return finding{}, err
 	}
-	f.Kernel, f.Probed = kernel, time.Now().UTC().Truncate(time.Second)
+	f.Probed = time.Now().UTC().Truncate(time.Second)
 	text, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
 		return finding{}, err
@@ -168,7 +175,7 @@ func probeKey(kernel string) (string, error) {
 
 // probe boots the kernel under KVM with no disk at all. One that KVM runs
 // prints, panics for want of a root and so ends QEMU, in time.
-func (s System) probe(ctx context.Context, spec Spec, kernel string) (_ finding, err error) {
+func (s System) probe(ctx context.Context, spec Spec, kernel string, patience time.Duration) (_ finding, err error) {
 	dir, err := s.newRunFolder()
 	if err != nil {
 		return finding{}, err
@@ -188,7 +195,7 @@ func (s System) probe(ctx context.Context, spec Spec, kernel string) (_ finding,
 	if err := pidfile.Write(filepath.Join(dir, pidFile), p.pid); err != nil && !p.ended() {
 		return finding{}, err
 	}
-	deadline := time.NewTimer(probePatience)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	select {
 	case <-p.done:
@@ -196,12 +203,12 @@ func (s System) probe(ctx context.Context, spec Spec, kernel string) (_ finding,
 	case <-ctx.Done():
 		return finding{}, context.Cause(ctx)
 	}
-	return judge(p.ended(), tail(console, 200), plain(p.output())), nil
+	return judge(p.ended(), patience, tail(console, 200), plain(p.output())), nil
 }
 
-// judge says what a probe means: whether QEMU ended by itself, and what the
-// kernel and QEMU printed.
-func judge(ended bool, console, said []string) finding {
+// judge says what a probe means: whether QEMU ended by itself within its
+// patience, and what the kernel and QEMU printed.
+func judge(ended bool, patience time.Duration, console, said []string) finding {
 	last := func(lines []string) string { return lines[len(lines)-1] }
 	ran := strings.Contains(strings.Join(console, "\n"), "Linux version")
 	switch {
@@ -212,7 +219,7 @@ func judge(ended bool, console, said []string) finding {
 	case ended:
 		return finding{Reason: "KVM does not boot this kernel: QEMU ended and the kernel had printed nothing"}
 	case ran:
-		return finding{Reason: fmt.Sprintf("KVM does not boot this kernel: it hung for %s; its last line was %q", probePatience, last(console))}
+		return finding{Reason: fmt.Sprintf("KVM does not boot this kernel: it hung for %s; its last line was %q", patience, last(console))}
 	}
-	return finding{Reason: fmt.Sprintf("KVM does not boot this kernel: it printed nothing within %s", probePatience)}
+	return finding{Reason: fmt.Sprintf("KVM does not boot this kernel: it printed nothing within %s", patience)}
 }

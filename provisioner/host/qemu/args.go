@@ -63,12 +63,13 @@ func (l launch) arguments() []string {
 		args = append(args, "-initrd", l.initrd)
 	}
 	// Nothing outlives the machine, so nothing waits for a disk of this one's.
+	// Where that is full, the machine is told: by default, QEMU would stop it.
 	for _, d := range []struct{ serial, options string }{
 		{rootSerial, l.root},
 		{dataSerial, "format=raw,cache=unsafe,discard=unmap,file=" + escape(filepath.Join(l.dir, dataFile))},
 		{seedSerial, "format=raw,readonly=on,file=" + escape(filepath.Join(l.dir, seedFile))},
 	} {
-		args = append(args, "-drive", "if=none,id="+d.serial+","+d.options, "-device", "virtio-blk-pci,drive="+d.serial+",serial="+d.serial)
+		args = append(args, "-drive", "if=none,werror=report,rerror=report,id="+d.serial+","+d.options, "-device", "virtio-blk-pci,drive="+d.serial+",serial="+d.serial)
 	}
 	return args
 }
@@ -101,7 +102,9 @@ func kernelLine(spec Spec, machineID string) string {
 		"root=/dev/vda", "rootfstype=ext4", "rw", consoleLine,
 		// "Linux version" is a notice, which is the last that is printed.
 		"loglevel=6", "fsck.mode=skip", "net.ifnames=0",
-		// The time this machine's emulation takes is not the kernel's fault.
+		// An emulated machine may stand still for seconds. Its processors' counters
+		// run as one although they fail the kernel's test, and any other clock
+		// has to ask QEMU.
 		"nowatchdog", "tsc=reliable", "random.trust_cpu=on",
 		"systemd.machine_id=" + machineID,
 		"systemd.show_status=auto",

@@ -27,8 +27,8 @@ type console struct {
 	rest []byte
 }
 
-// lines are the whole lines since the last call, and what there is of the one
-// that has no end yet: a kernel that dies may not end its last.
+// lines are the whole lines since the last call. A kernel that dies may not end
+// its last one, which stays in rest.
 func (c *console) lines() ([]string, error) {
 	f, err := os.Open(c.path)
 	if err != nil {
@@ -46,7 +46,7 @@ func (c *console) lines() ([]string, error) {
 	text = append(c.rest, text...)
 	end := bytes.LastIndexByte(text, '\n') + 1
 	c.rest = bytes.Clone(text[end:])
-	return plain(string(text)), nil
+	return plain(string(text[:end])), nil
 }
 
 // plain is text in lines without what is meant for a terminal, and without
