@@ -28,6 +28,7 @@ INTEGRATION := \
 	./provisioner/hygiene \
 	./provisioner/image \
 	./provisioner/host \
+	./provisioner/host/qemu \
 	./provisioner/incus \
 	./provisioner/artifact \
 	./suites/compat

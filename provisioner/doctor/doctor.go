@@ -36,7 +36,7 @@ const (
 type Options struct {
 	// Purpose defaults to Matrix.
 	Purpose Purpose
-	// HostDriver is embedded (the default) or local.
+	// HostDriver is embedded (the default), local, qemu or remote.
 	HostDriver string
 	// CacheDir is where artifacts and builds are kept, StateDir where the
 	// embedded host keeps its pool's file. They need not exist yet; an empty one

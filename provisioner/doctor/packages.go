@@ -17,6 +17,8 @@ type requirement struct {
 	anyOf []string
 	// test: only for running the tests.
 	test bool
+	// qemu: only for qemu hosts, which the tests boot too.
+	qemu bool
 	// apparmor: only where the kernel has AppArmor on.
 	apparmor bool
 }
@@ -27,7 +29,7 @@ func requirements() []requirement {
 		{pkg: "dnsmasq-base", why: "addresses and DNS on the nodes' bridge", anyOf: []string{"dnsmasq"}},
 		{pkg: "nftables", why: "NAT for the nodes' bridge", anyOf: []string{"nft"}},
 		{pkg: "iproute2", why: "the bridge and its routes", anyOf: []string{"ip"}},
-		{pkg: "e2fsprogs", why: "the embedded host's storage pool", anyOf: []string{"mke2fs"}},
+		{pkg: "e2fsprogs", why: "the embedded host's storage pool, and disks of qemu hosts", anyOf: []string{"mke2fs"}},
 		{pkg: "mount", why: "the embedded host's storage pool", anyOf: []string{"losetup"}},
 		{pkg: "mmdebstrap", why: "node images of Debian", anyOf: []string{"mmdebstrap"}},
 		{pkg: "debian-archive-keyring", why: "the signatures of Debian's packages", anyOf: []string{"/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"}},
@@ -36,6 +38,8 @@ func requirements() []requirement {
 		{pkg: "ca-certificates", why: "downloads over HTTPS", anyOf: []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"}},
 		{pkg: "git", why: "the version that the binary carries", anyOf: []string{"git"}},
 		{pkg: "apparmor", why: "AppArmor is on in this kernel, and Incus loads its profiles with it", anyOf: []string{"apparmor_parser"}, apparmor: true},
+		{pkg: "qemu-system-x86", why: "the machines that are qemu hosts", anyOf: []string{"qemu-system-x86_64"}, qemu: true},
+		{pkg: "qemu-utils", why: "their disks", anyOf: []string{"qemu-img"}, qemu: true},
 		{pkg: "gcc", why: "runc, which is C in part, for Kubernetes 1.36", anyOf: []string{"gcc"}},
 		{pkg: "libc6-dev", why: "runc, which is C in part, for Kubernetes 1.36", anyOf: []string{"/usr/include/stdio.h"}},
 		{pkg: "libseccomp-dev", why: "runc, which is C in part, for Kubernetes 1.36", anyOf: []string{"/usr/include/seccomp.h"}},
@@ -89,7 +93,7 @@ func (m Machine) packages(_ context.Context, opts Options) []Finding {
 	var names, whys []string
 	needed := 0
 	for _, r := range requirements() {
-		if r.test && opts.Purpose != Test || r.apparmor && !m.apparmorOn() {
+		if r.test && opts.Purpose != Test || r.qemu && opts.Purpose != Test && opts.HostDriver != "qemu" || r.apparmor && !m.apparmorOn() {
 			continue
 		}
 		needed++
