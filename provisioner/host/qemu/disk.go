@@ -101,7 +101,7 @@ type recipe struct {
 	Bytes    int64
 }
 
-const recipeVersion = 1
+const recipeVersion = 2
 
 func newRecipe(s Spec) (recipe, error) {
 	r := recipe{Version: recipeVersion, Suite: s.system().Suite, Kernel: s.Kernel, Incus: s.Incus, Packages: guestPackages,
@@ -252,7 +252,8 @@ func (s System) makeDisk(ctx context.Context, spec Spec, r recipe, dir string) e
 		}
 	}
 	var kernel kernelPackage
-	packages := append(slices.Clone(r.Packages), "incus-base/"+r.Incus)
+	// apt takes another suite's packages only where each is asked for.
+	packages := append(slices.Clone(r.Packages), "incus-base/"+r.Incus, "incus-client/"+r.Incus)
 	also := []string{}
 	if r.Incus != r.Suite {
 		also = append(also, r.Incus)
