@@ -164,6 +164,7 @@ func TestMachines(t *testing.T) {
 		_, err = m.Run(t.Context(), shell("timeout 3 bash -c 'exec 3<>/dev/tcp/10.0.2.2/"+port+"'"))
 		var failed *provisioner.HostCommandError
 		g.Expect(errors.As(err, &failed)).To(BeTrue(), "this machine's loopback was reached: %v", err)
+		t.Logf("said: %v", err)
 	})
 	t.Run("a disk while it runs", func(t *testing.T) { attach(t, m) })
 	t.Run("a connection that breaks is made again", func(t *testing.T) {
@@ -249,7 +250,7 @@ func commands(t *testing.T, m *qemu.Machine) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	stopped := errors.New("stopped by the test")
 	time.AfterFunc(500*time.Millisecond, func() { cancel(stopped) })
-	_, err = m.Run(ctx, shell("exec sleep 4321"))
+	_, err = m.Run(ctx, shell("sleep 4321; true"))
 	g.Expect(err).To(MatchError(stopped))
 	g.Eventually(func() error {
 		_, err := m.Run(t.Context(), shell("! pgrep -f '[s]leep 4321'"))

@@ -249,10 +249,16 @@ func TestForwards(t *testing.T) {
 func TestCommandLine(t *testing.T) {
 	g := NewWithT(t)
 	line := commandLine(provisioner.Command{Args: []string{"printf", "%s|%s|%s|%s", "it's", "$HOME `x` \\", "", "a\nb"}, Env: map[string]string{"B": "2", "A": "it's 1"}})
-	g.Expect(line).To(HavePrefix(`exec env 'A=it'\''s 1' 'B=2' 'printf'`))
-	out, err := exec.CommandContext(t.Context(), "sh", "-c", line).CombinedOutput()
-	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(string(out)).To(Equal("it's|$HOME `x` \\||a\nb"))
+	g.Expect(line).To(HavePrefix(`echo $$ >&2; exec env 'A=it'\''s 1' 'B=2' 'printf'`))
+	var stdout bytes.Buffer
+	var stderr leaderFirst
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", line)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	g.Expect(stderr.pid()).To(BeEmpty())
+	g.Expect(cmd.Run()).To(Succeed())
+	g.Expect(stdout.String()).To(Equal("it's|$HOME `x` \\||a\nb"))
+	g.Expect(stderr.pid()).To(Equal(fmt.Sprint(cmd.Process.Pid)))
+	g.Expect(stderr.text()).To(BeEmpty())
 }
 
 func TestSeed(t *testing.T) {

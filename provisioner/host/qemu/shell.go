@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -131,7 +132,8 @@ func (s *shell) run(ctx context.Context, command provisioner.Command) (provision
 		return fail(provisioner.Output{}, err)
 	}
 	defer func() { _ = session.Close() }()
-	var stdout, stderr bytes.Buffer
+	var stdout bytes.Buffer
+	var stderr leaderFirst
 	session.Stdout, session.Stderr = &stdout, &stderr
 	if command.Stdin != nil {
 		// Not session.Stdin: a command that ends first would wait for it.
@@ -150,11 +152,9 @@ func (s *shell) run(ctx context.Context, command provisioner.Command) (provision
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
-		_ = session.Signal(ssh.SIGKILL)
-		_ = session.Close()
-		return fail(provisioner.Output{ExitCode: -1}, ctx.Err())
+		return fail(provisioner.Output{ExitCode: -1}, s.kill(ctx, stderr.pid()))
 	}
-	out := provisioner.Output{Stdout: stdout.String(), Stderr: stderr.String()}
+	out := provisioner.Output{Stdout: stdout.String(), Stderr: stderr.text()}
 	var exit *ssh.ExitError
 	switch {
 	case errors.As(err, &exit):
@@ -165,6 +165,54 @@ func (s *shell) run(ctx context.Context, command provisioner.Command) (provision
 		return fail(out, err)
 	}
 	return out, nil
+}
+
+// kill ends a command with all that it started; sshd, which runs as root for
+// root, takes no signals for it.
+func (s *shell) kill(ctx context.Context, leader string) error {
+	if leader == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endPatience)
+	defer cancel()
+	session, err := over(ctx, s, func(c *ssh.Client) (*ssh.Session, error) { return newSession(ctx, c) })
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { _ = session.Close() })()
+	return session.Run("kill -9 -" + leader)
+}
+
+// leaderFirst is what a command printed to its standard error, after the line
+// with the process ID of its session's leader.
+type leaderFirst struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+// Write takes what the command prints.
+func (l *leaderFirst) Write(text []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.Write(text)
+}
+
+// pid is empty until the whole line is there.
+func (l *leaderFirst) pid() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	pid, _, found := strings.Cut(l.all.String(), "\n")
+	if !found {
+		return ""
+	}
+	return pid
+}
+
+func (l *leaderFirst) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, text, _ := strings.Cut(l.all.String(), "\n")
+	return text
 }
 
 // newSession gives up with ctx: a machine that hangs never answers.
@@ -191,16 +239,15 @@ func newSession(ctx context.Context, c *ssh.Client) (*ssh.Session, error) {
 	}
 }
 
-// commandLine is the command for the machine's shell, which SSH always asks.
+// commandLine is the command for the machine's shell, which SSH always asks. It
+// says its process ID first: sshd made that the leader of a session.
 func commandLine(command provisioner.Command) string {
-	words := []string{"exec"}
-	if len(command.Env) > 0 {
-		words = append(words, "env")
-		for key, value := range command.Env {
-			words = append(words, quote(key+"="+value))
-		}
-		slices.Sort(words[2:])
+	var env []string
+	for key, value := range command.Env {
+		env = append(env, quote(key+"="+value))
 	}
+	slices.Sort(env)
+	words := append([]string{"echo $$ >&2; exec env"}, env...)
 	for _, a := range command.Args {
 		words = append(words, quote(a))
 	}
