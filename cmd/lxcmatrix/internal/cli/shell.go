@@ -45,7 +45,8 @@ func (p *program) shell() *cobra.Command {
 		Long: `Shell enters a node of a cell that was kept (run --keep). An embedded host's
 nodes stop when its run ends: shell opens the host again, starts the cell's
 nodes, and closes the host when it is left. The nodes stay until
-lxcmatrix gc --yes removes them.
+lxcmatrix gc --yes removes them. A virtual machine ends with its run, and so do
+the nodes on it.
 
 CELL is a cell's ID or a selector that matches it alone; NODE is a node's name
 or the end of it, as s1, the default. With a command, its exit code is shell's.`,
@@ -73,6 +74,9 @@ or the end of it, as s1, the default. With a command, its exit code is shell's.`
 			none := usage("run %s keeps no node of cell %s; keep one with lxcmatrix run --keep always, or name another run with --run", r.ID, c.ID)
 			if c.Host.Driver == embedded.Driver && !hasEmbedded(host.StateDir()) {
 				return none
+			}
+			if c.Host.Driver == "qemu" {
+				return usage("cell %s was on host %s, a virtual machine that ended with its run: nothing on it is kept", c.ID, c.Host.Name)
 			}
 			shown := progress.New(p.Err, time.Now)
 			return p.withHost(cmd.Context(), c.Host, r.Plan.Budget.DiskBytes, shown, func(h *host.Host) error {
