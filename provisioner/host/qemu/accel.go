@@ -17,8 +17,6 @@ import (
 
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
-
-	"github.com/lxcmatrix/lxcmatrix/provisioner/host/pidfile"
 )
 
 // kvmDevice is what KVM is reached through.
@@ -192,7 +190,7 @@ func (s System) probe(ctx context.Context, spec Spec, kernel string, patience ti
 		defer cancel()
 		err = errors.Join(err, p.kill(clean))
 	}()
-	if err := pidfile.Write(filepath.Join(dir, pidFile), p.pid); err != nil && !p.ended() {
+	if err := p.record(filepath.Join(dir, pidFile)); err != nil {
 		return finding{}, err
 	}
 	deadline := time.NewTimer(patience)

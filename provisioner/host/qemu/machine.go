@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -207,7 +208,7 @@ func (m *Machine) start(ctx context.Context, l launch, keys secrets, opts BootOp
 	if m.process, err = startQEMU(l.arguments()); err != nil {
 		return fmt.Errorf("boot a machine: %w", err)
 	}
-	if err := pidfile.Write(filepath.Join(m.dir, pidFile), m.process.pid); err != nil && !m.process.ended() {
+	if err := m.process.record(filepath.Join(m.dir, pidFile)); err != nil {
 		return fmt.Errorf("boot a machine: %w", err)
 	}
 	booting, cancel := context.WithTimeoutCause(ctx, opts.Patience, fmt.Errorf("it was not there within %s", opts.Patience))
@@ -544,6 +545,18 @@ func (p *process) Write(text []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.said.Write(text)
+}
+
+// record writes down which process it is. One that has ended already needs no
+// record; it is known to have ended then.
+func (p *process) record(path string) error {
+	err := pidfile.Write(path, p.pid)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Whoever waited for it is about to say so.
+		<-p.done
+		return nil
+	}
+	return err
 }
 
 func (p *process) ended() bool {
