@@ -83,7 +83,7 @@ systemctl --root="$PWD" --quiet mask incus-startup.service incus-user.socket apt
 
 // rootBytes is the size of a root disk's filesystem, which is sparse: what a
 // machine logs and what its Incus keeps beside nodes must fit into it.
-const rootBytes = 8 * gib
+const rootBytes = 8 << 30
 
 // recipe is all that a root disk is made from. Its hash is the disk's name.
 type recipe struct {

@@ -6,10 +6,10 @@
 package qemu
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -44,35 +44,26 @@ const (
 	AccelTCG  = "tcg"
 )
 
+// The least that a machine needs.
 const (
-	gib = 1 << 30
-	// What a machine has where nobody said otherwise, and the least it needs.
-	defaultMemory, leastMemory = 6 * gib, 1 * gib
-	defaultDisk, leastDisk     = 24 * gib, 2 * gib
-	defaultCPUs                = 2
+	leastMemory = 1 << 30
+	leastDisk   = 2 << 30
 )
 
-// system is an OS that machines can have.
+// system is what it takes to make one of matrix.QEMUSystems.
 type system struct {
-	OS, Suite string
-	// Kernel is the OS' own.
-	Kernel string
-	// Incus lists the suites that Incus can come from; the first is the default.
-	Incus []string
+	Suite string
 	// LegacyForce: its systemd boots on cgroup v1 only with
 	// SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1 (systemd 256 and 257; 258 removed it).
 	LegacyForce bool
 }
 
-var systems = [...]system{
-	{OS: "debian/12", Suite: "bookworm", Kernel: "debian/6.1", Incus: []string{"bookworm-backports"}},
-	{OS: "debian/13", Suite: "trixie", Kernel: "debian/6.12", Incus: []string{"trixie", "trixie-backports"}, LegacyForce: true},
-}
-
-// system finds the Spec's own; NewSpec made sure that there is one.
+// system is the Spec's own; NewSpec made sure that there is one.
 func (s Spec) system() system {
-	i := slices.IndexFunc(systems[:], func(c system) bool { return c.OS == s.OS })
-	return systems[i]
+	if s.OS == "debian/12" {
+		return system{Suite: "bookworm"}
+	}
+	return system{Suite: "trixie", LegacyForce: true}
 }
 
 // SpecError lists everything that is wrong with a machine's description.
@@ -96,41 +87,24 @@ var kernelVersion = regexp.MustCompile(`^[0-9]+(\.[0-9]+){0,2}$`)
 // NewSpec completes what a matrix says of a qemu host. All that is wrong with
 // it is one *SpecError.
 func NewSpec(ref matrix.HostRef) (Spec, error) {
-	q := ref.QEMU
-	s := Spec{OS: q.OS, Kernel: q.Kernel, Initrd: q.Initrd, Modules: q.Modules, Cgroup: ref.Cgroup, Incus: q.Incus,
+	cgroup := cmp.Or(ref.Cgroup, "v2")
+	q := ref.QEMU.WithDefaults(cgroup)
+	s := Spec{OS: q.OS, Kernel: q.Kernel, Initrd: q.Initrd, Modules: q.Modules, Cgroup: cgroup, Incus: q.Incus,
 		CPUs: q.CPUs, MemoryBytes: q.MemoryBytes, DiskBytes: q.DiskBytes, Accel: q.Accel}
 	var problems []string
 	wrong := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 
-	if s.Cgroup == "" {
-		s.Cgroup = "v2"
-	}
 	if s.Cgroup != "v1" && s.Cgroup != "v2" {
 		wrong("cgroup is %q, not v1 or v2", s.Cgroup)
 	}
-	if s.OS == "" {
-		s.OS = "debian/13"
-		if s.Cgroup == "v1" {
-			s.OS = "debian/12"
-		}
-	}
-	if i := slices.IndexFunc(systems[:], func(c system) bool { return c.OS == s.OS }); i < 0 {
+	if own, ok := q.System(); !ok {
 		var known []string
-		for _, c := range systems {
+		for _, c := range matrix.QEMUSystems() {
 			known = append(known, c.OS)
 		}
 		wrong("os is %q; a qemu host's is one of %s", s.OS, strings.Join(known, ", "))
-	} else {
-		own := systems[i]
-		if s.Kernel == "" {
-			s.Kernel = own.Kernel
-		}
-		if s.Incus == "" {
-			s.Incus = own.Incus[0]
-		}
-		if !slices.Contains(own.Incus, s.Incus) {
-			wrong("incus is %q; on %s it comes from %s", s.Incus, s.OS, strings.Join(own.Incus, " or "))
-		}
+	} else if !slices.Contains(own.Incus, s.Incus) {
+		wrong("incus is %q; on %s it comes from %s", s.Incus, s.OS, strings.Join(own.Incus, " or "))
 	}
 	switch version, family := strings.CutPrefix(s.Kernel, "debian/"); {
 	case s.Kernel == "":
@@ -147,26 +121,14 @@ func NewSpec(ref matrix.HostRef) (Spec, error) {
 	case s.Initrd != "" || s.Modules != "":
 		wrong("initrd and modules go with a kernel that is a path, not with %q, which has its own", s.Kernel)
 	}
-	if s.CPUs == 0 {
-		s.CPUs = min(defaultCPUs, runtime.NumCPU())
-	}
 	if s.CPUs < 1 || s.CPUs > 255 {
 		wrong("cpus is %d, not 1 to 255", s.CPUs)
-	}
-	if s.MemoryBytes == 0 {
-		s.MemoryBytes = defaultMemory
 	}
 	if s.MemoryBytes < leastMemory {
 		wrong("memory is %d MiB; a machine needs %d MiB at least", s.MemoryBytes>>20, leastMemory>>20)
 	}
-	if s.DiskBytes == 0 {
-		s.DiskBytes = defaultDisk
-	}
 	if s.DiskBytes < leastDisk {
 		wrong("disk is %d MiB; a machine needs %d MiB at least", s.DiskBytes>>20, leastDisk>>20)
-	}
-	if s.Accel == "" {
-		s.Accel = AccelAuto
 	}
 	if !slices.Contains([]string{AccelAuto, AccelKVM, AccelTCG}, s.Accel) {
 		wrong("accel is %q, not auto, kvm or tcg", s.Accel)
