@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host/pidfile"
@@ -410,23 +411,34 @@ func (m *Machine) Err() error {
 // is a *provisioner.HostCommandError. When ctx ends, the command is killed.
 func (m *Machine) Run(ctx context.Context, command provisioner.Command) (provisioner.Output, error) {
 	out, err := m.shell.run(ctx, command)
-	return out, m.because(err)
+	return out, m.because(ctx, err)
 }
 
 // Dial connects to an address as the machine sees it.
 func (m *Machine) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := m.shell.dial(ctx, network, address)
 	if err != nil {
-		return nil, m.because(err)
+		return nil, m.because(ctx, err)
 	}
 	return conn, nil
 }
 
-// because adds to an error of the connection that the machine is no more.
-func (m *Machine) because(err error) error {
+// because adds to an error of the connection that the machine is no more. The
+// connection breaks a moment before QEMU is reaped, which is waited for.
+func (m *Machine) because(ctx context.Context, err error) error {
 	var failed *provisioner.HostCommandError
-	if err == nil || errors.As(err, &failed) || !m.process.ended() {
+	var refused *ssh.OpenChannelError
+	if err == nil || errors.As(err, &failed) || errors.As(err, &refused) {
 		return err
+	}
+	reaping, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	select {
+	case <-m.process.done:
+	case <-reaping.Done():
+		if !m.process.ended() {
+			return err
+		}
 	}
 	return fmt.Errorf("%w: %w", err, m.Err())
 }
