@@ -37,8 +37,10 @@ type launch struct {
 	spec           Spec
 	kernel, initrd string
 	// root are the options of the drive that is the root disk.
-	root      string
-	accel     string
+	root  string
+	accel string
+	// tscKHz is how fast the time stamp counter runs; 0 where it is not known.
+	tscKHz    int
 	dir       string
 	console   string
 	machineID string
@@ -50,7 +52,7 @@ func (l launch) arguments() []string {
 	args = append(args,
 		"-name", "lxcmatrix-"+filepath.Base(l.dir),
 		"-kernel", l.kernel,
-		"-append", kernelLine(l.spec, l.machineID),
+		"-append", l.kernelLine(),
 		"-chardev", "socket,id=qmp,server=on,wait=off,path="+escape(filepath.Join(l.dir, qmpSocket)),
 		"-mon", "chardev=qmp,mode=control",
 		"-device", "virtio-rng-pci",
@@ -97,21 +99,29 @@ func baseArguments(accel string, cpus int, memory int64, console string) []strin
 const consoleLine = "console=ttyS0,115200 earlyprintk=ttyS0,115200 panic=-1"
 
 // kernelLine is the kernel's command line.
-func kernelLine(spec Spec, machineID string) string {
+func (l launch) kernelLine() string {
 	words := []string{
 		"root=/dev/vda", "rootfstype=ext4", "rw", consoleLine,
 		// "Linux version" is a notice, which is the last that is printed.
-		"loglevel=6", "fsck.mode=skip", "net.ifnames=0",
-		// An emulated machine may stand still for seconds. Its processors' counters
-		// run as one although they fail the kernel's test, and any other clock
-		// has to ask QEMU.
-		"nowatchdog", "tsc=reliable", "random.trust_cpu=on",
-		"systemd.machine_id=" + machineID,
+		"loglevel=6", "fsck.mode=skip", "net.ifnames=0", "random.trust_cpu=on",
+		"systemd.machine_id=" + l.machineID,
 		"systemd.show_status=auto",
 	}
-	if spec.Cgroup == "v1" {
+	if l.accel == AccelTCG {
+		// An emulated machine may stand still for a while, which is no lockup and
+		// no broken timer.
+		words = append(words, "nowatchdog", "no_timer_check")
+		if l.tscKHz > 0 {
+			// The counter is by far the cheapest clock under emulation. It is this
+			// machine's own, so it runs as one on all processors, although it fails
+			// the kernel's test of that; and its speed must not be measured: on a
+			// busy machine the kernel finds a fiftieth of it, and time runs wild.
+			words = append(words, "tsc=reliable", fmt.Sprintf("tsc_early_khz=%d", l.tscKHz))
+		}
+	}
+	if l.spec.Cgroup == "v1" {
 		words = append(words, "systemd.unified_cgroup_hierarchy=0")
-		if spec.system().LegacyForce {
+		if l.spec.system().LegacyForce {
 			words = append(words, "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
 		}
 	} else {

@@ -203,6 +203,9 @@ func (m *Machine) start(ctx context.Context, l launch, keys secrets, opts BootOp
 	if err := m.prepare(ctx, l.spec, keys); err != nil {
 		return fmt.Errorf("boot a machine: %w", err)
 	}
+	if l.tscKHz, err = measureTSC(ctx); err != nil {
+		return fmt.Errorf("boot a machine: %w", err)
+	}
 	var id [16]byte
 	_, _ = rand.Read(id[:])
 	l.dir, l.console, l.machineID = m.dir, m.Console, hex.EncodeToString(id[:])

@@ -165,8 +165,8 @@ func TestArguments(t *testing.T) {
 		return s
 	}
 	for name, l := range map[string]launch{
-		"v1-tcg":    {spec: spec("v1", ""), accel: AccelTCG, kernel: "/c/vmlinuz", initrd: "/c/initrd.img"},
-		"v2-kvm":    {spec: spec("v2", ""), accel: AccelKVM, kernel: "/c/vmlinuz"},
+		"v1-tcg":    {spec: spec("v1", ""), accel: AccelTCG, tscKHz: 2596097, kernel: "/c/vmlinuz", initrd: "/c/initrd.img"},
+		"v2-kvm":    {spec: spec("v2", ""), accel: AccelKVM, tscKHz: 2596097, kernel: "/c/vmlinuz"},
 		"v1-forced": {spec: spec("v1", "debian/13"), accel: AccelTCG, kernel: "/c/vmlinuz", initrd: "/c/initrd.img"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -174,6 +174,25 @@ func TestArguments(t *testing.T) {
 			golden.Assert(t, strings.Join(l.arguments(), "\n")+"\n", name+".golden")
 		})
 	}
+}
+
+// TestMeasureTSC: two measurements agree, better than the kernel asks for when
+// it refines one.
+func TestMeasureTSC(t *testing.T) {
+	g := NewWithT(t)
+	one, err := measureTSC(t.Context())
+	g.Expect(err).NotTo(HaveOccurred())
+	if one == 0 {
+		t.Log("this machine's kernel does not trust the counter")
+		return
+	}
+	two, err := measureTSC(t.Context())
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(two).To(BeNumerically("~", one, one/2000))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = measureTSC(ctx)
+	g.Expect(err).To(MatchError(context.Canceled))
 }
 
 func TestConsole(t *testing.T) {
