@@ -28,7 +28,6 @@ INTEGRATION := \
 	./provisioner/hygiene \
 	./provisioner/image \
 	./provisioner/host \
-	./provisioner/host/qemu \
 	./provisioner/incus \
 	./provisioner/artifact \
 	./suites/compat
@@ -77,6 +76,15 @@ integration: ## Run the tests that need root, Incus and a Kubernetes, real cells
 		esac; \
 	done
 	LXCMATRIX_TEST_RELEASES='$(RELEASES)' $(GO) test -tags integration -count=1 -p 1 -timeout 60m -v $(INTEGRATION)
+
+# Not part of make test: where CPUs are emulated and others are at work as well,
+# a machine may take longer than any test waits for.
+.PHONY: emulated
+emulated: build ## Run the tests that boot virtual machines, a real cell in one among them; half an hour
+	$(call say,doctor)
+	$(BIN) doctor --fix --for test
+	$(call say,tests in virtual machines)
+	$(GO) test -tags emulated -count=1 -p 1 -timeout 90m -v -run '^(TestMachines|TestCrashedRun|TestEmulatedHost)$$' ./provisioner/host/qemu ./suites/compat
 
 # LXCMATRIX_BENCH_PAIRS says how many pairs of both are measured, five without
 # it; one takes about five minutes.
