@@ -55,6 +55,10 @@ type Options struct {
 	Bridge string
 }
 
+// nodesHere says whether nodes share this machine's kernel: those of a qemu or
+// a remote host do not.
+func (o Options) nodesHere() bool { return o.HostDriver == "embedded" || o.HostDriver == "local" }
+
 // Finding is one thing that was looked at.
 type Finding struct {
 	// ID is stable: "packages", "disk", "cgroup".

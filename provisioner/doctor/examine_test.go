@@ -131,6 +131,24 @@ func TestExamineFindsWhatIsWrong(t *testing.T) {
 	}
 }
 
+// TestNodesElsewhere: where the nodes of a matrix are on other machines, what
+// nodes want of their own is not asked of this one.
+func TestNodesElsewhere(t *testing.T) {
+	for driver, asked := range map[string]bool{"embedded": true, "local": true, "qemu": false, "remote": false} {
+		m, _ := machine(t, map[string]string{"/proc/sys/kernel/panic": "0"})
+		findings := m.Examine(t.Context(), Options{HostDriver: driver})
+		for _, id := range []string{"sysctls", "quotas"} {
+			if f, found := find(findings, id); found != asked {
+				t.Errorf("%s: asked about %s is %t, want %t: %s", driver, id, found, asked, f)
+			}
+		}
+		// Images are made here all the same.
+		if _, found := find(findings, "cgroup"); !found {
+			t.Errorf("%s: cgroups were not looked at", driver)
+		}
+	}
+}
+
 func TestExamineChangesNothing(t *testing.T) {
 	m, r := machine(t, map[string]string{"/usr/sbin/nft": "-", "/proc/sys/net/bridge/bridge-nf-call-iptables": "-"})
 	m.Examine(t.Context(), Options{Purpose: Test})

@@ -117,7 +117,10 @@ func (m Machine) processors(context.Context, Options) []Finding {
 }
 
 func (m Machine) quotas(_ context.Context, opts Options) []Finding {
-	if opts.HostDriver == "embedded" {
+	switch {
+	case !opts.nodesHere():
+		return nil
+	case opts.HostDriver == "embedded":
 		return ok("quotas", "the pool's driver is dir, where per-node disk quotas do not work; the pool is a file of %s, so nodes cannot fill the machine", gib(opts.PoolBytes))
 	}
 	return warning("quotas", "use a pool on zfs, btrfs, lvm or a filesystem of its own",
