@@ -17,13 +17,13 @@ import (
 )
 
 // build makes a whole release from its recipe.
-func (s *Store) build(ctx context.Context, distro, version, work string, force bool) (entry, error) {
-	r, found := s.recipe(distro, version)
+func (s *Store) build(ctx context.Context, wanted Request, work string, force bool) (entry, error) {
+	r, found := s.recipe(wanted.Distro, wanted.Version)
 	switch {
 	case !found:
-		return entry{}, fmt.Errorf("no recipe to build %s %s", distro, version)
-	case r.Version != version:
-		return entry{}, fmt.Errorf("builds %s %s, not %s", distro, r.Version, version)
+		return entry{}, fmt.Errorf("no recipe to build %s", wanted)
+	case r.Version != wanted.Version:
+		return entry{}, fmt.Errorf("builds %s %s, not %s", wanted.Distro, r.Version, wanted.Version)
 	}
 	g, err := findGo(ctx)
 	if err != nil {
@@ -37,7 +37,7 @@ func (s *Store) build(ctx context.Context, distro, version, work string, force b
 	if err != nil {
 		return entry{}, err
 	}
-	release := Release{Distro: distro, Version: version, Arch: s.arch, Provenance: ProvenanceBuilt, Source: SourceBuild, Runtime: r.Runtime}
+	release := Release{Distro: wanted.Distro, Version: wanted.Version, Arch: s.arch, Provenance: ProvenanceBuilt, Source: SourceBuild, Runtime: r.Runtime}
 	// The archive is written before the binaries are moved away from under it.
 	archive, err := s.archive(ctx, images, work, SourceBuild)
 	if err != nil {

@@ -59,7 +59,7 @@ func TestRelease(t *testing.T) {
 }
 
 func checkRelease(t *testing.T, s *Store, r recipe) {
-	release, err := s.Ensure(t.Context(), r.Distro, r.Version)
+	release, err := s.Ensure(t.Context(), Request{Distro: r.Distro, Version: r.Version})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func tagsIn(t *testing.T, archive string) (tags []string) {
 func refusesFlippedByte(t *testing.T, s *Store, release Release) {
 	damaged := *s
 	damaged.cache = cache{t.TempDir()}
-	key := s.releaseKey(release.Distro, release.Version) + "/" + release.Source
+	key := s.releaseKey(Request{Distro: release.Distro, Version: release.Version}) + "/" + release.Source
 	var e entry
 	if err := s.cache.load(key, &e); err != nil {
 		t.Fatal(err)
@@ -161,7 +161,7 @@ func refusesFlippedByte(t *testing.T, s *Store, release Release) {
 			t.Fatal(err)
 		}
 	}
-	_, err := damaged.Ensure(t.Context(), release.Distro, release.Version)
+	_, err := damaged.Ensure(t.Context(), Request{Distro: release.Distro, Version: release.Version})
 	var refused *ChecksumError
 	if !errors.As(err, &refused) || !strings.HasPrefix(refused.Name, "kubelet of") {
 		t.Errorf("a flipped byte in kubelet gives %v", err)

@@ -51,7 +51,8 @@ func (s *Store) remote(source, distro string) (*remote, error) {
 
 // pull gets a release from mirror or upstream, and builds our own images for
 // it.
-func (s *Store) pull(ctx context.Context, source, distro, version, work string) (entry, error) {
+func (s *Store) pull(ctx context.Context, source string, wanted Request, work string) (entry, error) {
+	distro, version := wanted.Distro, wanted.Version
 	from, err := s.remote(source, distro)
 	if err != nil {
 		return entry{}, err
@@ -235,8 +236,8 @@ func (s *Store) askKubeadm(ctx context.Context, release Release, version string)
 // upstream's newest, or what is built. Inputs have a digest where the bytes
 // exist somewhere already. Where no source has the version, the error is a
 // *provisioner.UnavailableError.
-func (s *Store) Resolve(ctx context.Context, distro, version string) (exact string, inputs []matrix.Input, err error) {
-	version = strings.TrimPrefix(version, "v")
+func (s *Store) Resolve(ctx context.Context, wanted Request) (exact string, inputs []matrix.Input, err error) {
+	distro, version := wanted.Distro, strings.TrimPrefix(wanted.Version, "v")
 	unavailable := &provisioner.UnavailableError{What: distro + " " + version}
 	exact = version
 	if strings.Count(version, ".") == 1 {
@@ -342,7 +343,7 @@ func (s *Store) inputs(ctx context.Context, source, distro, version string) ([]m
 	var inputs []matrix.Input
 	switch source {
 	case SourceCache:
-		release, err := s.cached(ctx, distro, version, s.sources)
+		release, err := s.cached(ctx, Request{Distro: distro, Version: version}, s.sources)
 		if err != nil {
 			return nil, err
 		}

@@ -151,14 +151,14 @@ func TestSilentHostIsAskedOnce(t *testing.T) {
 	s := open(t, t.TempDir(), helloModules(), Options{Sources: []string{SourceCache, SourceMirror, SourceUpstream}})
 	s.remotes[SourceUpstream] = newRemote(SourceUpstream, network)
 	for range 2 {
-		_, err := s.Ensure(t.Context(), "kubeadm", "1.34.4")
+		_, err := s.Ensure(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"})
 		var unavailable *provisioner.UnavailableError
 		g.Expect(errors.As(err, &unavailable)).To(BeTrue(), "%v", err)
 		g.Expect(unavailable.What).To(Equal("kubeadm 1.34.4"))
 		g.Expect(unavailable.Tried).To(HaveExactElements(HavePrefix("cache: not in the cache"), Equal("mirror: no mirror is configured"),
 			And(HavePrefix("upstream: "), ContainSubstring("dl.k8s.io does not answer"))))
 	}
-	_, _, err := s.Resolve(t.Context(), "kubeadm", "1.34")
+	_, _, err := s.Resolve(t.Context(), Request{Distro: "kubeadm", Version: "1.34"})
 	g.Expect(err).To(MatchError(ContainSubstring("dl.k8s.io does not answer")))
 	g.Expect(dials.Load()).To(Equal(int32(1)))
 }
@@ -258,7 +258,7 @@ func TestPullFromMirrors(t *testing.T) {
 					r.name = SourceMirror
 					s.remotes[SourceMirror] = r
 				}
-				release, err := s.Ensure(t.Context(), "kubeadm", version)
+				release, err := s.Ensure(t.Context(), Request{Distro: "kubeadm", Version: version})
 				g.Expect(err).NotTo(HaveOccurred())
 				g.Expect(release.Provenance).To(Equal(ProvenanceRelease))
 				g.Expect(release.Source).To(Equal(SourceMirror))
@@ -271,7 +271,7 @@ func TestPullFromMirrors(t *testing.T) {
 
 				// Once had, the mirror is not needed.
 				offline := open(t, cacheDir, helloModules(), Options{Sources: opts.Sources, Mirror: "file:///nonexistent"})
-				g.Expect(offline.Ensure(t.Context(), "kubeadm", version)).To(Equal(release))
+				g.Expect(offline.Ensure(t.Context(), Request{Distro: "kubeadm", Version: version})).To(Equal(release))
 			})
 		}
 	}
@@ -351,7 +351,7 @@ func TestPullRuntime(t *testing.T) {
 				g.Expect(overwrite(filepath.Join(dir, c.damage))).To(Succeed())
 			}
 			s := open(t, t.TempDir(), withRuntime(), Options{Sources: []string{SourceMirror}, Mirror: "file://" + dir})
-			release, err := s.Ensure(t.Context(), "kubeadm", "1.34.4")
+			release, err := s.Ensure(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"})
 			if c.want != "" {
 				g.Expect(err).To(MatchError(ContainSubstring(c.want)))
 				return
@@ -364,7 +364,7 @@ func TestPullRuntime(t *testing.T) {
 				g.Expect(f.Kind).To(Equal(KindBinary))
 				g.Expect(os.ReadFile(f.Path)).To(BeEquivalentTo(want))
 			}
-			_, inputs, err := s.Resolve(t.Context(), "kubeadm", "1.34.4")
+			_, inputs, err := s.Resolve(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"})
 			g.Expect(err).NotTo(HaveOccurred())
 			g.Expect(inputs).To(ContainElements(HaveField("Name", "kubeadm/kubelet"),
 				And(HaveField("Name", "kubeadm/c-1-"+runtime.GOARCH+".tar.gz"), HaveField("Digest", HaveLen(64))),
@@ -399,7 +399,7 @@ func TestDamagedMirror(t *testing.T) {
 			}
 			s := open(t, t.TempDir(), helloModules(), Options{Mirror: "file://" + dir})
 			delete(s.remotes, SourceUpstream)
-			_, err = s.Pull(t.Context(), "kubeadm", "1.34.4", false)
+			_, err = s.Pull(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"}, false)
 			g.Expect(err).To(MatchError(ContainSubstring(c.want)))
 			var refused *ChecksumError
 			g.Expect(errors.As(err, &refused)).To(Equal(c.refused))
@@ -446,7 +446,7 @@ func TestResolve(t *testing.T) {
 			g := NewWithT(t)
 			s := open(t, t.TempDir(), helloModules(), Options{Sources: c.sources, Mirror: "file://" + mirror})
 			s.remotes[SourceUpstream] = upstream
-			exact, inputs, err := s.Resolve(t.Context(), "kubeadm", c.version)
+			exact, inputs, err := s.Resolve(t.Context(), Request{Distro: "kubeadm", Version: c.version})
 			if c.exact == "" {
 				var unavailable *provisioner.UnavailableError
 				g.Expect(errors.As(err, &unavailable)).To(BeTrue(), "%v", err)
@@ -469,9 +469,9 @@ func TestResolve(t *testing.T) {
 	t.Run("cached", func(t *testing.T) {
 		g := NewWithT(t)
 		s := open(t, t.TempDir(), helloModules(), Options{Sources: buildOnly})
-		release, err := s.Ensure(t.Context(), "kubeadm", "1.34.4")
+		release, err := s.Ensure(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"})
 		g.Expect(err).NotTo(HaveOccurred())
-		exact, inputs, err := s.Resolve(t.Context(), "kubeadm", "1.34")
+		exact, inputs, err := s.Resolve(t.Context(), Request{Distro: "kubeadm", Version: "1.34"})
 		g.Expect(err).NotTo(HaveOccurred())
 		g.Expect(exact).To(Equal("1.34.4"))
 		g.Expect(inputs[0]).To(Equal(matrix.Input{Kind: "artifact", Name: "kubeadm/kubeadm", Version: "1.34.4",
@@ -480,7 +480,7 @@ func TestResolve(t *testing.T) {
 	t.Run("not a version", func(t *testing.T) {
 		g := NewWithT(t)
 		s := open(t, t.TempDir(), helloModules(), Options{})
-		_, _, err := s.Resolve(t.Context(), "kubeadm", "latest")
+		_, _, err := s.Resolve(t.Context(), Request{Distro: "kubeadm", Version: "latest"})
 		g.Expect(err).To(MatchError(ContainSubstring("resolve kubeadm latest")))
 		g.Expect(errors.Is(err, fs.ErrNotExist)).To(BeFalse())
 	})

@@ -42,8 +42,13 @@ const (
 	// KindBinary is an executable.
 	KindBinary = "binary"
 	// KindImages is a docker-archive of container images, as
-	// `ctr -n k8s.io images import` reads it.
+	// `ctr -n k8s.io images import` reads it. The harness loads it.
 	KindImages = "images"
+	// KindAirgap is an archive of container images that the distribution loads
+	// itself, from its images folder, in the compression that its name says.
+	KindAirgap = "airgap"
+	// KindBundle is a .tar.gz that is unpacked over a node's /usr/local.
+	KindBundle = "bundle"
 )
 
 // ImagesName is the name of the one file that holds a release's images.
@@ -61,12 +66,43 @@ type Options struct {
 	Progress provisioner.Progress
 }
 
-// Release is a release's verified files.
+// Request says which release is wanted, and how much of it.
+type Request struct {
+	// Distro is the distribution: kubeadm, k3s, rke2.
+	Distro string
+	// Version is with or without a leading v: exact, "1.34.2+k3s1", for a
+	// release's files. To be resolved it may also be a minor, "1.34", or a channel
+	// of the distribution's, "stable".
+	Version string
+	// Parts names those of the release's optional parts that are wanted: of rke2
+	// the CNI whose images come with it. Empty means the distribution's default,
+	// canal; where it has no parts it must be empty.
+	Parts []string
+}
+
+// String is the release as errors and progress name it.
+func (r Request) String() string {
+	return strings.TrimSpace(r.Distro + " " + r.Version + " " + strings.Join(r.Parts, " "))
+}
+
+// Release is a release's verified files. What is in one:
+//
+//	kubeadm  KindBinary kubeadm, kubelet, kubectl and, where the release brings
+//	         its own runtime, containerd, containerd-shim-runc-v2, ctr, runc;
+//	         KindImages images.tar: the control plane's images and the probe's
+//	k3s      KindBinary k3s; KindAirgap k3s-airgap-images-ARCH.tar.zst;
+//	         KindImages images.tar: the probe's
+//	rke2     KindBundle rke2.linux-ARCH.tar.gz; KindAirgap
+//	         rke2-images-core.linux-ARCH.tar.zst and, for each of Parts,
+//	         rke2-images-PART.linux-ARCH.tar.zst; KindImages images.tar: the probe's
 type Release struct {
-	// Distro is the distribution: kubeadm.
+	// Distro is the distribution: kubeadm, k3s, rke2.
 	Distro string `json:"distro"`
 	// Version is exact, without a leading v.
 	Version string `json:"version"`
+	// Parts are the optional parts that it was got with, sorted; a default is
+	// named too.
+	Parts []string `json:"parts,omitempty"`
 	// Arch is the GOARCH that the files are for.
 	Arch string `json:"arch"`
 	// Provenance is release or built. The probe image, which is always ours,
@@ -79,8 +115,8 @@ type Release struct {
 }
 
 // Runtime says which containerd and runc a release is run with: "os" is the
-// package of the node's OS, anything else the name of one of the release's
-// files. Both are of one side.
+// package of the node's OS, "bundled" one that is inside the distribution,
+// anything else the name of one of the release's files. Both are of one side.
 type Runtime struct {
 	Containerd string `json:"containerd" yaml:"containerd"`
 	Runc       string `json:"runc" yaml:"runc"`
@@ -89,8 +125,13 @@ type Runtime struct {
 // OwnRuntime says whether the release brings its containerd and runc.
 func (r Release) OwnRuntime() bool { return r.Runtime.Containerd != RuntimeOS }
 
-// RuntimeOS is the Runtime that comes with the node's OS.
-const RuntimeOS = "os"
+// The Runtimes that are no file of the release.
+const (
+	// RuntimeOS is the one that comes with the node's OS.
+	RuntimeOS = "os"
+	// RuntimeBundled is the one that k3s and rke2 unpack themselves.
+	RuntimeBundled = "bundled"
+)
 
 // File finds a file by name.
 func (r Release) File(name string) (File, bool) {
@@ -117,9 +158,10 @@ func (r Release) Image(repository string) string {
 
 // File is a file of a release, in the cache.
 type File struct {
-	// Name is what the file is called on a node: kubelet, images.tar.
+	// Name is what the file is called on a node: kubelet, images.tar,
+	// k3s-airgap-images-amd64.tar.zst.
 	Name string `json:"name"`
-	// Kind is KindBinary or KindImages.
+	// Kind is KindBinary, KindImages, KindAirgap or KindBundle.
 	Kind string `json:"kind"`
 	// Path is where it lies in the cache, under its digest. It is read only.
 	Path string `json:"path,omitempty"`
@@ -222,45 +264,45 @@ func (silent) Note(string, ...any)             {}
 // not what it should be, in the cache or from outside, is a *ChecksumError, and
 // no other source is tried. The cache counts what it has from one of the other
 // sources, in their order.
-func (s *Store) Ensure(ctx context.Context, distro, version string) (Release, error) {
-	return s.ensure(ctx, distro, version, s.sources, false)
+func (s *Store) Ensure(ctx context.Context, wanted Request) (Release, error) {
+	return s.ensure(ctx, wanted, s.sources, false)
 }
 
 // Pull is Ensure from mirror and upstream alone. With force, what the cache
 // has is replaced.
-func (s *Store) Pull(ctx context.Context, distro, version string, force bool) (Release, error) {
-	return s.ensure(ctx, distro, version, []string{SourceCache, SourceMirror, SourceUpstream}, force)
+func (s *Store) Pull(ctx context.Context, wanted Request, force bool) (Release, error) {
+	return s.ensure(ctx, wanted, []string{SourceCache, SourceMirror, SourceUpstream}, force)
 }
 
 // Build is Ensure by a build alone. With force, what the cache has is
 // replaced, base layers included.
-func (s *Store) Build(ctx context.Context, distro, version string, force bool) (Release, error) {
-	return s.ensure(ctx, distro, version, []string{SourceCache, SourceBuild}, force)
+func (s *Store) Build(ctx context.Context, wanted Request, force bool) (Release, error) {
+	return s.ensure(ctx, wanted, []string{SourceCache, SourceBuild}, force)
 }
 
-func (s *Store) ensure(ctx context.Context, distro, version string, sources []string, force bool) (Release, error) {
-	version = strings.TrimPrefix(version, "v")
-	if _, err := semver.StrictNewVersion(version); err != nil {
-		return Release{}, fmt.Errorf("get %s %s: not an exact version: %w", distro, version, err)
+func (s *Store) ensure(ctx context.Context, wanted Request, sources []string, force bool) (Release, error) {
+	wanted.Version = strings.TrimPrefix(wanted.Version, "v")
+	if _, err := semver.StrictNewVersion(wanted.Version); err != nil {
+		return Release{}, fmt.Errorf("get %s: not an exact version: %w", wanted, err)
 	}
-	if distro == "" || strings.ContainsAny(distro, "/\\.") {
-		return Release{}, fmt.Errorf("get %q %s: not a distribution's name", distro, version)
+	if wanted.Distro == "" || strings.ContainsAny(wanted.Distro, "/\\.") {
+		return Release{}, fmt.Errorf("get %q %s: not a distribution's name", wanted.Distro, wanted.Version)
 	}
 	if !force && sources[0] == SourceCache {
 		// What is there needs no lock.
-		if release, err := s.cached(ctx, distro, version, sources); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		if release, err := s.cached(ctx, wanted, sources); err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return release, err
 		}
 	}
-	key := s.releaseKey(distro, version)
+	key := s.releaseKey(wanted)
 	unlock, err := s.cache.lock(ctx, key)
 	if err != nil {
 		return Release{}, err
 	}
 	defer unlock()
-	unavailable := &provisioner.UnavailableError{What: distro + " " + version}
+	unavailable := &provisioner.UnavailableError{What: wanted.String()}
 	for _, source := range sources {
-		release, err := s.from(ctx, source, distro, version, sources, force)
+		release, err := s.from(ctx, source, wanted, sources, force)
 		if err == nil {
 			return release, nil
 		}
@@ -269,11 +311,11 @@ func (s *Store) ensure(ctx context.Context, distro, version string, sources []st
 			return Release{}, err
 		}
 		if ctx.Err() != nil {
-			return Release{}, fmt.Errorf("get %s %s: %w", distro, version, context.Cause(ctx))
+			return Release{}, fmt.Errorf("get %s: %w", wanted, context.Cause(ctx))
 		}
 		unavailable.Tried = append(unavailable.Tried, source+": "+err.Error())
 		if source != SourceCache {
-			s.progress.Note("%s %s: %s has it not: %v", distro, version, source, err)
+			s.progress.Note("%s: %s has it not: %v", wanted, source, err)
 		}
 	}
 	return Release{}, unavailable
@@ -283,15 +325,15 @@ func (s *Store) ensure(ctx context.Context, distro, version string, sources []st
 var errNotCached = fmt.Errorf("not in the cache: %w", fs.ErrNotExist)
 
 // from gets a release from one source; its lock must be held.
-func (s *Store) from(ctx context.Context, source, distro, version string, sources []string, force bool) (Release, error) {
+func (s *Store) from(ctx context.Context, source string, wanted Request, sources []string, force bool) (Release, error) {
 	if source == SourceCache {
 		if force {
 			return Release{}, errors.New("passed over")
 		}
 		// Another process may have made it while this one waited for the lock.
-		return s.cached(ctx, distro, version, sources)
+		return s.cached(ctx, wanted, sources)
 	}
-	key := s.releaseKey(distro, version)
+	key := s.releaseKey(wanted)
 	work, remove, err := s.cache.workDir(key)
 	if err != nil {
 		return Release{}, err
@@ -299,9 +341,9 @@ func (s *Store) from(ctx context.Context, source, distro, version string, source
 	defer remove()
 	var e entry
 	if source == SourceBuild {
-		e, err = s.build(ctx, distro, version, work, force)
+		e, err = s.build(ctx, wanted, work, force)
 	} else {
-		e, err = s.pull(ctx, source, distro, version, work)
+		e, err = s.pull(ctx, source, wanted, work)
 	}
 	if err != nil {
 		return Release{}, err
@@ -321,20 +363,21 @@ type entry struct {
 	Go          string `json:"go"`
 }
 
-func (s *Store) releaseKey(distro, version string) string {
-	return fmt.Sprintf("releases/%s/%s/linux-%s", distro, version, s.arch)
+func (s *Store) releaseKey(wanted Request) string {
+	platform := strings.Join(append([]string{"linux-" + s.arch}, wanted.Parts...), "+")
+	return fmt.Sprintf("releases/%s/%s/%s", wanted.Distro, wanted.Version, platform)
 }
 
 // cached finds a release in the cache and verifies all its files. Only what
 // came from one of sources counts, and what was built only as long as a build
 // would make the same.
-func (s *Store) cached(ctx context.Context, distro, version string, sources []string) (Release, error) {
+func (s *Store) cached(ctx context.Context, wanted Request, sources []string) (Release, error) {
 	if !slices.Contains(sources, SourceCache) {
 		return Release{}, errNotCached
 	}
 	for _, source := range sources {
 		var e entry
-		err := s.cache.load(s.releaseKey(distro, version)+"/"+source, &e)
+		err := s.cache.load(s.releaseKey(wanted)+"/"+source, &e)
 		if source == SourceCache || errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -90,7 +90,7 @@ func TestBuild(t *testing.T) {
 	g := NewWithT(t)
 	dir, seen := t.TempDir(), &steps{}
 	s := open(t, dir, helloModules(), Options{Sources: buildOnly, Progress: seen})
-	release, err := s.Ensure(t.Context(), "kubeadm", "v1.34.4")
+	release, err := s.Ensure(t.Context(), Request{Distro: "kubeadm", Version: "v1.34.4"})
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(release.Version).To(Equal("1.34.4"))
 	g.Expect(release.Provenance).To(Equal(ProvenanceBuilt))
@@ -119,7 +119,7 @@ func TestBuild(t *testing.T) {
 
 	// The second time it is there, for another store and without a build.
 	builds := seen.count("build ")
-	again, err := open(t, dir, helloModules(), Options{Sources: buildOnly, Progress: seen}).Ensure(t.Context(), "kubeadm", "1.34.4")
+	again, err := open(t, dir, helloModules(), Options{Sources: buildOnly, Progress: seen}).Ensure(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"})
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(again).To(Equal(release))
 	g.Expect(seen.count("build ")).To(Equal(builds))
@@ -129,7 +129,7 @@ func TestBuild(t *testing.T) {
 	g.Expect(s.Verify(t.Context())).To(Succeed())
 
 	// The bytes depend on nothing but what went in.
-	elsewhere, err := open(t, t.TempDir(), helloModules(), Options{Sources: buildOnly}).Ensure(t.Context(), "kubeadm", "1.34.4")
+	elsewhere, err := open(t, t.TempDir(), helloModules(), Options{Sources: buildOnly}).Ensure(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"})
 	g.Expect(err).NotTo(HaveOccurred())
 	for i, f := range elsewhere.Files {
 		g.Expect(f.SHA256).To(Equal(release.Files[i].SHA256), f.Name)
@@ -141,12 +141,12 @@ func TestBuild(t *testing.T) {
 	g.Expect(left).To(BeEmpty())
 	changed := helloModules()
 	changed["hello/main.go.in"].Data = []byte(strings.Replace(string(changed["hello/main.go.in"].Data), "kubeadm", "changed", 1))
-	other, err := open(t, dir, changed, Options{Sources: buildOnly}).Ensure(t.Context(), "kubeadm", "1.34.4")
+	other, err := open(t, dir, changed, Options{Sources: buildOnly}).Ensure(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"})
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(other.Files[0].SHA256).NotTo(Equal(release.Files[0].SHA256))
 
 	// What was built does not count where building is not allowed.
-	_, err = open(t, dir, changed, Options{Sources: []string{SourceCache}}).Ensure(t.Context(), "kubeadm", "1.34.4")
+	_, err = open(t, dir, changed, Options{Sources: []string{SourceCache}}).Ensure(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"})
 	var unavailable *provisioner.UnavailableError
 	g.Expect(errors.As(err, &unavailable)).To(BeTrue())
 }
@@ -154,7 +154,7 @@ func TestBuild(t *testing.T) {
 func TestDamageIsRefusedByName(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, helloModules(), Options{Sources: buildOnly})
-	release, err := s.Ensure(t.Context(), "kubeadm", "1.34.4")
+	release, err := s.Ensure(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func TestDamageIsRefusedByName(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
 			g.Expect(os.WriteFile(f.Path, content, 0o755)).To(Succeed())
-			_, err := s.Ensure(t.Context(), "kubeadm", "1.34.4")
+			_, err := s.Ensure(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"})
 			var refused *ChecksumError
 			g.Expect(errors.As(err, &refused)).To(BeTrue(), "%v", err)
 			g.Expect(refused.Name).To(Equal("kubelet of kubeadm 1.34.4"))
@@ -181,7 +181,7 @@ func TestDamageIsRefusedByName(t *testing.T) {
 	}
 	t.Run("remedy", func(t *testing.T) {
 		g := NewWithT(t)
-		_, err := s.Build(t.Context(), "kubeadm", "1.34.4", true)
+		_, err := s.Build(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"}, true)
 		g.Expect(err).NotTo(HaveOccurred())
 		g.Expect(s.Verify(t.Context())).To(Succeed())
 	})
@@ -189,7 +189,7 @@ func TestDamageIsRefusedByName(t *testing.T) {
 		g := NewWithT(t)
 		g.Expect(os.Remove(f.Path)).To(Succeed())
 		g.Expect(errors.Is(s.Verify(t.Context()), fs.ErrNotExist)).To(BeTrue())
-		_, err := s.Ensure(t.Context(), "kubeadm", "1.34.4")
+		_, err := s.Ensure(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"})
 		g.Expect(err).NotTo(HaveOccurred())
 		g.Expect(s.Verify(t.Context())).To(Succeed())
 	})
@@ -202,7 +202,7 @@ func TestOneBuildForMany(t *testing.T) {
 	errs := make([]error, 4)
 	for i := range errs {
 		s := open(t, dir, helloModules(), Options{Sources: buildOnly, Progress: seen})
-		group.Go(func() { _, errs[i] = s.Ensure(t.Context(), "kubeadm", "1.34.4") })
+		group.Go(func() { _, errs[i] = s.Ensure(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"}) })
 	}
 	group.Wait()
 	g.Expect(errors.Join(errs...)).NotTo(HaveOccurred())
@@ -226,7 +226,7 @@ func TestBuildFails(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			g := NewWithT(t)
 			s := open(t, t.TempDir(), c.modules, Options{Sources: buildOnly})
-			_, err := s.Ensure(t.Context(), c.distro, c.version)
+			_, err := s.Ensure(t.Context(), Request{Distro: c.distro, Version: c.version})
 			var unavailable *provisioner.UnavailableError
 			g.Expect(errors.As(err, &unavailable)).To(BeTrue(), "%v", err)
 			g.Expect(unavailable.Tried).To(HaveLen(2))
@@ -243,7 +243,7 @@ func TestCancelledBuildLeavesNothing(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	enough := errors.New("enough")
 	cancel(enough)
-	_, err := s.Ensure(ctx, "kubeadm", "1.34.4")
+	_, err := s.Ensure(ctx, Request{Distro: "kubeadm", Version: "1.34.4"})
 	g.Expect(errors.Is(err, enough) || errors.Is(err, context.Canceled)).To(BeTrue(), "%v", err)
 	g.Expect(s.List()).To(BeEmpty())
 	left, _ := filepath.Glob(filepath.Join(dir, "artifacts", "tmp", "*"))
@@ -254,9 +254,9 @@ func TestKilledBuildIsCleanedUp(t *testing.T) {
 	g := NewWithT(t)
 	dir := t.TempDir()
 	s := open(t, dir, helloModules(), Options{Sources: buildOnly})
-	stale := filepath.Join(dir, "artifacts", "tmp", flat(s.releaseKey("kubeadm", "1.34.4"))+"-12345")
+	stale := filepath.Join(dir, "artifacts", "tmp", flat(s.releaseKey(Request{Distro: "kubeadm", Version: "1.34.4"}))+"-12345")
 	g.Expect(os.MkdirAll(stale, 0o755)).To(Succeed())
-	_, err := s.Ensure(t.Context(), "kubeadm", "1.34.4")
+	_, err := s.Ensure(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"})
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(stale).NotTo(BeADirectory())
 }
@@ -264,7 +264,7 @@ func TestKilledBuildIsCleanedUp(t *testing.T) {
 func TestEnsureWantsExactNames(t *testing.T) {
 	s := open(t, t.TempDir(), helloModules(), Options{Sources: buildOnly})
 	for _, c := range [][2]string{{"kubeadm", "1.34"}, {"kubeadm", "latest"}, {"kubeadm", "../1.34.4"}, {"../kubeadm", "1.34.4"}, {"", "1.34.4"}} {
-		_, err := s.Ensure(t.Context(), c[0], c[1])
+		_, err := s.Ensure(t.Context(), Request{Distro: c[0], Version: c[1]})
 		var unavailable *provisioner.UnavailableError
 		if err == nil || errors.As(err, &unavailable) {
 			t.Errorf("%q gives %v", c, err)
@@ -277,7 +277,7 @@ func TestPrune(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, helloModules(), Options{Sources: buildOnly})
 	g.Expect(s.Prune()).To(BeZero())
-	before, err := s.Ensure(t.Context(), "kubeadm", "1.34.4")
+	before, err := s.Ensure(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"})
 	g.Expect(err).NotTo(HaveOccurred())
 	layer := filepath.Join(t.TempDir(), "layer.tar")
 	g.Expect(os.WriteFile(layer, []byte("layer"), 0o644)).To(Succeed())
@@ -290,14 +290,14 @@ func TestPrune(t *testing.T) {
 	changed := helloModules()
 	changed["hello/main.go.in"].Data = append([]byte("// "+strings.Repeat("x", 99)+"\n"), []byte(strings.Replace(string(changed["hello/main.go.in"].Data), "kubeadm", "changed", 1))...)
 	s = open(t, dir, changed, Options{Sources: buildOnly})
-	after, err := s.Ensure(t.Context(), "kubeadm", "1.34.4")
+	after, err := s.Ensure(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"})
 	g.Expect(err).NotTo(HaveOccurred())
 	old, _ := before.File("kubeadm")
 	oldArchive, _ := before.File(ImagesName)
 	g.Expect(s.Prune()).To(Equal(old.Size + oldArchive.Size))
 	g.Expect(old.Path).NotTo(BeAnExistingFile())
 	g.Expect(s.Verify(t.Context())).To(Succeed())
-	g.Expect(s.Ensure(t.Context(), "kubeadm", "1.34.4")).To(Equal(after))
+	g.Expect(s.Ensure(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"})).To(Equal(after))
 
 	unlock, err := s.cache.lock(t.Context(), "something")
 	g.Expect(err).NotTo(HaveOccurred())

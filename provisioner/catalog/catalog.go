@@ -290,7 +290,7 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 	if c.Topology.Servers > 1 {
 		return nil, &provisioner.UnavailableError{What: "topology " + c.Topology.String(), Tried: []string{"kubeadm: only one server can be installed"}}
 	}
-	release, err := h.Artifacts.Ensure(ctx, c.Distro.Name, c.Distro.Version)
+	release, err := h.Artifacts.Ensure(ctx, artifact.Request{Distro: c.Distro.Name, Version: c.Distro.Version})
 	if err != nil {
 		return nil, err
 	}
@@ -466,7 +466,7 @@ func (r Resolver) Distro(ctx context.Context, name, version string) (string, []m
 	if name != "kubeadm" {
 		return "", nil, &provisioner.UnavailableError{What: name + " " + version, Tried: []string{"only kubeadm can be installed yet"}}
 	}
-	return r.Artifacts.Resolve(ctx, name, version)
+	return r.Artifacts.Resolve(ctx, artifact.Request{Distro: name, Version: version})
 }
 
 // Members asks a remote server for its cluster's.

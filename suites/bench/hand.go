@@ -106,7 +106,7 @@ func (h Hand) sitDown(ctx context.Context, knowledge *catalog.Knowledge, opened 
 	if err != nil {
 		return nil, err
 	}
-	release, err := store.Ensure(ctx, e.Cell.Distro.Name, e.Cell.Distro.Version)
+	release, err := store.Ensure(ctx, artifact.Request{Distro: e.Cell.Distro.Name, Version: e.Cell.Distro.Version})
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ verbs do it beforehand, or from one kind of source alone.`,
 }
 
 // fetch is a verb that gets releases in one way.
-func (p *program) fetch(name, short string, sources []string, get func(s *artifact.Store, ctx context.Context, distro, version string, force bool) (artifact.Release, error)) *cobra.Command {
+func (p *program) fetch(name, short string, sources []string, get func(s *artifact.Store, ctx context.Context, wanted artifact.Request, force bool) (artifact.Release, error)) *cobra.Command {
 	var file, mirror string
 	var force bool
 	cmd := &cobra.Command{
@@ -57,11 +57,10 @@ checked and kept, unless --force replaces it.`,
 			}
 			var got []artifact.Release
 			for _, r := range wanted {
-				exact, _, err := store.Resolve(ctx, r.Distro, r.Version)
-				if err != nil {
+				if r.Version, _, err = store.Resolve(ctx, r); err != nil {
 					return err
 				}
-				release, err := get(store, ctx, r.Distro, exact, force)
+				release, err := get(store, ctx, r, force)
 				if err != nil {
 					return err
 				}
@@ -88,13 +87,13 @@ checked and kept, unless --force replaces it.`,
 
 // releases are those that args name, else those of a matrix; mirror is the
 // matrix'.
-func releases(file string, args []string) (wanted []artifact.Release, mirror string, err error) {
+func releases(file string, args []string) (wanted []artifact.Request, mirror string, err error) {
 	for _, arg := range args {
 		name, version, ok := strings.Cut(arg, "@")
 		if !ok || name == "" || version == "" {
 			return nil, "", usage("release %q: want DISTRO@VERSION, as kubeadm@1.34", arg)
 		}
-		wanted = append(wanted, artifact.Release{Distro: name, Version: version})
+		wanted = append(wanted, artifact.Request{Distro: name, Version: version})
 	}
 	if len(args) > 0 && file == "" {
 		return wanted, "", nil
@@ -109,7 +108,7 @@ func releases(file string, args []string) (wanted []artifact.Release, mirror str
 	}
 	if len(args) == 0 {
 		for _, d := range m.Distros {
-			wanted = append(wanted, artifact.Release{Distro: d.Name, Version: d.Version})
+			wanted = append(wanted, artifact.Request{Distro: d.Name, Version: d.Version})
 		}
 	}
 	return wanted, m.Sources.Mirror, nil
