@@ -23,7 +23,6 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/diagnose"
-	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/kubeadm"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/engine"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix/lease"
@@ -284,11 +283,12 @@ func (h *openHost) Close(ctx context.Context) error { return h.leave(ctx) }
 
 // Ready gets the release and the prepared image of a cell.
 func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, error) {
-	if c.Distro.Name != "kubeadm" {
-		return nil, &provisioner.UnavailableError{What: c.Distro.Name + " " + c.Distro.Version, Tried: []string{"only kubeadm can be installed"}}
+	distro, err := known(c.Distro.Name, c.Distro.Version)
+	if err != nil {
+		return nil, err
 	}
-	if c.Topology.Servers > 1 {
-		return nil, &provisioner.UnavailableError{What: "topology " + c.Topology.String(), Tried: []string{"kubeadm: only one server can be installed"}}
+	if why := distro.cannot(c); why != "" {
+		return nil, &provisioner.UnavailableError{What: "topology " + c.Topology.String(), Tried: []string{why}}
 	}
 	release, err := h.Artifacts.Ensure(ctx, artifact.Request{Distro: c.Distro.Name, Version: c.Distro.Version})
 	if err != nil {
@@ -320,7 +320,7 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 	}
 	r := &cell.Runner{
 		Host: h.host, Facts: facts, Clock: h.Clock, Keep: keep,
-		Distro: Distro(release, t),
+		Distro: distro.install(release, c, t),
 		Fixes:  Fixes{h.Knowledge.Fixes}, Health: checks{t}, Lease: h.lease, Hygiene: h.hygiene,
 		KeepLog: func(node, name string, content []byte) error {
 			_, err := h.Folder.WriteLog(c.ID, node, name, content)
@@ -342,7 +342,7 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 // prepare makes one image per OS and release for all hosts, and brings it to
 // this one, however many cells wait for it.
 func (h *openHost) prepare(ctx context.Context, c matrix.Cell, release artifact.Release) (image.Prepared, error) {
-	content := Content(release)
+	content := Content(release, c)
 	key := c.OS.Name + " " + content.Name + " " + content.Version
 	return h.imported.do(ctx, key, func() (image.Prepared, error) {
 		p, err := h.prepared.do(ctx, key, func() (image.Prepared, error) { return h.images.Prepare(ctx, c.OS.Name, content) })
@@ -358,28 +358,6 @@ func (h *openHost) prepare(ctx context.Context, c matrix.Cell, release artifact.
 		}
 		return p, h.images.Import(ctx, h.host.Server, p)
 	})
-}
-
-// Distro installs a kubeadm release.
-func Distro(r artifact.Release, t matrix.Timeouts) *kubeadm.Distro {
-	return &kubeadm.Distro{Version: r.Version, PauseImage: r.Image("registry.k8s.io/pause"), Timeout: t.Install.Std()}
-}
-
-// Content is what a kubeadm release puts into a prepared image.
-func Content(r artifact.Release) image.Content {
-	content := image.Content{Name: r.Distro, Version: r.Version, Files: kubeadm.Files(), Units: kubeadm.Units(), Runtime: r.OwnRuntime()}
-	if content.Runtime {
-		content.Units = append(content.Units, kubeadm.RuntimeUnit())
-	}
-	for _, f := range r.Files {
-		blob := image.Blob{Name: f.Name, Path: f.Path, SHA256: f.SHA256}
-		if f.Kind == artifact.KindImages {
-			content.Archives = append(content.Archives, blob)
-		} else {
-			content.Binaries = append(content.Binaries, blob)
-		}
-	}
-	return content
 }
 
 // Fixes is the fix set as cells use it.
@@ -463,8 +441,8 @@ type Resolver struct {
 
 // Distro pins a distribution's version.
 func (r Resolver) Distro(ctx context.Context, name, version string) (string, []matrix.Input, error) {
-	if name != "kubeadm" {
-		return "", nil, &provisioner.UnavailableError{What: name + " " + version, Tried: []string{"only kubeadm can be installed yet"}}
+	if _, err := known(name, version); err != nil {
+		return "", nil, err
 	}
 	return r.Artifacts.Resolve(ctx, artifact.Request{Distro: name, Version: version})
 }

@@ -123,7 +123,7 @@ func TestRecipe(t *testing.T) {
 	knowledge, err := catalog.LoadKnowledge()
 	g.Expect(err).NotTo(HaveOccurred())
 	e := example(t, knowledge)
-	distro := catalog.Distro(artifact.Release{Version: e.Cell.Distro.Version}, e.Plan.Timeouts)
+	distro := catalog.Distro(artifact.Release{Version: e.Cell.Distro.Version}, e.Cell, e.Plan.Timeouts)
 	r, err := writeDown(t.Context(), knowledge, distro, e, "by-hand", "10.0.0.5", provisioner.Network{Gateway: "10.0.0.1", Subnet: "10.0.0.0/24"})
 	g.Expect(err).NotTo(HaveOccurred())
 

@@ -112,7 +112,7 @@ func (h Hand) sitDown(ctx context.Context, knowledge *catalog.Knowledge, opened 
 	}
 	began := time.Now()
 	images := &image.Store{Workshop: image.On(opened.Server), CacheDir: h.CacheDir, Sources: e.Plan.Sources.Images, OSes: knowledge.OSes}
-	prepared, err := images.Prepare(ctx, e.Cell.OS.Name, catalog.Content(release))
+	prepared, err := images.Prepare(ctx, e.Cell.OS.Name, catalog.Content(release, e.Cell))
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +134,7 @@ func (h Hand) sitDown(ctx context.Context, knowledge *catalog.Knowledge, opened 
 	if s.address, err = opened.Reserve(ctx, s.name); err != nil {
 		return nil, err
 	}
-	r, err := writeDown(ctx, knowledge, catalog.Distro(release, e.Plan.Timeouts), e, s.name, s.address, opened.Network())
+	r, err := writeDown(ctx, knowledge, catalog.Distro(release, e.Cell, e.Plan.Timeouts), e, s.name, s.address, opened.Network())
 	if err != nil {
 		return nil, err
 	}

@@ -24,8 +24,10 @@ const (
 	serviceSubnet = "10.96.0.0/12"
 	configPath    = "/etc/lxcmatrix/kubeadm.yaml"
 	conflistPath  = "/etc/cni/net.d/10-lxcmatrix.conflist"
-	adminConf     = "/etc/kubernetes/admin.conf"
 )
+
+// AdminConf is where a server keeps the administrator's kubeconfig.
+const AdminConf = "/etc/kubernetes/admin.conf"
 
 // Distro installs one version. It keeps no state between nodes.
 type Distro struct {
@@ -86,7 +88,7 @@ func (d *Distro) Init(ctx context.Context, node provisioner.Node, want provision
 	if _, err := node.Exec(ctx, provisioner.Command{Args: args}); err != nil {
 		return nil, fmt.Errorf("kubeadm init: %w", err)
 	}
-	kubeconfig, err := node.Pull(ctx, adminConf)
+	kubeconfig, err := node.Pull(ctx, AdminConf)
 	if err != nil {
 		return nil, fmt.Errorf("read the administrator's kubeconfig: %w", err)
 	}
@@ -155,7 +157,7 @@ func connect(ctx context.Context, members []provisioner.Node, node provisioner.N
 // says so a moment after the node is there.
 func podCIDR(ctx context.Context, first, node provisioner.Node) (string, error) {
 	out, err := first.Exec(ctx, provisioner.Command{Args: []string{"sh", "-ec",
-		`n=0; until kubectl --kubeconfig ` + adminConf + ` get node "$1" -o jsonpath='{.spec.podCIDR}' | grep /; do n=$((n+1)); [ $n -lt 60 ]; sleep 0.5; done`,
+		`n=0; until kubectl --kubeconfig ` + AdminConf + ` get node "$1" -o jsonpath='{.spec.podCIDR}' | grep /; do n=$((n+1)); [ $n -lt 60 ]; sleep 0.5; done`,
 		"podCIDR", node.Name()}})
 	if err != nil {
 		return "", fmt.Errorf("read the pod CIDR of node %s: %w", node.Name(), err)
@@ -183,7 +185,7 @@ func (d *Distro) LogCommands() map[string]string {
 		"containerd.log": "journalctl --no-pager -o short-iso-precise -u containerd",
 		"journal.log":    "journalctl --no-pager -o short-iso-precise | tail -n 20000",
 		"units.txt":      "systemctl --no-pager list-units --failed; systemctl --no-pager status kubelet containerd",
-		"objects.yaml":   "kubectl --request-timeout=5s --kubeconfig " + adminConf + " get -A -o yaml nodes,pods,services,endpointslices,events,leases,deployments,daemonsets",
+		"objects.yaml":   "kubectl --request-timeout=5s --kubeconfig " + AdminConf + " get -A -o yaml nodes,pods,services,endpointslices,events,leases,deployments,daemonsets",
 		"pods.log":       "tail -n 200 /var/log/pods/*/*/*.log",
 	}
 }

@@ -66,7 +66,7 @@ func (n *fakeNode) Push(_ context.Context, f provisioner.File) error {
 }
 
 func (n *fakeNode) Pull(_ context.Context, path string) ([]byte, error) {
-	if path == adminConf {
+	if path == AdminConf {
 		return []byte("kubeconfig"), nil
 	}
 	return nil, fs.ErrNotExist

@@ -159,7 +159,7 @@ func (p *program) prepareImages() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				made, err := images.Prepare(cmd.Context(), c.OS.Name, catalog.Content(release))
+				made, err := images.Prepare(cmd.Context(), c.OS.Name, catalog.Content(release, c))
 				if err != nil {
 					return err
 				}

@@ -34,10 +34,6 @@ const (
 	networkPatience = 15 * time.Second
 )
 
-// kubeconfigs are where each distribution keeps the administrator's on a
-// server.
-var kubeconfigs = map[string]string{"kubeadm": "/etc/kubernetes/admin.conf"}
-
 func (p *program) shell() *cobra.Command {
 	var root, name string
 	cmd := &cobra.Command{
@@ -106,7 +102,7 @@ or the end of it, as s1, the default. With a command, its exit code is shell's.`
 				if err := wake(cmd.Context(), h, nodes, c.Host.Driver == embedded.Driver, shown); err != nil {
 					return err
 				}
-				return p.enter(cmd.Context(), h.Server.Instance(nodes[i].Name, nodes[i].Address), kubeconfigs[c.Distro.Name], command)
+				return p.enter(cmd.Context(), h.Server.Instance(nodes[i].Name, nodes[i].Address), catalog.Kubeconfig(c.Distro.Name), command)
 			})
 		},
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
