@@ -227,6 +227,20 @@ func (o OS) Family() string { f, _, _ := strings.Cut(o.Name, "/"); return f }
 // Release is the part after the slash: "13".
 func (o OS) Release() string { _, r, _ := strings.Cut(o.Name, "/"); return r }
 
+// Is says whether ID and VERSION_ID of an /etc/os-release are those of the OS.
+// Some call themselves otherwise than their images are called; a release that
+// is named by its major version ("10") may report a minor one ("10.1").
+func (o OS) Is(id, version string) bool {
+	family, release := o.Family(), strings.TrimSuffix(o.Release(), "-Stream")
+	switch family {
+	case "rockylinux":
+		family = "rocky"
+	case "oracle":
+		family = "ol"
+	}
+	return id == family && (version == release || strings.HasPrefix(version, release+"."))
+}
+
 // Topology counts a cluster's nodes by role.
 type Topology struct {
 	Servers int `json:"servers"`

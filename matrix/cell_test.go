@@ -111,6 +111,31 @@ func TestQEMUDefaults(t *testing.T) {
 	}
 }
 
+func TestOSIs(t *testing.T) {
+	for _, tc := range []struct {
+		os, id, version string
+		want            bool
+	}{
+		{"debian/13", "debian", "13", true},
+		{"debian/13", "debian", "12", false},
+		{"debian/1", "debian", "13", false},
+		{"debian/13", "ubuntu", "13", false},
+		{"debian/13", "", "", false},
+		{"almalinux/10", "almalinux", "10.1", true},
+		{"rockylinux/10", "rocky", "10.1", true},
+		{"rockylinux/10", "rockylinux", "10.1", false},
+		{"oracle/10", "ol", "10.0", true},
+		{"centos/10-Stream", "centos", "10", true},
+		{"rhel/10", "rhel", "10.2", true},
+		{"rhel/10", "rhel", "9.6", false},
+		{"rhel/10", "almalinux", "10.1", false},
+	} {
+		if got := (matrix.OS{Name: tc.os}).Is(tc.id, tc.version); got != tc.want {
+			t.Errorf("%s is %s %s: %t, want %t", tc.os, tc.id, tc.version, got, tc.want)
+		}
+	}
+}
+
 func TestContradiction(t *testing.T) {
 	ref := func(cgroup, kernel string) matrix.HostRef {
 		return matrix.HostRef{Name: "lab", Cgroup: cgroup, QEMU: matrix.QEMURef{Kernel: kernel}}

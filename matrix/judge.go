@@ -236,9 +236,7 @@ func judgeFacts(cell Cell, a Attempt) Judgement {
 		if n.Containerd == "" || n.Runc == "" {
 			return blocked("node %s: containerd's and runc's versions were not both observed", n.Node)
 		}
-		// Releases of the RHEL family are named by major version ("10") and
-		// report a minor one ("10.1").
-		if n.OSID != cell.OS.Family() || n.OSVersion != cell.OS.Release() && !strings.HasPrefix(n.OSVersion, cell.OS.Release()+".") {
+		if !cell.OS.Is(n.OSID, n.OSVersion) {
 			return blocked("node %s is %q %q, the cell says %s", n.Node, n.OSID, n.OSVersion, cell.OS.Name)
 		}
 		if n.Kubernetes != cell.Distro.Version {

@@ -122,7 +122,7 @@ type Distro struct {
 // OS is a node's operating system, written as a mapping or as its name alone.
 type OS struct {
 	// FAMILY/RELEASE, as Incus images are named: debian/13.
-	Name string `yaml:"name" jsonschema:"required,pattern=^[a-z][a-z0-9-]{0\\,29}/[a-z0-9][a-z0-9.-]{0\\,29}$" want:"FAMILY/RELEASE in small letters, as debian/13"`
+	Name string `yaml:"name" jsonschema:"required,pattern=^[a-z][a-z0-9-]{0\\,29}/[a-z0-9][A-Za-z0-9.-]{0\\,29}$" want:"FAMILY/RELEASE as Incus names images, as debian/13"`
 	// Where the image cannot be had, its cells are blocked and counted, but do not fail the run.
 	Optional bool `yaml:"optional,omitempty"`
 }
@@ -358,4 +358,4 @@ func (Distro) scalarPattern() string {
 }
 
 func (o *OS) fromScalar(s string) { *o = OS{Name: s} }
-func (OS) scalarPattern() string  { return `^[a-z][a-z0-9-]{0,29}/[a-z0-9][a-z0-9.-]{0,29}$` }
+func (OS) scalarPattern() string  { return `^[a-z][a-z0-9-]{0,29}/[a-z0-9][A-Za-z0-9.-]{0,29}$` }

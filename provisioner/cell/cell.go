@@ -201,7 +201,7 @@ func NodeName(c matrix.Cell, runID string, attempt, index int) string {
 	if index >= c.Topology.Servers {
 		role = fmt.Sprintf("a%d", index-c.Topology.Servers+1)
 	}
-	return strings.NewReplacer(".", "", "/", "-").Replace(fmt.Sprintf("%s-%s-%s-%s", c.Distro, c.OS, hex.EncodeToString(sum[:3]), role))
+	return strings.ToLower(strings.NewReplacer(".", "", "/", "-").Replace(fmt.Sprintf("%s-%s-%s-%s", c.Distro, c.OS, hex.EncodeToString(sum[:3]), role)))
 }
 
 // phase runs one step and reports it; false means that the cell ends here.

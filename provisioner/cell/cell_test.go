@@ -682,6 +682,7 @@ func TestAnyWorld(t *testing.T) {
 func TestNodeName(t *testing.T) {
 	g := NewWithT(t)
 	c := planned("1+2")
+	c.OS.Name = "centos/10-Stream"
 	seen := map[string]bool{}
 	for _, run := range []string{"a", "b"} {
 		for attempt := range 3 {
