@@ -47,7 +47,9 @@ type Cell struct {
 	Optional bool `json:"optional,omitempty"`
 	// Expect, if set, is the failure that the matrix expects of this cell.
 	Expect *Expectation `json:"expect,omitempty"`
-	// Without lists fixes that are left out on purpose, by ID.
+	// With lists harmful and optional fixes that are applied on purpose, Without
+	// fixes that are left out on purpose, by ID.
+	With    []string `json:"with,omitempty"`
 	Without []string `json:"without,omitempty"`
 	// Gate, if set, rules the cell out.
 	Gate *GateFinding `json:"gate,omitempty"`

@@ -8,6 +8,7 @@ import (
 	"io"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -312,5 +313,32 @@ func TestOptionalBlocked(t *testing.T) {
 	}
 	if got := fromTable(t, run).headline; !strings.HasPrefix(got, "1 of 2 cells pass: pass 1, fail 0, blocked 1 (1 optional), ") {
 		t.Errorf("headline: %s", got)
+	}
+}
+
+// What somebody chose of the fixes is shown of a cell that passes, too.
+func TestChosenFixesAreShown(t *testing.T) {
+	c := samples.Cell("13")
+	c.With, c.Without = []string{"kmsg-console"}, []string{"kmsg-device", "ids"}
+	run := throughDisk(t, samples.Run(samples.Result(c, samples.Passing(c))))
+	for name, render := range map[string]func(io.Writer, matrix.Run) error{"table": table.Render, "markdown": markdown.Render} {
+		var b bytes.Buffer
+		if err := render(&b, run); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(b.String(), "‡") || !strings.Contains(b.String(), "(with kmsg-console) (without kmsg-device, ids)") {
+			t.Errorf("%s does not show it:\n%s", name, b.String())
+		}
+	}
+	if cell := json.New(run).Cells[0]; !slices.Equal(cell.With, c.With) || !slices.Equal(cell.Without, c.Without) {
+		t.Errorf("json has with %v, without %v", cell.With, cell.Without)
+	}
+	_, report := fromJUnit(t, run)
+	shown := map[string]string{}
+	for _, p := range report.Suites[0].Cases[0].Properties {
+		shown[p.Name] = p.Value
+	}
+	if shown["with"] != "kmsg-console" || shown["without"] != "kmsg-device, ids" {
+		t.Errorf("JUnit has %v", shown)
 	}
 }

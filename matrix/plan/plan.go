@@ -40,8 +40,9 @@ type Gates interface {
 type Options struct {
 	// Only and Skip are selector expressions.
 	Only, Skip []string
-	// Without lists fixes to leave out of every cell, by ID.
-	Without []string
+	// With lists harmful and optional fixes to apply to every cell, Without
+	// fixes to leave out of every cell, by ID.
+	With, Without []string
 	// DefyGates has cells run that a gate rules out, where that can show whether
 	// the gate still holds.
 	DefyGates bool
@@ -64,9 +65,7 @@ func Make(ctx context.Context, m *config.Matrix, resolver Resolver, gates Gates,
 	if err != nil {
 		return matrix.Plan{}, err
 	}
-	without := slices.Clone(options.Without)
-	slices.Sort(without)
-	without = slices.Compact(without)
+	with, without := set(options.With), set(options.Without)
 
 	r := resolving{resolver: resolver, versions: map[matrix.Distro]*answer{}, images: map[image]*answer{}, seen: map[inputKey]matrix.Input{}}
 	for i := range cells {
@@ -74,7 +73,7 @@ func Make(ctx context.Context, m *config.Matrix, resolver Resolver, gates Gates,
 			return matrix.Plan{}, fmt.Errorf("plan %s: %w", m.File, err)
 		}
 		c := &cells[i]
-		c.Without, c.DefyGates = without, options.DefyGates
+		c.With, c.Without, c.DefyGates = with, without, options.DefyGates
 		release, err := r.distro(ctx, c)
 		if err != nil {
 			return matrix.Plan{}, err
@@ -103,6 +102,9 @@ func Make(ctx context.Context, m *config.Matrix, resolver Resolver, gates Gates,
 	return matrix.Plan{APIVersion: matrix.PlanAPIVersion, Created: now.UTC(), Matrix: m.File, Cells: cells, Inputs: r.inputs,
 		Budget: m.PlanBudget(), Timeouts: m.PlanTimeouts(), Sources: m.PlanSources()}, nil
 }
+
+// set is the IDs in order, each once.
+func set(ids []string) []string { return slices.Compact(slices.Sorted(slices.Values(ids))) }
 
 // membersPatience bounds the question for a server's members: one that does not
 // answer blocks its cells only.

@@ -155,7 +155,7 @@ func wideMatrix(t *testing.T) *config.Matrix {
 }
 
 func options() plan.Options {
-	return plan.Options{Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Without: []string{"stop-timeout", "ids", "ids"}}
+	return plan.Options{Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), With: []string{"kmsg-console"}, Without: []string{"stop-timeout", "ids", "ids"}}
 }
 
 func TestMake(t *testing.T) {

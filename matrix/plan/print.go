@@ -104,6 +104,9 @@ func notes(c matrix.Cell) string {
 	if c.Expect != nil {
 		notes = append(notes, fmt.Sprintf("expected to fail in %s with %s (%s)", c.Expect.Phase, c.Expect.Signature, c.Expect.Issue))
 	}
+	if len(c.With) > 0 {
+		notes = append(notes, "with "+strings.Join(c.With, ", "))
+	}
 	if len(c.Without) > 0 {
 		notes = append(notes, "without "+strings.Join(c.Without, ", "))
 	}

@@ -71,7 +71,7 @@ func LoadKnowledge(fixFolders ...string) (*Knowledge, error) {
 // observed on its host and in a node; either is nil where nothing was.
 func (k *Knowledge) Rule(c matrix.Cell, host *matrix.HostFacts, node *matrix.NodeFacts) ([]fix.Ruling, error) {
 	declared, observed := fix.Declared(c).With(k.Hosts.Declared(c.Host)), fix.Observed(host, node)
-	decisions, err := k.Fixes.Decide(declared.With(observed), c.Without)
+	decisions, err := k.Fixes.Decide(declared.With(observed), choice(c))
 	if err != nil {
 		return nil, err
 	}
@@ -82,6 +82,19 @@ func (k *Knowledge) Rule(c matrix.Cell, host *matrix.HostFacts, node *matrix.Nod
 	}
 	return k.Gates.Rule(declared, observed, decisions)
 }
+
+// Opposed finds fixes that a cell asks for beside others that apply to it, or
+// may turn out to, and that they cannot be in effect with.
+func (k *Knowledge) Opposed(c matrix.Cell) error {
+	decisions, err := k.Fixes.Decide(fix.Declared(c).With(k.Hosts.Declared(c.Host)), choice(c))
+	if err != nil {
+		return err
+	}
+	return fix.Opposed(decisions)
+}
+
+// choice is what a cell says of fixes.
+func choice(c matrix.Cell) fix.Choice { return fix.Choice{With: c.With, Without: c.Without} }
 
 // Gate decides on a cell by declared facts (host nil) or observed ones.
 func (k *Knowledge) Gate(c matrix.Cell, host *matrix.HostFacts) (*matrix.GateFinding, error) {
@@ -367,7 +380,7 @@ var _ cell.Fixes = Fixes{}
 
 // Decide says for each fix whether it applies.
 func (f Fixes) Decide(c matrix.Cell, observed matrix.HostFacts, node *matrix.NodeFacts) ([]matrix.AppliedFix, error) {
-	decisions, err := f.Catalogue.Decide(fix.FactsOf(c, &observed, node), c.Without)
+	decisions, err := f.Catalogue.Decide(fix.FactsOf(c, &observed, node), choice(c))
 	if err != nil {
 		return nil, err
 	}

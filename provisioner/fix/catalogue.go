@@ -35,8 +35,14 @@ type Fix struct {
 	Effects Effects `yaml:"effects"`
 	// Verify shows that the fix is in effect; each must hold.
 	Verify []Verification `yaml:"verify"`
-	// Harmful marks advice that does damage. It is never applied by itself.
-	Harmful bool `yaml:"harmful"`
+	// Harmful marks advice that does damage, Optional another way to what a fix
+	// that applies by itself does, or something that few want. Neither is applied
+	// unless somebody asks for it.
+	Harmful  bool `yaml:"harmful"`
+	Optional bool `yaml:"optional"`
+	// Contradicts lists fixes that this one cannot be in effect beside, although
+	// both write to different places.
+	Contradicts []string `yaml:"contradicts"`
 	// Sources are links to where the facts come from.
 	Sources []string `yaml:"sources"`
 
@@ -46,6 +52,9 @@ type Fix struct {
 
 // Condition is the compiled When.
 func (f *Fix) Condition() *Condition { return f.condition }
+
+// OnRequest says that the fix is applied only where somebody asks for it.
+func (f *Fix) OnRequest() bool { return f.Harmful || f.Optional }
 
 // File is where the fix was loaded from.
 func (f *Fix) File() string { return f.file }

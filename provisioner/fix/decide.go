@@ -18,7 +18,8 @@ const (
 	Undecided State = ""
 	// Applied: its condition is true.
 	Applied State = "applied"
-	// NotApplicable: its condition is false, or it is harmful.
+	// NotApplicable: its condition is false, or it is harmful or optional and
+	// nobody asked for it.
 	NotApplicable State = "not-applicable"
 	// LeftOut: it would apply, and was left out on purpose.
 	LeftOut State = "left-out"
@@ -47,15 +48,41 @@ func (d Decision) Record() matrix.AppliedFix {
 	return matrix.AppliedFix{ID: d.Fix.ID, State: d.State.String(), Why: d.Why}
 }
 
-// Decide decides about every fix, in the order of their IDs. without names
-// fixes to leave out. Every unknown ID and every condition that cannot be
-// evaluated is reported.
-func (c *Catalogue) Decide(facts Facts, without []string) ([]Decision, error) {
+// Choice is what somebody chose of the fixes, by ID.
+type Choice struct {
+	// With lists harmful and optional fixes to apply where their conditions are
+	// true, Without those to leave out.
+	With, Without []string
+}
+
+// Check reports what cannot be chosen: a fix that is not there, one to apply
+// that applies by itself, and one that is both to be applied and left out.
+func (c *Catalogue) Check(choice Choice) error {
 	var problems []error
-	for _, id := range without {
+	for _, id := range choice.Without {
 		if _, err := c.Fix(id); err != nil {
 			problems = append(problems, fmt.Errorf("leave out a fix: %w", err))
 		}
+	}
+	for _, id := range choice.With {
+		switch f, err := c.Fix(id); {
+		case err != nil:
+			problems = append(problems, fmt.Errorf("apply a fix: %w", err))
+		case !f.OnRequest():
+			problems = append(problems, fmt.Errorf("apply a fix: %s is neither harmful nor optional: it is applied by itself where its condition is true", id))
+		case slices.Contains(choice.Without, id):
+			problems = append(problems, fmt.Errorf("fix %s is both to be applied and to be left out", id))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// Decide decides about every fix, in the order of their IDs. What cannot be
+// chosen and every condition that cannot be evaluated is reported.
+func (c *Catalogue) Decide(facts Facts, choice Choice) ([]Decision, error) {
+	var problems []error
+	if err := c.Check(choice); err != nil {
+		problems = append(problems, err)
 	}
 	decisions := make([]Decision, 0, len(c.fixes))
 	for _, f := range c.fixes {
@@ -66,11 +93,14 @@ func (c *Catalogue) Decide(facts Facts, without []string) ([]Decision, error) {
 			continue
 		}
 		switch {
-		case f.Harmful:
-			d.State, d.Why = NotApplicable, "harmful"
+		case f.OnRequest() && !slices.Contains(choice.With, f.ID):
+			d.State, d.Why = NotApplicable, "optional"
+			if f.Harmful {
+				d.Why = "harmful"
+			}
 		case truth == False:
 			d.State = NotApplicable
-		case slices.Contains(without, f.ID):
+		case slices.Contains(choice.Without, f.ID):
 			d.State = LeftOut
 		case truth == True:
 			d.State = Applied
@@ -106,4 +136,47 @@ func Open(decisions []Decision) []string {
 		}
 	}
 	return ids
+}
+
+// OpposedError is a fix that was asked for beside one that it cannot be in
+// effect with.
+type OpposedError struct {
+	// Asked is the ID of the one that was asked for, Against that of the other.
+	Asked, Against string
+	// Both were asked for.
+	Both bool
+	// Err says where they differ.
+	Err error
+}
+
+// Error says what to do about it.
+func (e *OpposedError) Error() string {
+	if e.Both {
+		return fmt.Sprintf("fixes %s and %s cannot both be asked for: %v", e.Asked, e.Against, e.Err)
+	}
+	return fmt.Sprintf("fix %s cannot be applied beside %s; leave that out with --without %s: %v", e.Asked, e.Against, e.Against, e.Err)
+}
+
+// Unwrap is where they differ.
+func (e *OpposedError) Unwrap() error { return e.Err }
+
+// Opposed finds the fixes that were asked for and that another one, which
+// applies or may turn out to, stands against; each is an *OpposedError.
+func Opposed(decisions []Decision) error {
+	var problems []error
+	for i, asked := range decisions {
+		if !asked.Fix.OnRequest() || asked.State != Applied && asked.State != Undecided {
+			continue
+		}
+		for j, other := range decisions {
+			both := other.Fix.OnRequest()
+			if i == j || both && j < i || other.State != Applied && other.State != Undecided {
+				continue
+			}
+			if _, err := Merge([]*Fix{asked.Fix, other.Fix}, sample()); err != nil {
+				problems = append(problems, &OpposedError{Asked: asked.Fix.ID, Against: other.Fix.ID, Both: both, Err: err})
+			}
+		}
+	}
+	return errors.Join(problems...)
 }

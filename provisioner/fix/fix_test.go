@@ -75,7 +75,7 @@ func TestConditionsAreThreeValued(t *testing.T) {
 
 func TestAVersionThatIsNoneIsAnErrorThatNamesTheFix(t *testing.T) {
 	cat := load(t, "id: a\nwhen: atLeast(kernel, \"6\")\n")
-	_, err := cat.Decide(fix.Facts{"kernel": "unknown"}, nil)
+	_, err := cat.Decide(fix.Facts{"kernel": "unknown"}, fix.Choice{})
 	if err == nil || !strings.Contains(err.Error(), "decide on fix a") || !strings.Contains(err.Error(), `"unknown" is not a version`) {
 		t.Errorf("error %v", err)
 	}
@@ -148,7 +148,7 @@ func TestUsersOwnFixesJoinTheEmbeddedOnes(t *testing.T) {
 
 func TestLeavingOutAnUnknownFixNamesWhatMayBeMeant(t *testing.T) {
 	cat, _ := embedded(t)
-	_, err := cat.Decide(fix.Facts{}, []string{"cgroup-split-cpu", "nothing-like-it-at-all"})
+	_, err := cat.Decide(fix.Facts{}, fix.Choice{Without: []string{"cgroup-split-cpu", "nothing-like-it-at-all"}})
 	var unknown *fix.UnknownError
 	if !errors.As(err, &unknown) {
 		t.Fatalf("error %v", err)
@@ -161,12 +161,78 @@ func TestLeavingOutAnUnknownFixNamesWhatMayBeMeant(t *testing.T) {
 }
 
 func TestHarmfulFixesAreNeverApplied(t *testing.T) {
-	decisions, err := load(t, "id: a\nharmful: true\n").Decide(fix.Facts{}, nil)
+	decisions, err := load(t, "id: a\nharmful: true\n").Decide(fix.Facts{}, fix.Choice{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if r := decisions[0].Record(); r != (matrix.AppliedFix{ID: "a", State: "not-applicable", Why: "harmful"}) {
 		t.Errorf("%+v", r)
+	}
+}
+
+func TestWhatIsHarmfulOrOptionalIsAppliedOnRequest(t *testing.T) {
+	cat := load(t, "id: a\nharmful: true\n", "id: b\noptional: true\nwhen: cgroup == \"v2\"\n", "id: c\n")
+	for name, tc := range map[string]struct {
+		facts  fix.Facts
+		choice fix.Choice
+		want   map[string]string
+	}{
+		"nobody asks":         {fix.Facts{"cgroup": "v2"}, fix.Choice{}, map[string]string{"a": "not-applicable", "b": "not-applicable", "c": "applied"}},
+		"asked for":           {fix.Facts{"cgroup": "v2"}, fix.Choice{With: []string{"a", "b"}, Without: []string{"c"}}, map[string]string{"a": "applied", "b": "applied", "c": "left-out"}},
+		"its condition holds": {fix.Facts{"cgroup": "v1"}, fix.Choice{With: []string{"b"}}, map[string]string{"b": "not-applicable"}},
+		"not known":           {fix.Facts{}, fix.Choice{With: []string{"b"}}, map[string]string{"b": "undecided"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			decisions, err := cat.Decide(tc.facts, tc.choice)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range decisions {
+				if want, ok := tc.want[d.Fix.ID]; ok && d.State.String() != want {
+					t.Errorf("%s is %s, want %s", d.Fix.ID, d.State, want)
+				}
+			}
+		})
+	}
+	err := cat.Check(fix.Choice{With: []string{"c", "d", "a"}, Without: []string{"a"}})
+	for _, want := range []string{"c is neither harmful nor optional", `there is no fix "d"`, "fix a is both to be applied and to be left out"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v lacks %q", err, want)
+		}
+	}
+}
+
+func TestWhatIsAskedForAgainstAnotherFixSaysHow(t *testing.T) {
+	cat := load(t, "id: a\nharmful: true\neffects: {kubelet: {x: 1}}\n", "id: b\nwhen: apparmor\neffects: {kubelet: {x: 2}}\n",
+		"id: c\nharmful: true\ncontradicts: [d]\n", "id: d\n", "id: e\noptional: true\ncontradicts: [c]\n")
+	opposed := func(facts fix.Facts, choice fix.Choice) string {
+		t.Helper()
+		decisions, err := cat.Decide(facts, choice)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := fix.Opposed(decisions); err != nil {
+			return err.Error()
+		}
+		return ""
+	}
+	for _, tc := range []struct {
+		facts  fix.Facts
+		choice fix.Choice
+		want   string
+	}{
+		{fix.Facts{}, fix.Choice{}, ""},
+		{fix.Facts{"apparmor": true}, fix.Choice{With: []string{"a"}}, `fix a cannot be applied beside b; leave that out with --without b: merge fixes: fixes a and b differ on kubelet.x`},
+		// It may turn out to apply.
+		{fix.Facts{}, fix.Choice{With: []string{"a"}}, "--without b"},
+		{fix.Facts{"apparmor": false}, fix.Choice{With: []string{"a"}}, ""},
+		{fix.Facts{"apparmor": true}, fix.Choice{With: []string{"a"}, Without: []string{"b"}}, ""},
+		{fix.Facts{"apparmor": false}, fix.Choice{With: []string{"c"}}, "leave that out with --without d: merge fixes: fix c contradicts d"},
+		{fix.Facts{"apparmor": false}, fix.Choice{With: []string{"c", "e"}, Without: []string{"d"}}, "fixes c and e cannot both be asked for: merge fixes: fix e contradicts c"},
+	} {
+		if got := opposed(tc.facts, tc.choice); !strings.Contains(got, tc.want) || tc.want == "" && got != "" {
+			t.Errorf("%v, %+v: %q, want %q", tc.facts, tc.choice, got, tc.want)
+		}
 	}
 }
 

@@ -106,7 +106,7 @@ func TestWhichFixesApply(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			decisions, err := cat.Decide(fix.FactsOf(tc.cell, &tc.host, nil), tc.without)
+			decisions, err := cat.Decide(fix.FactsOf(tc.cell, &tc.host, nil), fix.Choice{Without: tc.without})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -143,7 +143,7 @@ func known() fix.Context {
 func TestNothingIsDecidedOnWhatNobodyObserved(t *testing.T) {
 	cat, gates := embedded(t)
 	facts := fix.FactsOf(matrix.Cell{Distro: matrix.Distro{Name: "kubeadm", Minor: "1.35"}}, nil, nil)
-	decisions, err := cat.Decide(facts, nil)
+	decisions, err := cat.Decide(facts, fix.Choice{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +260,7 @@ func TestGates(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				decisions, err := cat.Decide(tc.facts, tc.without)
+				decisions, err := cat.Decide(tc.facts, fix.Choice{Without: tc.without})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -353,7 +353,7 @@ func TestWhatAMachineDeclares(t *testing.T) {
 func TestMergedStateOfASplitCgroupV1Node(t *testing.T) {
 	cat, _ := embedded(t)
 	host := matrix.HostFacts{Kernel: "6.18.44", Cgroup: "v1", CgroupCPUSplit: true, AppArmor: new(true), LXC: "6.0.4", Capabilities: []string{"CAP_SYS_TIME"}}
-	decisions, err := cat.Decide(fix.FactsOf(matrix.Cell{Distro: matrix.Distro{Name: "kubeadm", Version: "1.34.4"}}, &host, nil), nil)
+	decisions, err := cat.Decide(fix.FactsOf(matrix.Cell{Distro: matrix.Distro{Name: "kubeadm", Version: "1.34.4"}}, &host, nil), fix.Choice{})
 	if err != nil {
 		t.Fatal(err)
 	}

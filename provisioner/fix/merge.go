@@ -55,9 +55,18 @@ func (e *ConflictError) Error() string {
 	return fmt.Sprintf("fixes %s and %s differ on %s: %q and %q", e.Fixes[0], e.Fixes[1], e.Place, e.Values[0], e.Values[1])
 }
 
+// ContradictionError is a fix beside one that it says it contradicts.
+type ContradictionError struct{ Fix, Contradicts string }
+
+// Error names both.
+func (e *ContradictionError) Error() string {
+	return fmt.Sprintf("fix %s contradicts %s", e.Fix, e.Contradicts)
+}
+
 // Merge makes one desired state of a node from fixes. It keeps the order in
 // which they are given for raw.lxc lines, files and units. Fixes that want the
-// same are no conflict; every conflict is reported, as a *ConflictError.
+// same are no conflict; every conflict is reported, as a *ConflictError or a
+// *ContradictionError.
 func Merge(fixes []*Fix, c Context) (provisioner.Desired, error) {
 	m := merger{owner: map[string]setting{}}
 	var problems []error
@@ -68,6 +77,11 @@ func Merge(fixes []*Fix, c Context) (provisioner.Desired, error) {
 			continue
 		}
 		m.add(rendered)
+		for _, other := range fixes {
+			if slices.Contains(f.Contradicts, other.ID) {
+				m.conflicts = append(m.conflicts, &ContradictionError{Fix: f.ID, Contradicts: other.ID})
+			}
+		}
 	}
 	if err := errors.Join(append(problems, m.conflicts...)...); err != nil {
 		return provisioner.Desired{}, fmt.Errorf("merge fixes: %w", err)

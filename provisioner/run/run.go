@@ -19,6 +19,7 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/engine"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/hygiene"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/redact"
@@ -29,8 +30,10 @@ type Request struct {
 	// Matrix is a path or a built-in's name; empty looks for matrix.yaml here,
 	// then takes the built-in default.
 	Matrix string
-	// Only and Skip select cells, Without leaves fixes out.
-	Only, Skip, Without []string
+	// Only and Skip select cells.
+	Only, Skip []string
+	// With applies harmful and optional fixes, Without leaves fixes out.
+	With, Without []string
 	// DefyGates runs cells that a gate rules out, where that can show whether it
 	// still holds.
 	DefyGates bool
@@ -80,10 +83,8 @@ func Plan(ctx context.Context, r Request) (*Planned, error) {
 	if err != nil {
 		return nil, &UsageError{err}
 	}
-	for _, id := range r.Without {
-		if _, err := knowledge.Fixes.Fix(id); err != nil {
-			return nil, &UsageError{fmt.Errorf("leave out a fix: %w", err)}
-		}
+	if err := knowledge.Fixes.Check(fix.Choice{With: r.With, Without: r.Without}); err != nil {
+		return nil, &UsageError{err}
 	}
 	for _, e := range m.Expect {
 		if !knowledge.HasSignature(e.Signature) {
@@ -103,12 +104,17 @@ func Plan(ctx context.Context, r Request) (*Planned, error) {
 		return nil, &UsageError{err}
 	}
 	p, err := plan.Make(ctx, m, catalog.Resolver{Artifacts: store, OSes: knowledge.OSes, Sources: sources.Images}, knowledge,
-		plan.Options{Only: r.Only, Skip: r.Skip, Without: r.Without, DefyGates: r.DefyGates})
+		plan.Options{Only: r.Only, Skip: r.Skip, With: r.With, Without: r.Without, DefyGates: r.DefyGates})
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("make the plan: %w", context.Cause(ctx))
 		}
 		return nil, &UsageError{err}
+	}
+	for _, c := range p.Cells {
+		if err := knowledge.Opposed(c); err != nil {
+			return nil, &UsageError{fmt.Errorf("plan cell %s: %w", c.ID, err)}
+		}
 	}
 	p.Sources = sources
 	past := runfolder.ReadHistory(r.Root)

@@ -65,6 +65,10 @@ type Cell struct {
 	Host       *matrix.HostFacts  `json:"host,omitempty"`
 	HostLacks  []string           `json:"hostLacks,omitempty"`
 	Nodes      []matrix.NodeFacts `json:"nodes,omitempty"`
+	// With and Without are the fixes that somebody chose to apply and to leave
+	// out.
+	With    []string `json:"with,omitempty"`
+	Without []string `json:"without,omitempty"`
 	// Fixes holds fix IDs by state: applied, left-out, satisfied,
 	// not-applicable.
 	Fixes     map[string][]string `json:"fixes,omitempty"`
@@ -118,7 +122,7 @@ func New(run matrix.Run) Report {
 	for _, c := range v.Cells {
 		cell := Cell{ID: c.ID, Optional: c.Optional, Gate: c.Gate, Defied: c.Defied, Verdict: c.Verdict, AsExpected: c.Verdict.AsExpected(), Phase: c.Phase, Reason: c.Reason,
 			Attempts: c.Attempts, Seconds: c.Took.Seconds(), NetSeconds: (c.Took - c.Waited).Seconds(), Provenance: c.Provenance,
-			HostLacks: c.Lacks, Nodes: c.Nodes, Diagnoses: c.Diagnoses, Kept: c.Kept,
+			With: c.With, Without: c.Without, HostLacks: c.Lacks, Nodes: c.Nodes, Diagnoses: c.Diagnoses, Kept: c.Kept,
 			HostSuspect: c.Suspect(), HostHygiene: c.Hygiene}
 		for _, a := range c.Axes {
 			cell.Axes = append(cell.Axes, Axis(a))

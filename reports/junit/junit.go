@@ -156,6 +156,8 @@ func newCase(c view.Cell) testcase {
 	if c.Defied {
 		t.Properties.add("defied", "true")
 	}
+	t.Properties.add("with", strings.Join(c.With, ", "))
+	t.Properties.add("without", strings.Join(c.Without, ", "))
 	t.Properties.add("provenance", c.Provenance)
 	if c.Observed {
 		t.Properties.add("kernel", c.Host.Kernel)

@@ -35,6 +35,9 @@ func Render(w io.Writer, run matrix.Run) error {
 	if v.Suspect > 0 {
 		fmt.Fprintf(&out, " %s.", view.SuspectLegend)
 	}
+	if v.Chosen > 0 {
+		fmt.Fprintf(&out, " %s.", escape(view.ChosenLegend))
+	}
 	out.WriteString("\n")
 	deviations(&out, v)
 	if err := environment(&out, v); err != nil {
@@ -72,6 +75,9 @@ func cells(out *bytes.Buffer, v view.Run) error {
 		}
 		if c.Suspect() {
 			verdict += " " + view.SuspectMark
+		}
+		if c.Chosen() != "" {
+			verdict += " " + view.ChosenMark + escape(c.Chosen())
 		}
 		row := []string{escape(c.ID), verdict}
 		for _, p := range c.Phases {

@@ -49,6 +49,9 @@ func RenderWith(w io.Writer, run matrix.Run, o Options) error {
 	if p.run.Suspect > 0 {
 		legend += "; " + view.SuspectLegend
 	}
+	if p.run.Chosen > 0 {
+		legend += "; " + view.ChosenLegend
+	}
 	p.wrapped("", legend)
 	p.out.WriteString("\n")
 	p.deviations()
@@ -98,6 +101,9 @@ func (p *page) cells() error {
 		}
 		if c.Suspect() {
 			verdict += view.SuspectMark
+		}
+		if c.Chosen() != "" {
+			verdict += view.ChosenMark
 		}
 		row := []string{"", p.colour(c.Verdict, verdict)}
 		var glyphs strings.Builder
@@ -243,6 +249,7 @@ func (p *page) environment() {
 		if c.Provenance != "" {
 			head += ": " + c.Provenance
 		}
+		head += c.Chosen()
 		p.wrapped("", head)
 		for _, n := range c.Nodes {
 			p.wrapped("  ", n.Node+": "+view.Software(n))

@@ -26,6 +26,8 @@ type Run struct {
 	OptionalBlocked int
 	// Suspect is how many cells ran on a suspect host.
 	Suspect int
+	// Chosen is how many cells have fixes that somebody chose.
+	Chosen int
 	// ExitCode is matrix.ExitCode without strict.
 	ExitCode int
 	Cells    []Cell
@@ -66,6 +68,7 @@ type Cell struct {
 	Lacks     []string
 	Nodes     []matrix.NodeFacts
 	Fixes     []FixState
+	With      []string
 	Without   []string
 	Diagnoses []matrix.Diagnosis
 	Kept      string
@@ -119,6 +122,9 @@ func New(run matrix.Run) Run {
 		if c.Suspect() {
 			v.Suspect++
 		}
+		if c.Chosen() != "" {
+			v.Chosen++
+		}
 	}
 	v.Passed = counts[matrix.Pass]
 	for _, verdict := range matrix.Verdicts() {
@@ -155,7 +161,7 @@ func (r Run) Summary() string {
 func newCell(r matrix.Result) Cell {
 	j := r.Judgement
 	c := Cell{ID: Plain(string(r.Cell.ID)), Optional: r.Cell.Optional, Verdict: j.Verdict, Phase: Plain(string(j.Phase)), Reason: Plain(j.Reason),
-		Attempts: len(r.Attempts), Without: plainAll(r.Cell.Without), Axes: axes(r.Cell), Defied: r.Cell.Defied()}
+		Attempts: len(r.Attempts), With: plainAll(r.Cell.With), Without: plainAll(r.Cell.Without), Axes: axes(r.Cell), Defied: r.Cell.Defied()}
 	if g := r.Cell.Gate; g != nil {
 		c.Gate = Plain(g.Gate)
 	}
@@ -227,7 +233,27 @@ func (c Cell) Marks() string {
 	if c.Defied {
 		marks += fmt.Sprintf(" (defied gate %s)", c.Gate)
 	}
-	return marks
+	return marks + c.Chosen()
+}
+
+// ChosenMark follows the verdict of a cell for which somebody chose fixes, and
+// ChosenLegend explains it.
+const (
+	ChosenMark   = "‡"
+	ChosenLegend = ChosenMark + " with or without fixes that somebody chose, not what lxcmatrix applies by itself"
+)
+
+// Chosen names the fixes that somebody chose to apply or to leave out, as
+// " (with ID) (without ID, ID)"; empty where it is lxcmatrix' own choice.
+func (c Cell) Chosen() string {
+	chosen := ""
+	if len(c.With) > 0 {
+		chosen = fmt.Sprintf(" (with %s)", strings.Join(c.With, ", "))
+	}
+	if len(c.Without) > 0 {
+		chosen += fmt.Sprintf(" (without %s)", strings.Join(c.Without, ", "))
+	}
+	return chosen
 }
 
 // Remedy says what a diagnosis asks for; empty where it names no cure.

@@ -185,6 +185,7 @@ func Everything() matrix.Run {
 	results = append(results, Result(c, a))
 	suspect := Cell("12")
 	suspect.Host.Name = "host0"
+	suspect.With, suspect.Without = []string{"kmsg-console"}, []string{"kmsg-device"}
 	suspect.ID = suspect.NewID()
 	results = append(results, Result(suspect, Suspect(suspect)))
 	run := Run(results...)

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix/config"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
 )
 
 // completer lists what may be written at one place.
@@ -35,15 +36,18 @@ func completeSelection(cmd *cobra.Command) {
 			return plannedNames(file), cobra.ShellCompDirectiveNoFileComp
 		})
 	}
-	completeWithout(cmd)
+	completeFixes(cmd)
 }
 
-// completeWithout completes --without: the fixes that there are.
-func completeWithout(cmd *cobra.Command) {
-	complete(cmd, "without", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-		folders, _ := cmd.Flags().GetStringArray("fixes")
-		return fixIDs(folders), cobra.ShellCompDirectiveNoFileComp
-	})
+// completeFixes completes --without by the fixes that there are, and --with by
+// those that are applied only where somebody asks.
+func completeFixes(cmd *cobra.Command) {
+	for flag, wanted := range map[string]func(*fix.Fix) bool{"with": (*fix.Fix).OnRequest, "without": func(*fix.Fix) bool { return true }} {
+		complete(cmd, flag, func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+			folders, _ := cmd.Flags().GetStringArray("fixes")
+			return fixIDs(folders, wanted), cobra.ShellCompDirectiveNoFileComp
+		})
+	}
 }
 
 // completeMatrix completes --file: the built-in matrices, and files.
@@ -76,14 +80,16 @@ func plannedNames(file string) []string {
 	return slices.Compact(names)
 }
 
-func fixIDs(folders []string) []string {
+func fixIDs(folders []string, wanted func(*fix.Fix) bool) []string {
 	knowledge, err := loadKnowledge(folders)
 	if err != nil {
 		return nil
 	}
 	var ids []string
 	for _, f := range knowledge.Fixes.All() {
-		ids = append(ids, f.ID+"\t"+f.Title)
+		if wanted(f) {
+			ids = append(ids, f.ID+"\t"+f.Title)
+		}
 	}
 	return ids
 }

@@ -41,8 +41,11 @@ func (p *program) fixes() *cobra.Command {
 					return err
 				}
 				title := e.Title
-				if e.Harmful {
-					title += " (harmful: never applied)"
+				switch {
+				case e.Harmful:
+					title += " (harmful: only --with)"
+				case e.Optional:
+					title += " (optional: only --with)"
 				}
 				all, rows = append(all, e), append(rows, []string{e.ID, title, e.When})
 			}
@@ -82,7 +85,7 @@ func (p *program) fixes() *cobra.Command {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return fixIDs(folders), cobra.ShellCompDirectiveNoFileComp
+			return fixIDs(folders, func(*fix.Fix) bool { return true }), cobra.ShellCompDirectiveNoFileComp
 		},
 	}
 	cmd := &cobra.Command{
@@ -107,16 +110,18 @@ func loadKnowledge(folders []string) (*catalog.Knowledge, error) {
 
 // explained is all that is known of a fix; its JSON is for scripts.
 type explained struct {
-	ID      string         `json:"id"`
-	Title   string         `json:"title"`
-	Why     string         `json:"why"`
-	When    string         `json:"when"`
-	Harmful bool           `json:"harmful"`
-	Effects map[string]any `json:"effects"`
-	Verify  []verification `json:"verify"`
-	Cures   []cured        `json:"cures"`
-	Sources []string       `json:"sources"`
-	File    string         `json:"file"`
+	ID      string `json:"id"`
+	Title   string `json:"title"`
+	Why     string `json:"why"`
+	When    string `json:"when"`
+	Harmful bool   `json:"harmful"`
+	// Optional: it is applied only where somebody asks for it, too.
+	Optional bool           `json:"optional"`
+	Effects  map[string]any `json:"effects"`
+	Verify   []verification `json:"verify"`
+	Cures    []cured        `json:"cures"`
+	Sources  []string       `json:"sources"`
+	File     string         `json:"file"`
 }
 
 type verification struct {
@@ -135,7 +140,7 @@ type cured struct {
 }
 
 func explain(knowledge *catalog.Knowledge, f *fix.Fix) (explained, error) {
-	e := explained{ID: f.ID, Title: f.Title, Why: strings.TrimSpace(f.Why), When: f.Condition().String(), Harmful: f.Harmful,
+	e := explained{ID: f.ID, Title: f.Title, Why: strings.TrimSpace(f.Why), When: f.Condition().String(), Harmful: f.Harmful, Optional: f.Optional,
 		Sources: f.Sources, File: f.File(), Cures: []cured{}, Verify: []verification{}}
 	var err error
 	if e.Effects, err = effects(f.Effects); err != nil {
@@ -211,7 +216,10 @@ func (e explained) print(w io.Writer) error {
 	}
 	fmt.Fprintf(&b, "%s: %s\n", e.ID, e.Title)
 	if e.Harmful {
-		section("HARMFUL", "Known advice that does damage; it is never applied.")
+		section("HARMFUL", "Known advice that does damage. It is never applied by itself; lxcmatrix run --with "+e.ID+" shows what it does.")
+	}
+	if e.Optional {
+		section("OPTIONAL", "It is applied where it is asked for: lxcmatrix run --with "+e.ID)
 	}
 	section("WHY", e.Why)
 	section("APPLIES WHEN", e.When)

@@ -35,6 +35,7 @@ func (s *selection) flags(f *pflag.FlagSet) {
 // inputFlags are those that say what cells are made of.
 func (s *selection) inputFlags(f *pflag.FlagSet) {
 	matrixFlag(f, &s.Matrix)
+	f.StringArrayVar(&s.With, "with", nil, "apply a harmful or optional `fix` to every cell, by ID, to see what it does")
 	f.StringArrayVar(&s.Without, "without", nil, "leave a `fix` out of every cell, by ID")
 	f.StringArrayVar(&s.FixFolders, "fixes", nil, "add the fixes of a `folder`")
 	mirrorFlag(f, &s.Mirror)
@@ -70,6 +71,7 @@ impossible, one that passes is a deviation, xpass.`,
 		Example: `  lxcmatrix run
   lxcmatrix run --only kubeadm,debian/13
   lxcmatrix run -f smoke --without restrict-oom-score-adj --keep on-failure
+  lxcmatrix run --only debian/13 --with kmsg-console --without kmsg-device
   lxcmatrix run -f kernels --defy-gates
   lxcmatrix run --junit junit.xml --markdown report.md`,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -30,7 +30,7 @@ asked again when a run has opened the cell's host.`,
   lxcmatrix why kubeadm-1.34/debian-13/1/embedded --run 20261120T193324Z-k5x2ab
   lxcmatrix why -f kernels host=k5.10-incus7 --json | jq '.gates[].answer'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, flag := range []string{"file", "without", "mirror"} {
+			for _, flag := range []string{"file", "with", "without", "mirror"} {
 				if name != "" && cmd.Flags().Changed(flag) {
 					return usage("--%s: a run that was kept has its own; leave out --run to ask about a matrix", flag)
 				}
@@ -67,7 +67,7 @@ asked again when a run has opened the cell's host.`,
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	rootFlag(f, &root)
 	completeMatrix(cmd)
-	completeWithout(cmd)
+	completeFixes(cmd)
 	return cmd
 }
 
