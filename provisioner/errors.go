@@ -64,6 +64,26 @@ func IsNodes(err error) bool {
 	return errors.As(err, &ce) || errors.As(err, &ne)
 }
 
+// HostEndedError is a host that ended by itself while its cells ran. It is the
+// cause of a context that ended with the host, and the world's doing.
+type HostEndedError struct {
+	Host string
+	// Err says how it ended; it may be nil.
+	Err error
+}
+
+// Error names the host and how it ended.
+func (e *HostEndedError) Error() string {
+	s := fmt.Sprintf("host %s ended while its cells ran", e.Host)
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// Unwrap is how it ended.
+func (e *HostEndedError) Unwrap() error { return e.Err }
+
 // UnavailableError is an input (an image, an artifact, a release) that cannot
 // be had. Cells that need it are blocked.
 type UnavailableError struct {

@@ -257,6 +257,8 @@ type openHost struct {
 	facts matrix.HostFacts
 }
 
+var _ engine.Mortal = (*openHost)(nil)
+
 // Facts is what was observed so far: when the host was opened and, where only
 // nodes can look at it, when the first image was ready.
 func (h *openHost) Facts() matrix.HostFacts {

@@ -172,7 +172,9 @@ func (r *Runner) steps() []step {
 
 // Run takes a cell through one attempt. changed is called after every phase
 // with all that is known by then; the attempt it gets is its own. Nodes are
-// removed at the end, also when ctx ends, unless they are to be kept.
+// removed at the end, also when ctx ends, unless they are to be kept. A ctx
+// that ends by a *provisioner.HostEndedError is the world's doing, any other an
+// interruption.
 func (r *Runner) Run(ctx context.Context, c matrix.Cell, attempt int, changed func(matrix.Attempt)) matrix.Attempt {
 	x := &run{Runner: r, cell: c, changed: changed,
 		attempt: matrix.Attempt{Started: r.Clock.Now(), Host: r.Facts, Provenance: r.Provenance},
@@ -227,7 +229,10 @@ func (x *run) phase(ctx context.Context, s step) bool {
 	}
 	if err != nil {
 		result.Error = err.Error()
+		var ended *provisioner.HostEndedError
 		switch {
+		case errors.As(context.Cause(ctx), &ended):
+			result.Error, result.Blame = ended.Error(), matrix.BlameWorld
 		case ctx.Err() != nil:
 			result.Blame = matrix.BlameInterrupt
 			if cause := context.Cause(ctx); !errors.Is(err, cause) {

@@ -105,13 +105,14 @@ var (
 	errNode  = &provisioner.CommandError{Node: "s1", Command: []string{"it"}, Output: provisioner.Output{Stderr: "broke", ExitCode: 1}}
 	errWorld = errors.New("the server does not answer")
 	errGone  = errors.New("the user pressed Ctrl-C")
+	errEnded = &provisioner.HostEndedError{Host: "k6.1", Err: errors.New("QEMU ended")}
 )
 
 // TestEndings lets every phase fail in every way and looks at the verdict, at
 // what was never started, and at what is left.
 func TestEndings(t *testing.T) {
 	for _, at := range attacks {
-		for _, how := range []string{"node", "world", "deadline", "interrupt"} {
+		for _, how := range []string{"node", "world", "deadline", "interrupt", "host ended"} {
 			switch {
 			case how == "deadline" && at.late == matrix.Unknown:
 				continue
@@ -126,8 +127,11 @@ func TestEndings(t *testing.T) {
 					ctx, interrupt := context.WithCancelCause(t.Context())
 					defer interrupt(nil)
 					end := func(ctx context.Context) {
-						if how == "interrupt" {
+						switch how {
+						case "interrupt":
 							interrupt(errGone)
+						case "host ended":
+							interrupt(errEnded)
 						}
 						<-ctx.Done()
 					}
@@ -157,13 +161,17 @@ func TestEndings(t *testing.T) {
 					}
 					a = run(ctx, w, c, func(r *cell.Runner) { r.Keep = cell.KeepOnFailure })
 				})
-				want := map[string]matrix.Verdict{"node": matrix.Fail, "world": matrix.Blocked, "deadline": at.late, "interrupt": matrix.Unknown}[how]
+				want := map[string]matrix.Verdict{"node": matrix.Fail, "world": matrix.Blocked, "deadline": at.late, "interrupt": matrix.Unknown, "host ended": matrix.Blocked}[how]
 				j := verdict(c, a)
 				g.Expect(j.Verdict).To(Equal(want), j.Reason)
 				g.Expect(j.Phase).To(Equal(at.phase))
-				if how == "interrupt" {
+				switch how {
+				case "interrupt":
 					g.Expect(j.Reason).To(ContainSubstring("interrupted"))
+				case "host ended":
+					g.Expect(j.Reason).To(Equal(errEnded.Error()))
 				}
+				torn := how == "interrupt" || how == "host ended"
 				proving := matrix.ProvingPhases()
 				ran := append(slices.Clone(proving[:slices.Index(proving, at.phase)+1]), matrix.PhaseCollect, matrix.PhaseDestroy)
 				g.Expect(phases(a)).To(Equal(ran))
@@ -176,7 +184,7 @@ func TestEndings(t *testing.T) {
 				nodes, leases := w.left()
 				g.Expect(leases).To(BeZero())
 				created := at.called != "reserve 1" && at.called != "acquire 1" && at.called != "create 1"
-				if created && how != "interrupt" {
+				if created && !torn {
 					g.Expect(nodes).To(Equal(1), "keep=on-failure")
 					g.Expect(a.Kept).To(ContainSubstring("lxcmatrix shell " + string(c.ID)))
 					g.Expect(w.was("log")).To(BeTrue())
@@ -184,7 +192,7 @@ func TestEndings(t *testing.T) {
 					g.Expect(nodes).To(BeZero())
 					g.Expect(a.Kept).To(BeEmpty())
 				}
-				if how == "interrupt" {
+				if torn {
 					g.Expect(w.was("diagnose")).To(BeFalse(), "an interrupted cell failed at nothing")
 				} else {
 					g.Expect(a.Diagnoses).To(HaveLen(1))

@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -154,9 +155,11 @@ func (e *Engine) await(ctx context.Context, met func() bool) error {
 func (e *Engine) cell(ctx context.Context, host Host, c matrix.Cell) {
 	defer e.end(c.ID)
 	e.event(runfolder.Event{Kind: runfolder.CellStarted, Cell: c.ID})
-	runner, err := host.Ready(ctx, c)
+	living, cancel := with(ctx, host, c.Host.Name)
+	defer cancel()
+	runner, err := host.Ready(living, c)
 	if err != nil {
-		e.stopped(ctx, c, host.Facts(), err)
+		e.stopped(ctx, c, host.Facts(), cmp.Or(e.endOf(living, host, c.Host.Name), err))
 		return
 	}
 	// A host may show more of itself once there is an image to look with.
@@ -167,12 +170,20 @@ func (e *Engine) cell(ctx context.Context, host Host, c matrix.Cell) {
 	var earlier []matrix.Attempt
 	for attempt := 1; attempt <= e.opts.Attempts; attempt++ {
 		told := 0
-		last := runner.Run(ctx, c, attempt, func(a matrix.Attempt) {
+		keep := func(a matrix.Attempt) {
 			e.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c, Attempts: append(slices.Clone(earlier), a)}, &progress{attempt: attempt, told: &told})
-		})
+		}
+		last := runner.Run(living, c, attempt, keep)
+		j := matrix.Judge(c, []matrix.Attempt{last})
+		if j.Verdict == matrix.Blocked {
+			if err := e.endOf(living, host, c.Host.Name); err != nil {
+				last = blockedBy(last, j.Phase, err)
+				keep(last)
+			}
+		}
 		earlier = append(earlier, last)
-		j := matrix.Judge(c, earlier)
-		if ctx.Err() != nil || gone(host) != nil || j.Verdict != matrix.Fail && j.Verdict != matrix.Blocked {
+		j = matrix.Judge(c, earlier)
+		if ctx.Err() != nil || gone(host, c.Host.Name) != nil || j.Verdict != matrix.Fail && j.Verdict != matrix.Blocked {
 			break
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -666,31 +665,74 @@ func TestMachineTooSmall(t *testing.T) {
 	g.Expect(ground.closed).To(Equal([]string{"k6"}))
 }
 
-// TestHostThatDies: the cells that have not begun are blocked with the reason,
-// and the one that ran is not tried again.
+// TestHostThatDies: the cell that runs is ended and blocked with the reason, as
+// are those that have not begun; none is tried again.
 func TestHostThatDies(t *testing.T) {
-	g := NewWithT(t)
-	ground := &fakeGround{done: make(chan struct{})}
-	ground.run = func(_ context.Context, _ matrix.Cell, _ int, changed func(matrix.Attempt)) matrix.Attempt {
-		close(ground.done)
-		a := matrix.Attempt{Host: hostFacts(), Phases: []matrix.PhaseResult{{Phase: matrix.PhaseCreate, Blame: matrix.BlameWorld, Error: "connection refused"}}}
+	blocked := func(changed func(matrix.Attempt), p matrix.PhaseResult) matrix.Attempt {
+		a := matrix.Attempt{Host: hostFacts(), Phases: []matrix.PhaseResult{p, {Phase: matrix.PhaseDestroy, Blame: matrix.BlameWorld, Error: "connection refused"}}}
 		changed(a)
 		return a
 	}
-	plan := planOf(cellOn("a", "1"), named(cellOn("a", "1"), "v1"), named(cellOn("a", "1"), "v2"))
-	plan.Budget.Cells = 1
-	r, _ := run(t.Context(), t, ground, plan, 3)
-	g.Expect(verdicts(r)).To(HaveEach(matrix.Blocked))
-	g.Expect(ground.ran).To(HaveLen(1))
-	reasons := 0
-	for _, result := range r.Results {
-		g.Expect(result.Attempts).To(HaveLen(1))
-		if strings.Contains(result.Judgement.Reason, "the host ended while its cells ran: qemu: signal: killed") {
-			reasons++
-		}
+	for name, die := range map[string]func(*fakeGround, context.Context, func(matrix.Attempt)) matrix.Attempt{
+		"while a cell waits on it": func(ground *fakeGround, ctx context.Context, changed func(matrix.Attempt)) matrix.Attempt {
+			close(ground.done)
+			<-ctx.Done()
+			return blocked(changed, matrix.PhaseResult{Phase: matrix.PhaseCreate, Blame: matrix.BlameWorld, Error: context.Cause(ctx).Error()})
+		},
+		"and the connection broke first": func(ground *fakeGround, _ context.Context, changed func(matrix.Attempt)) matrix.Attempt {
+			defer close(ground.done)
+			return blocked(changed, matrix.PhaseResult{Phase: matrix.PhaseCreate, Blame: matrix.BlameWorld, Error: "connection refused"})
+		},
+		"and a check could not look": func(ground *fakeGround, _ context.Context, changed func(matrix.Attempt)) matrix.Attempt {
+			defer close(ground.done)
+			return blocked(changed, matrix.PhaseResult{Phase: matrix.PhaseCreate, Evidence: []matrix.Evidence{{Check: "fix", Outcome: matrix.Undecided, Saw: "EOF"}}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			ground := &fakeGround{done: make(chan struct{})}
+			ground.run = func(ctx context.Context, _ matrix.Cell, _ int, changed func(matrix.Attempt)) matrix.Attempt {
+				return die(ground, ctx, changed)
+			}
+			plan := planOf(cellOn("a", "1"), named(cellOn("a", "1"), "v1"), named(cellOn("a", "1"), "v2"))
+			plan.Budget.Cells = 1
+			r, _ := run(t.Context(), t, ground, plan, 3)
+			g.Expect(verdicts(r)).To(HaveEach(matrix.Blocked))
+			g.Expect(ground.ran).To(HaveLen(1))
+			for _, result := range r.Results {
+				g.Expect(result.Attempts).To(HaveLen(1))
+				g.Expect(result.Judgement.Reason).To(Equal("host a ended while its cells ran: qemu: signal: killed"))
+			}
+			g.Expect(ground.closed).To(Equal([]string{"a"}))
+		})
 	}
-	g.Expect(reasons).To(Equal(2))
-	g.Expect(ground.closed).To(Equal([]string{"a"}))
+}
+
+// TestHostThatDiesAfterACellFailed: what a cell showed by then stands.
+func TestHostThatDiesAfterACellFailed(t *testing.T) {
+	g := NewWithT(t)
+	ground := &fakeGround{done: make(chan struct{})}
+	ground.run = func(_ context.Context, c matrix.Cell, _ int, changed func(matrix.Attempt)) matrix.Attempt {
+		defer close(ground.done)
+		return through(c, changed, matrix.PhaseBaseline)
+	}
+	r, _ := run(t.Context(), t, ground, planOf(cellOn("a", "1")), 3)
+	g.Expect(verdicts(r)).To(Equal([]matrix.Verdict{matrix.Fail}))
+	g.Expect(r.Results[0].Attempts).To(HaveLen(1))
+}
+
+// TestHostThatDiesWhileACellIsReadied: an image that was being brought to it
+// does not come any more.
+func TestHostThatDiesWhileACellIsReadied(t *testing.T) {
+	g := NewWithT(t)
+	ground := &fakeGround{done: make(chan struct{})}
+	ground.ready = func(matrix.Cell) error {
+		close(ground.done)
+		return errors.New("import an image: EOF")
+	}
+	r, _ := run(t.Context(), t, ground, planOf(cellOn("a", "1")), 3)
+	g.Expect(verdicts(r)).To(Equal([]matrix.Verdict{matrix.Blocked}))
+	g.Expect(r.Results[0].Judgement.Reason).To(Equal("host a ended while its cells ran: qemu: signal: killed"))
 }
 
 // TestExpect: what earlier runs saw is used, the rest is guessed, and what a

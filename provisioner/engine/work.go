@@ -4,17 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/schedule"
 )
 
 // Mortal is a host that can end by itself, as a machine whose process dies.
-// Its cells that have not begun are then blocked at once.
+// Its cells, those that run and those that have not begun, are then blocked at
+// once.
 type Mortal interface {
-	// Done is closed when the host has ended, Err says why.
+	// Done is closed when the host has ended, Err says why. A host that cannot
+	// end has none.
 	Done() <-chan struct{}
 	Err() error
 }
@@ -114,7 +119,7 @@ func (e *Engine) admit(ctx context.Context, host Host, c matrix.Cell) (matrix.Ce
 			e.end(c.ID)
 			return c, false
 		}
-		err = gone(host)
+		err = gone(host, c.Host.Name)
 	}
 	if err != nil {
 		e.stopped(ctx, c, host.Facts(), err)
@@ -123,19 +128,59 @@ func (e *Engine) admit(ctx context.Context, host Host, c matrix.Cell) (matrix.Ce
 	return c, true
 }
 
-// gone says why a host has ended by itself; nil where it has not.
-func gone(host Host) error {
+// gone is a *provisioner.HostEndedError for a host that has ended by itself;
+// nil where it has not.
+func gone(host Host, name string) error {
 	m, ok := host.(Mortal)
 	if !ok {
 		return nil
 	}
 	select {
 	case <-m.Done():
-		if err := m.Err(); err != nil {
-			return fmt.Errorf("the host ended while its cells ran: %w", err)
-		}
-		return errors.New("the host ended while its cells ran")
+		return &provisioner.HostEndedError{Host: name, Err: m.Err()}
 	default:
 		return nil
 	}
+}
+
+// with is a context that also ends with the host, by itself, and says so then.
+func with(ctx context.Context, host Host, name string) (context.Context, context.CancelFunc) {
+	m, ok := host.(Mortal)
+	if !ok || m.Done() == nil {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-m.Done():
+			cancel(gone(host, name))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// hostEndPatience is how long a host's end may take to be known after the
+// connections to it broke.
+const hostEndPatience = time.Second
+
+// endOf is a *provisioner.HostEndedError where what went wrong on a host is that
+// it ended; ctx is the one that ends with it.
+func (e *Engine) endOf(ctx context.Context, host Host, name string) error {
+	if m, ok := host.(Mortal); ok && m.Done() != nil {
+		// How the sleep ends says nothing that the host does not.
+		_ = e.opts.Clock.Sleep(ctx, hostEndPatience)
+	}
+	return gone(host, name)
+}
+
+// blockedBy is an attempt with the reason that a phase of it is blocked for.
+func blockedBy(a matrix.Attempt, phase matrix.Phase, err error) matrix.Attempt {
+	a.Phases = slices.Clone(a.Phases)
+	for i, p := range a.Phases {
+		if p.Phase == phase {
+			a.Phases[i].Error, a.Phases[i].Blame = err.Error(), matrix.BlameWorld
+		}
+	}
+	return a
 }

@@ -68,9 +68,7 @@ func OpenQEMU(ctx context.Context, ref matrix.HostRef, opts QEMUOptions) (_ *Hos
 		if ended := m.Err(); ended != nil {
 			err = fmt.Errorf("%w: %w", err, ended)
 		}
-		if lines := m.ConsoleTail(consoleTail); len(lines) > 0 {
-			err = fmt.Errorf("%w; the machine's console ends:\n  %s", err, strings.Join(lines, "\n  "))
-		}
+		err = withConsole(err, m)
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
 		err = errors.Join(err, closeAll(cleanup))
@@ -98,6 +96,15 @@ func OpenQEMU(ctx context.Context, ref matrix.HostRef, opts QEMUOptions) (_ *Hos
 	return h, nil
 }
 
+// withConsole is an error with what a machine printed last.
+func withConsole(err error, m *qemu.Machine) error {
+	lines := m.ConsoleTail(consoleTail)
+	if len(lines) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w; the machine's console ends:\n  %s", err, strings.Join(lines, "\n  "))
+}
+
 // Done is closed when a host has ended by itself; that of a host that is no
 // machine of ours never is.
 func (h *Host) Done() <-chan struct{} {
@@ -107,12 +114,17 @@ func (h *Host) Done() <-chan struct{} {
 	return h.virtual.Done()
 }
 
-// Err says how a host ended, once Done is closed.
+// Err says how a host ended and what its machine printed last, once Done is
+// closed.
 func (h *Host) Err() error {
 	if h.virtual == nil {
 		return nil
 	}
-	return h.virtual.Err()
+	ended := h.virtual.Err()
+	if ended == nil {
+		return nil
+	}
+	return withConsole(ended, h.virtual)
 }
 
 // Folder is one of this machine for what is the host's alone and goes with it;
