@@ -205,15 +205,36 @@ type RemoteRef struct {
 type Distro struct {
 	// Name is kubeadm, k3s or rke2.
 	Name string `json:"name"`
+	// Channel is the one that the matrix asks for, as stable; empty where it asks
+	// for a version.
+	Channel string `json:"channel,omitempty"`
 	// Version is what the plan resolved, exact and without a leading v:
-	// "1.34.4". Empty until resolved.
+	// "1.34.4", "1.34.2+k3s1". Empty until resolved.
 	Version string `json:"version"`
-	// Minor is "1.34".
+	// Minor is "1.34"; of a channel it is empty until that is resolved.
 	Minor string `json:"minor"`
 }
 
-// String is the distro as the cell's ID shows it.
-func (d Distro) String() string { return d.Name + "-" + d.Minor }
+// String is the distro as the cell's ID shows it: name and minor, or the
+// channel as long as nobody knows its minor.
+func (d Distro) String() string { return d.Name + "-" + cmp.Or(d.Minor, d.Channel) }
+
+// Wanted is the version as the matrix asks for it: a channel, an exact version
+// or a minor. Once resolved, what was a minor is exact.
+func (d Distro) Wanted() string { return cmp.Or(d.Channel, d.Version, d.Minor) }
+
+// At is the distro at an exact version.
+func (d Distro) At(version string) Distro {
+	d.Version, d.Minor = version, MinorOf(version)
+	return d
+}
+
+// MinorOf is the minor of a version: "1.34" of "1.34.2+k3s1" and of itself.
+func MinorOf(version string) string {
+	major, rest, _ := strings.Cut(version, ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	return major + "." + minor
+}
 
 // OS is a node's operating system, named as Incus images are: "debian/13".
 type OS struct {

@@ -74,17 +74,21 @@ func (h Host) ref() matrix.HostRef {
 			ClientCert: h.ClientCert, ClientKey: h.ClientKey, Pool: h.Pool, Network: h.Network, SSH: h.SSH}}
 }
 
-// newDistro keeps an exact version and leaves one of which only the minor is
-// given to be resolved.
+// newDistro keeps an exact version, and leaves a minor and a channel to be
+// resolved.
 func newDistro(name, version string) matrix.Distro {
-	major, rest, _ := strings.Cut(version, ".")
-	minor, _, exact := strings.Cut(rest, ".")
-	d := matrix.Distro{Name: name, Minor: major + "." + minor}
-	if exact {
-		d.Version = version
+	if isChannel(version) {
+		return matrix.Distro{Name: name, Channel: version}
+	}
+	d := matrix.Distro{Name: name}.At(strings.TrimPrefix(version, "v"))
+	if d.Version == d.Minor {
+		d.Version = ""
 	}
 	return d
 }
+
+// isChannel tells a channel from a version.
+func isChannel(version string) bool { return matches(`^[a-z][a-z-]+$`, version) }
 
 func (m *Matrix) combine(a axes) []matrix.Cell {
 	cells := make([]matrix.Cell, 0, len(a.distros)*len(a.oses)*len(a.topologies)*len(a.hosts))
@@ -182,7 +186,7 @@ func (m *Matrix) include(p *problems, cells []matrix.Cell) []matrix.Cell {
 type key struct{ distro, version, os, topology, host string }
 
 func keyOf(c matrix.Cell) key {
-	return key{c.Distro.String(), c.Distro.Version, c.OS.Name, c.Topology.String(), c.Host.Name}
+	return key{c.Distro.Name, c.Distro.Wanted(), c.OS.Name, c.Topology.String(), c.Host.Name}
 }
 
 // included are the values that one rule of include names.
@@ -313,9 +317,4 @@ func (m *Matrix) checkIDs(p *problems, cells []matrix.Cell) {
 }
 
 // written is a distro as a matrix file writes it.
-func written(d matrix.Distro) string {
-	if d.Version != "" {
-		return d.Name + "@" + d.Version
-	}
-	return d.Name + "@" + d.Minor
-}
+func written(d matrix.Distro) string { return d.Name + "@" + d.Wanted() }

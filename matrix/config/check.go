@@ -33,6 +33,12 @@ func (m *Matrix) check(p *problems) {
 		p.add(at("budget.node.cpus"), "budget.node.cpus: %d, but the budget has only %d", b.Node.CPUs, b.CPUs)
 	}
 
+	for i, d := range m.Distros {
+		if d.Name == "kubeadm" && isChannel(d.Version) {
+			p.add(at(fmt.Sprintf("distros[%d].version", i)), "distros[%d].version: kubeadm has no channel %q; want a version such as 1.34 or 1.34.4", i, d.Version)
+		}
+	}
+
 	for i, h := range m.Hosts {
 		m.checkHost(p, fmt.Sprintf("hosts[%d]", i), h)
 	}
@@ -102,7 +108,8 @@ func (m *Matrix) checkQEMU(bad func(key, format string, args ...any), h Host) {
 	}
 }
 
-// isPath tells a kernel of one's own from a packaged one.
+// isPath tells a path from another way to name something: a kernel of one's own
+// from a packaged one, a folder from a URL.
 func isPath(kernel string) bool {
 	return strings.HasPrefix(kernel, "/") || strings.HasPrefix(kernel, ".")
 }
@@ -127,7 +134,7 @@ func checkRemote(bad func(key, format string, args ...any), h RemoteHost) {
 func (m *Matrix) unique(p *problems) bool {
 	before := len(p.list)
 	twice(p, m, "hosts", m.Hosts, func(h Host) string { return h.Name })
-	twice(p, m, "distros", m.Distros, func(d Distro) string { return d.Name + "@" + d.Version })
+	twice(p, m, "distros", m.Distros, func(d Distro) string { return d.Name + "@" + strings.TrimPrefix(d.Version, "v") })
 	twice(p, m, "os", m.OS, func(o OS) string { return o.Name })
 	twice(p, m, "topologies", m.Topologies, Topology.String)
 	return len(p.list) == before

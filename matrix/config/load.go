@@ -80,6 +80,10 @@ func load(path, shown string) (*Matrix, error) {
 
 // rebase makes the paths in the matrix absolute: they start at its folder.
 func (m *Matrix) rebase(folder string) {
+	m.folder = folder
+	if isPath(m.Sources.Mirror) && !filepath.IsAbs(m.Sources.Mirror) {
+		m.Sources.Mirror = filepath.Join(folder, m.Sources.Mirror)
+	}
 	for i := range m.Hosts {
 		h := &m.Hosts[i]
 		paths := []*string{&h.Initrd, &h.Modules, &h.ClientCert, &h.ClientKey}
@@ -92,6 +96,15 @@ func (m *Matrix) rebase(folder string) {
 			}
 		}
 	}
+}
+
+// Beside is the path of a file in the matrix file's folder; empty for a
+// built-in matrix, which is in none.
+func (m *Matrix) Beside(name string) string {
+	if m.folder == "" {
+		return ""
+	}
+	return filepath.Join(m.folder, name)
 }
 
 // Builtins lists the names of the built-in matrices.

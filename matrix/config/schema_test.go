@@ -120,7 +120,7 @@ func TestSchemaRefuses(t *testing.T) {
 		"source":                 "sources: {artifacts: [internet]}",
 		"no sources":             "sources: {images: []}",
 		"source twice":           "sources: {images: [server, server]}",
-		"mirror":                 "sources: {mirror: 'http://x'}",
+		"mirror":                 "sources: {mirror: 'ftp://x'}",
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)

@@ -43,6 +43,7 @@ type Matrix struct {
 	// File names the file, or the built-in matrix, that this was read from.
 	File string `yaml:"-" jsonschema:"-"`
 
+	folder    string
 	positions positions
 }
 
@@ -113,8 +114,8 @@ type RemoteHost struct {
 type Distro struct {
 	// Which distribution.
 	Name string `yaml:"name" jsonschema:"required,enum=kubeadm,enum=k3s,enum=rke2"`
-	// A minor version ("1.34": the newest release that can be had), or an exact one ("1.34.4"). In quotes: 1.30 without them is the number 1.3.
-	Version string `yaml:"version" jsonschema:"required,pattern=^1\\.[0-9]{1\\,2}(\\.[0-9]{1\\,3}([-+][0-9A-Za-z.+-]{1\\,30})?)?$" want:"a version such as 1.34 or 1.34.4, without a leading v"`
+	// A minor version ("1.34": the newest release that can be had), an exact one ("1.34.4", "1.34.2+k3s1"), or a channel of k3s or rke2 ("stable", "latest"). In quotes: 1.30 without them is the number 1.3.
+	Version string `yaml:"version" jsonschema:"required,pattern=^(v?1\\.[0-9]{1\\,2}(\\.[0-9]{1\\,3}([-+][0-9A-Za-z.+-]{1\\,30})?)?|[a-z][a-z-]{1\\,29})$" want:"a version such as 1.34 or 1.34.4, or a channel of k3s or rke2 such as stable"`
 	// Where the release cannot be had, its cells are blocked and counted, but do not fail the run.
 	Optional bool `yaml:"optional,omitempty"`
 }
@@ -210,8 +211,8 @@ type Sources struct {
 	Artifacts []ArtifactSource `yaml:"artifacts" jsonschema:"minItems=1,uniqueItems=true"`
 	// Default: server, mmdebstrap.
 	Images []ImageSource `yaml:"images" jsonschema:"minItems=1,uniqueItems=true"`
-	// A file:// or https:// URL with upstream's own layout; empty: the source mirror is passed over.
-	Mirror string `yaml:"mirror" jsonschema:"pattern=^((file|https)://[^ ]+)?$" want:"a file:// or https:// URL"`
+	// A folder (a path that begins with / or ., from the matrix file's folder on) or a file://, http:// or https:// URL under which upstream's files lie as HOST/PATH; empty: the source mirror is passed over.
+	Mirror string `yaml:"mirror" jsonschema:"pattern=^((file|https?)://[^ ]+|[./].*)?$" want:"a path that begins with / or ., or a file://, http:// or https:// URL"`
 }
 
 // ArtifactSource is where a release's files come from.
@@ -354,7 +355,7 @@ func (d *Distro) fromScalar(s string) {
 }
 
 func (Distro) scalarPattern() string {
-	return `^(kubeadm|k3s|rke2)@1\.[0-9]{1,2}(\.[0-9]{1,3}([-+][0-9A-Za-z.+-]{1,30})?)?$`
+	return `^((kubeadm|k3s|rke2)@v?1\.[0-9]{1,2}(\.[0-9]{1,3}([-+][0-9A-Za-z.+-]{1,30})?)?|(k3s|rke2)@[a-z][a-z-]{1,29})$`
 }
 
 func (o *OS) fromScalar(s string) { *o = OS{Name: s} }

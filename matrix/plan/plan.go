@@ -20,9 +20,9 @@ import (
 // that need it are planned and will be blocked. Any other error ends the
 // planning. Each question is asked once.
 type Resolver interface {
-	// Distro resolves a version, a minor one or an exact one, to an exact one
-	// and the artifacts of it.
-	Distro(ctx context.Context, name, version string) (exact string, inputs []matrix.Input, err error)
+	// Distro resolves what the matrix wants of a distribution, for cells of the
+	// variants given, to an exact version and the artifacts of it.
+	Distro(ctx context.Context, distro matrix.Distro, variants []string) (exact string, inputs []matrix.Input, err error)
 	// Image resolves what the nodes of an OS that run a distro are made from.
 	Image(ctx context.Context, os string, distro matrix.Distro) ([]matrix.Input, error)
 	// Members are the members of a remote server's cluster that are online, each
@@ -58,6 +58,10 @@ func Make(ctx context.Context, m *config.Matrix, resolver Resolver, gates Gates,
 	if err != nil {
 		return matrix.Plan{}, err
 	}
+	r := resolving{resolver: resolver, versions: map[distro]*answer{}, images: map[image]*answer{}, seen: map[inputKey]matrix.Input{}}
+	if err := r.channels(ctx, all); err != nil {
+		return matrix.Plan{}, fmt.Errorf("plan %s: %w", m.File, err)
+	}
 	if all, err = divide(ctx, all, resolver); err != nil {
 		return matrix.Plan{}, fmt.Errorf("plan %s: %w", m.File, err)
 	}
@@ -67,7 +71,6 @@ func Make(ctx context.Context, m *config.Matrix, resolver Resolver, gates Gates,
 	}
 	with, without := set(options.With), set(options.Without)
 
-	r := resolving{resolver: resolver, versions: map[matrix.Distro]*answer{}, images: map[image]*answer{}, seen: map[inputKey]matrix.Input{}}
 	for i := range cells {
 		if err := ctx.Err(); err != nil {
 			return matrix.Plan{}, fmt.Errorf("plan %s: %w", m.File, err)
@@ -119,13 +122,16 @@ func divide(ctx context.Context, cells []matrix.Cell, resolver Resolver) ([]matr
 		err     error
 	}
 	asked := map[matrix.RemoteRef]cluster{}
-	ids := map[matrix.CellID]bool{}
+	ids := map[matrix.CellID]matrix.Distro{}
 	var divided []matrix.Cell
 	add := func(c matrix.Cell) error {
-		if ids[c.ID] {
+		if other, twice := ids[c.ID]; twice {
+			if other != c.Distro {
+				return fmt.Errorf("two cells have the ID %s: %s@%s and %s@%s are both %s; leave one out", c.ID, other.Name, other.Wanted(), c.Distro.Name, c.Distro.Wanted(), c.Distro)
+			}
 			return fmt.Errorf("two cells have the ID %s: a host has the name of another's cluster member", c.ID)
 		}
-		ids[c.ID] = true
+		ids[c.ID] = c.Distro
 		divided = append(divided, c)
 		return nil
 	}
@@ -174,11 +180,14 @@ func divide(ctx context.Context, cells []matrix.Cell, resolver Resolver) ([]matr
 // resolving asks each question once.
 type resolving struct {
 	resolver Resolver
-	versions map[matrix.Distro]*answer
+	versions map[distro]*answer
 	images   map[image]*answer
 	inputs   []matrix.Input
 	seen     map[inputKey]matrix.Input
 }
+
+// distro is a question for a distribution's release.
+type distro struct{ name, wanted, variants string }
 
 // image is a question for an image.
 type image struct {
@@ -195,28 +204,41 @@ type answer struct {
 	used bool
 }
 
+// channels resolves the cells' channels, whose minors are part of their IDs and
+// so must be known before anything else goes by these. The cell of one that
+// cannot be resolved keeps the channel in its ID.
+func (r *resolving) channels(ctx context.Context, cells []matrix.Cell) error {
+	for i := range cells {
+		if cells[i].Distro.Channel == "" {
+			continue
+		}
+		if _, err := r.distro(ctx, &cells[i]); err != nil {
+			return err
+		}
+		cells[i].ID = cells[i].NewID()
+	}
+	return nil
+}
+
 // distro resolves the cell's version.
 func (r *resolving) distro(ctx context.Context, c *matrix.Cell) (*answer, error) {
-	asked := c.Distro
+	wanted := c.Distro.Wanted()
+	asked := distro{c.Distro.Name, wanted, strings.Join(c.Variants, "/")}
 	a, known := r.versions[asked]
 	if !known {
-		version := asked.Version
-		if version == "" {
-			version = asked.Minor
-		}
 		a = &answer{}
 		var err error
-		a.version, a.inputs, err = r.resolver.Distro(ctx, asked.Name, version)
+		a.version, a.inputs, err = r.resolver.Distro(ctx, c.Distro, c.Variants)
 		if a.unavailable, err = unavailable(err); err != nil {
-			return nil, fmt.Errorf("resolve %s %s: %w", asked.Name, version, err)
+			return nil, fmt.Errorf("resolve %s %s: %w", c.Distro.Name, wanted, err)
 		}
-		if a.unavailable == "" && a.version != version && !strings.HasPrefix(a.version, version+".") {
-			return nil, fmt.Errorf("resolve %s %s: got version %q, which is another", asked.Name, version, a.version)
+		if a.unavailable == "" && c.Distro.Channel == "" && a.version != wanted && !strings.HasPrefix(a.version, wanted+".") {
+			return nil, fmt.Errorf("resolve %s %s: got version %q, which is another", c.Distro.Name, wanted, a.version)
 		}
 		r.versions[asked] = a
 	}
 	if a.unavailable == "" {
-		c.Distro.Version = a.version
+		c.Distro = c.Distro.At(a.version)
 	} else {
 		c.Unavailable = a.unavailable
 	}

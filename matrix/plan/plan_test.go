@@ -40,8 +40,8 @@ func newWorld() *world {
 		"kubeadm 1.34": "1.34.4", "kubeadm 1.35": "1.35.4", "kubeadm 1.33.5": "1.33.5"}}
 }
 
-func (w *world) Distro(_ context.Context, name, version string) (string, []matrix.Input, error) {
-	question := name + " " + version
+func (w *world) Distro(_ context.Context, d matrix.Distro, _ []string) (string, []matrix.Input, error) {
+	question := d.Name + " " + d.Wanted()
 	w.asked[question]++
 	if w.failOn == question {
 		return "", nil, errors.New("the disk is full")
@@ -216,6 +216,59 @@ func TestMakeNarrowed(t *testing.T) {
 	}
 	g.Expect(ids).To(Equal([]matrix.CellID{"kubeadm-1.34/debian-12/1/embedded", "kubeadm-1.34/debian-13/1/embedded"}))
 	g.Expect(w.asked).To(HaveLen(3), "what is not selected is not resolved: %v", w.asked)
+}
+
+// TestChannels: a channel's minor is in the ID once it is known, whatever is
+// selected, and is asked for once; one that cannot be resolved blocks its cells.
+func TestChannels(t *testing.T) {
+	const text = `
+apiVersion: lxcmatrix.dev/v1
+distros: [k3s@stable, k3s@1.33, rke2@latest]
+os: [debian/12, debian/13]
+exclude: [{distro: k3s@stable, os: debian/12}]
+`
+	for name, c := range map[string]struct {
+		stable string
+		only   []string
+		want   []matrix.CellID
+		err    string
+	}{
+		"resolved": {stable: "1.35.5+k3s1", want: []matrix.CellID{"k3s-1.35/debian-13/1/embedded", "k3s-1.33/debian-12/1/embedded",
+			"k3s-1.33/debian-13/1/embedded", "rke2-latest/debian-12/1/embedded", "rke2-latest/debian-13/1/embedded"}},
+		"selected by what it was": {stable: "1.35.5+k3s1", only: []string{"k3s@stable"}, want: []matrix.CellID{"k3s-1.35/debian-13/1/embedded"}},
+		"selected by what it is":  {stable: "1.35.5+k3s1", only: []string{"k3s-1.35"}, want: []matrix.CellID{"k3s-1.35/debian-13/1/embedded"}},
+		"the same minor twice": {stable: "1.33.9+k3s2",
+			err: "two cells have the ID k3s-1.33/debian-13/1/embedded: k3s@stable and k3s@1.33 are both k3s-1.33; leave one out"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			m, err := config.Parse("matrix.yaml", []byte(text), config.Machine{CPUs: 2, Memory: 16 << 30})
+			g.Expect(err).NotTo(HaveOccurred())
+			w := newWorld()
+			w.exact["k3s stable"], w.exact["k3s 1.33"] = c.stable, "1.33.9+k3s1"
+			p, err := plan.Make(t.Context(), m, w, old{}, plan.Options{Only: c.only})
+			if c.err != "" {
+				g.Expect(err).To(MatchError(ContainSubstring(c.err)))
+				return
+			}
+			g.Expect(err).NotTo(HaveOccurred())
+			var ids []matrix.CellID
+			for _, cell := range p.Cells {
+				ids = append(ids, cell.ID)
+				if cell.Distro.Name == "rke2" {
+					g.Expect(cell.Unavailable).To(ContainSubstring("rke2 latest cannot be had"))
+				} else {
+					g.Expect(cell.Unavailable).To(BeEmpty())
+				}
+			}
+			g.Expect(ids).To(Equal(c.want))
+			g.Expect(p.Cells[0].Distro).To(Equal(matrix.Distro{Name: "k3s", Channel: "stable", Version: "1.35.5+k3s1", Minor: "1.35"}))
+			g.Expect(w.asked).To(And(HaveKeyWithValue("k3s stable", 1), HaveKeyWithValue("rke2 latest", 1)))
+			path := filepath.Join(t.TempDir(), plan.FileName)
+			g.Expect(plan.Write(path, p)).To(Succeed())
+			g.Expect(plan.Read(path)).To(HaveField("Cells", p.Cells))
+		})
+	}
 }
 
 func TestMakeRefuses(t *testing.T) {

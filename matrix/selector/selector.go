@@ -6,8 +6,8 @@
 // must hold. A term KEY=PATTERN looks at one axis (distro, os, topology, host,
 // variant); a bare PATTERN holds where it matches the value of any axis or the
 // whole ID. A distro is matched by its name, by name-minor and name@minor, and
-// by name-version and name@version where the version is known; an OS as
-// "debian/13" and as "debian-13". In a pattern, * stands for any text without
+// by name-version and name@version where the version is known, and with the
+// channel that the matrix names; an OS as "debian/13" and as "debian-13". In a pattern, * stands for any text without
 // a slash and ** for any text at all; everything else is literal.
 package selector
 
@@ -166,11 +166,11 @@ func (p Pattern) IsGlob() bool { return p.glob != nil }
 
 // MatchesDistro says whether one of the distro's spellings matches.
 func (p Pattern) MatchesDistro(d matrix.Distro) bool {
-	return p.Matches(d.Name) || p.matchesVersion(d.Name, d.Minor) || (d.Version != "" && p.matchesVersion(d.Name, d.Version))
+	return p.Matches(d.Name) || p.matchesVersion(d.Name, d.Minor) || p.matchesVersion(d.Name, d.Version) || p.matchesVersion(d.Name, d.Channel)
 }
 
 func (p Pattern) matchesVersion(name, version string) bool {
-	if p.glob == nil && !strings.HasPrefix(p.text, name) {
+	if version == "" || p.glob == nil && !strings.HasPrefix(p.text, name) {
 		return false
 	}
 	return p.Matches(name+"-"+version) || p.Matches(name+"@"+version)

@@ -455,11 +455,11 @@ type Resolver struct {
 }
 
 // Distro pins a distribution's version.
-func (r Resolver) Distro(ctx context.Context, name, version string) (string, []matrix.Input, error) {
-	if _, err := known(name, version); err != nil {
+func (r Resolver) Distro(ctx context.Context, d matrix.Distro, variants []string) (string, []matrix.Input, error) {
+	if _, err := known(d.Name, d.Wanted()); err != nil {
 		return "", nil, err
 	}
-	return r.Artifacts.Resolve(ctx, artifact.Request{Distro: name, Version: version})
+	return r.Artifacts.Resolve(ctx, artifact.Request{Distro: d.Name, Version: d.Wanted()})
 }
 
 // Members asks a remote server for its cluster's.
