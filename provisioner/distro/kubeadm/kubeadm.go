@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"regexp"
 	"strings"
 	"time"
@@ -17,13 +16,13 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/bridge"
 )
 
 const (
 	podSubnet     = "10.244.0.0/16"
 	serviceSubnet = "10.96.0.0/12"
 	configPath    = "/etc/lxcmatrix/kubeadm.yaml"
-	conflistPath  = "/etc/cni/net.d/10-lxcmatrix.conflist"
 )
 
 // AdminConf is where a server keeps the administrator's kubeconfig.
@@ -73,13 +72,15 @@ func (d *Distro) Configure(ctx context.Context, node provisioner.Node, want prov
 	return nil
 }
 
-// Init runs kubeadm init. The first server's pod CIDR is the first of the
-// subnet, which is also what the controller-manager gives the first node, so
-// the CNI is there before kubelet asks for it.
+// network is that of the clusters' pods.
+func network() bridge.Network {
+	return bridge.Network{Pods: podSubnet, Kubectl: "kubectl --kubeconfig " + AdminConf}
+}
+
+// Init runs kubeadm init.
 func (d *Distro) Init(ctx context.Context, node provisioner.Node, want provisioner.Desired) ([]byte, error) {
-	first := netip.MustParsePrefix(podSubnet).Addr().String() + "/24"
-	if err := node.Push(ctx, provisioner.File{Path: conflistPath, Content: conflist(first)}); err != nil {
-		return nil, fmt.Errorf("write the CNI configuration: %w", err)
+	if err := network().First(ctx, node); err != nil {
+		return nil, err
 	}
 	args := []string{"kubeadm", "init", "--config", configPath, "--skip-token-print"}
 	if len(want.IgnorePreflightErrors) > 0 {
@@ -124,58 +125,7 @@ func (d *Distro) Join(ctx context.Context, members []provisioner.Node, node prov
 	if _, err := node.Exec(ctx, provisioner.Command{Args: args}); err != nil {
 		return fmt.Errorf("kubeadm join: %w", err)
 	}
-	return connect(ctx, members, node)
-}
-
-// connect gives a joined node its CNI configuration and every node the routes
-// to the others' pods. Routes live in eth0's .network drop-ins, so they are
-// there again after a restart.
-func connect(ctx context.Context, members []provisioner.Node, node provisioner.Node) error {
-	own, err := podCIDR(ctx, members[0], node)
-	if err != nil {
-		return err
-	}
-	if err := node.Push(ctx, provisioner.File{Path: conflistPath, Content: conflist(own)}); err != nil {
-		return fmt.Errorf("write the CNI configuration: %w", err)
-	}
-	for _, m := range members {
-		theirs, err := podCIDR(ctx, members[0], m)
-		if err != nil {
-			return err
-		}
-		if err := route(ctx, m, own, node); err != nil {
-			return err
-		}
-		if err := route(ctx, node, theirs, m); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// podCIDR asks the first server which pods a node has; the controller-manager
-// says so a moment after the node is there.
-func podCIDR(ctx context.Context, first, node provisioner.Node) (string, error) {
-	out, err := first.Exec(ctx, provisioner.Command{Args: []string{"sh", "-ec",
-		`n=0; until kubectl --kubeconfig ` + AdminConf + ` get node "$1" -o jsonpath='{.spec.podCIDR}' | grep /; do n=$((n+1)); [ $n -lt 60 ]; sleep 0.5; done`,
-		"podCIDR", node.Name()}})
-	if err != nil {
-		return "", fmt.Errorf("read the pod CIDR of node %s: %w", node.Name(), err)
-	}
-	return strings.TrimSpace(out.Stdout), nil
-}
-
-// route sends a node's traffic to pods by the node that has them.
-func route(ctx context.Context, on provisioner.Node, pods string, by provisioner.Node) error {
-	name := "/etc/systemd/network/eth0.network.d/pods-" + by.Name() + ".conf"
-	content := fmt.Sprintf("[Route]\nDestination=%s\nGateway=%s\n", pods, by.Address())
-	if err := on.Push(ctx, provisioner.File{Path: name, Content: content}); err != nil {
-		return fmt.Errorf("route to the pods of node %s: %w", by.Name(), err)
-	}
-	if _, err := on.Exec(ctx, provisioner.Command{Args: []string{"networkctl", "reload"}}); err != nil {
-		return fmt.Errorf("route to the pods of node %s: %w", by.Name(), err)
-	}
-	return nil
+	return network().Connect(ctx, members, node)
 }
 
 // LogCommands are the logs of a kubeadm node.
@@ -245,19 +195,3 @@ func (d *Distro) config(node provisioner.Node, want provisioner.Desired, j join)
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%ds", int(d.Seconds())) }
-
-// conflist is a bridge with the node's pod CIDR, masqueraded, and hostPorts.
-func conflist(cidr string) string {
-	return `{
-  "cniVersion": "0.4.0",
-  "name": "lxcmatrix",
-  "plugins": [
-    {
-      "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
-      "ipam": {"type": "host-local", "ranges": [[{"subnet": "` + cidr + `"}]], "routes": [{"dst": "0.0.0.0/0"}]}
-    },
-    {"type": "portmap", "capabilities": {"portMappings": true}}
-  ]
-}
-`
-}

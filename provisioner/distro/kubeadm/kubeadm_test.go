@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/bridge"
 )
 
 // fakeNode is a node of which only files and the answers to commands exist.
@@ -98,13 +99,13 @@ func TestInit(t *testing.T) {
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(string(kubeconfig)).To(Equal("kubeconfig"))
 	g.Expect(node.commands[2:]).To(Equal([]string{"kubeadm init --config /etc/lxcmatrix/kubeadm.yaml --skip-token-print --ignore-preflight-errors=Swap,SystemVerification"}))
-	g.Expect(slices.Sorted(maps.Keys(node.files))).To(Equal([]string{conflistPath, "/etc/containerd/config.toml", configPath}))
+	g.Expect(slices.Sorted(maps.Keys(node.files))).To(Equal([]string{bridge.ConflistPath, "/etc/containerd/config.toml", configPath}))
 	g.Expect(node.files[configPath].Mode).To(BeEquivalentTo(0o600), "a join's holds a token")
 	golden.Assert(t, node.files[configPath].Content, "init.yaml")
 	golden.Assert(t, node.files["/etc/containerd/config.toml"].Content, "config-v2.toml")
-	golden.Assert(t, node.files[conflistPath].Content, "conflist.json")
+	golden.Assert(t, node.files[bridge.ConflistPath].Content, "conflist.json")
 	parses(t, node.files[configPath].Content, 4)
-	parses(t, node.files[conflistPath].Content, 1)
+	parses(t, node.files[bridge.ConflistPath].Content, 1)
 }
 
 // parses reads every document of a file strictly.
@@ -135,7 +136,7 @@ func TestJoin(t *testing.T) {
 	golden.Assert(t, node.files[configPath].Content, "join.yaml")
 	parses(t, node.files[configPath].Content, 1)
 	g.Expect(node.commands).To(ContainElement("kubeadm join --config /etc/lxcmatrix/kubeadm.yaml --ignore-preflight-errors=Swap,SystemVerification"))
-	g.Expect(node.files[conflistPath].Content).To(ContainSubstring(`"subnet": "10.244.2.0/24"`))
+	g.Expect(node.files[bridge.ConflistPath].Content).To(ContainSubstring(`"subnet": "10.244.2.0/24"`))
 	// Every member reaches the new node's pods, and that theirs.
 	for _, member := range []*fakeNode{first, second} {
 		g.Expect(member.files).To(HaveKeyWithValue("/etc/systemd/network/eth0.network.d/pods-a2.conf",
