@@ -120,6 +120,13 @@ func TestPreparedKey(t *testing.T) {
 		"unit's name":      func(in *inputs) { in.content.Units[0].Name = "other.service" },
 		"unit's content":   func(in *inputs) { in.content.Units[0].Content = "v" },
 		"unit not enabled": func(in *inputs) { in.content.Units[0].Enable = false },
+		"bundle":           func(in *inputs) { in.content.Bundles = []Blob{{Name: "rke2.tar.gz", SHA256: "aa"}} },
+		"bundle's bytes":   func(in *inputs) { in.content.Bundles = []Blob{{Name: "rke2.tar.gz", SHA256: "ab"}} },
+		"kept file":        func(in *inputs) { in.content.Kept = []Kept{{Blob{SHA256: "aa"}, "/x"}} },
+		"kept file's path": func(in *inputs) { in.content.Kept = []Kept{{Blob{SHA256: "aa"}, "/y"}} },
+		"kept bytes":       func(in *inputs) { in.content.Kept = []Kept{{Blob{SHA256: "ab"}, "/x"}} },
+		"link":             func(in *inputs) { in.content.Links = map[string]string{"/x": "y"} },
+		"link's target":    func(in *inputs) { in.content.Links = map[string]string{"/x": "z"} },
 	} {
 		k := key(change)
 		if other, there := seen[k]; there {

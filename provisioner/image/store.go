@@ -81,7 +81,13 @@ type Content struct {
 	Runtime bool
 	// Archives of container images are imported into containerd.
 	Archives []Blob
-	// Files and enabled Units.
+	// Bundles are .tar.gz files that are unpacked over /usr/local.
+	Bundles []Blob
+	// Kept are put where they say, as they are.
+	Kept []Kept
+	// Links maps the paths of symbolic links to where they lead.
+	Links map[string]string
+	// Files and Units, of which some are enabled.
 	Files []provisioner.File
 	Units []provisioner.Unit
 }
@@ -389,18 +395,13 @@ func install(ctx context.Context, instance *incus.Instance, family string, packa
 }
 
 func fill(ctx context.Context, instance *incus.Instance, content Content) error {
-	push := func(b Blob, target string, mode int) error {
-		f, err := os.Open(b.Path)
-		if err != nil {
-			return fmt.Errorf("push %s: %w", b.Name, err)
-		}
-		defer func() { _ = f.Close() }()
-		return instance.PushFrom(ctx, target, f, mode)
-	}
 	for _, b := range content.Binaries {
-		if err := push(b, "/usr/local/bin/"+b.Name, 0o755); err != nil {
+		if err := pushBlob(ctx, instance, b, "/usr/local/bin/"+b.Name, 0o755); err != nil {
 			return err
 		}
+	}
+	if err := place(ctx, instance, content); err != nil {
+		return err
 	}
 	for _, f := range content.Files {
 		if err := instance.Push(ctx, f); err != nil {
@@ -419,7 +420,7 @@ func fill(ctx context.Context, instance *incus.Instance, content Content) error 
 	}
 	for _, b := range content.Archives {
 		target := "/var/tmp/" + b.Name
-		if err := push(b, target, 0o600); err != nil {
+		if err := pushBlob(ctx, instance, b, target, 0o600); err != nil {
 			return err
 		}
 		if _, err := instance.Exec(ctx, provisioner.Command{Args: []string{"sh", "-ec", importImages, "import", target}}); err != nil {
@@ -453,7 +454,8 @@ func preparedKey(o OS, content Content) (string, error) {
 		Binaries, Archives []blob
 		Files              []provisioner.File
 		Units              []provisioner.Unit
-	}{recipeVersion, o.Server, o.Mmdebstrap, []string{installers[o.Family], importImages, discardLayers, seal}, o.packages(content), blobs(content.Binaries), blobs(content.Archives), content.Files, content.Units})
+		Placed             *placed `json:",omitempty"`
+	}{recipeVersion, o.Server, o.Mmdebstrap, []string{installers[o.Family], importImages, discardLayers, seal}, o.packages(content), blobs(content.Binaries), blobs(content.Archives), content.Files, content.Units, placedOf(content)})
 	if err != nil {
 		return "", fmt.Errorf("name the prepared image of %s: %w", o.Name, err)
 	}
