@@ -236,18 +236,31 @@ func MinorOf(version string) string {
 	return major + "." + minor
 }
 
-// OS is a node's operating system, named as Incus images are: "debian/13".
+// OS is the operating system of a cell's nodes, named as Incus images are:
+// "debian/13".
 type OS struct {
+	// Name is the servers', and the agents' too unless Agents says another.
 	Name string `json:"name"`
+	// Agents is the agents' where it is another one.
+	Agents string `json:"agents,omitempty"`
+}
+
+// Written is the OS as a matrix's rules and selectors write it: "debian/13",
+// or "debian/12+debian/13" where the agents' is another than the servers'.
+func (o OS) Written() string {
+	if o.Agents == "" {
+		return o.Name
+	}
+	return o.Name + "+" + o.Agents
 }
 
 // String is the OS as the cell's ID shows it.
-func (o OS) String() string { return strings.ReplaceAll(o.Name, "/", "-") }
+func (o OS) String() string { return strings.ReplaceAll(o.Written(), "/", "-") }
 
-// Family is the part before the slash: "debian".
+// Family is the part of the name before the slash: "debian".
 func (o OS) Family() string { f, _, _ := strings.Cut(o.Name, "/"); return f }
 
-// Release is the part after the slash: "13".
+// Release is the part of the name after the slash: "13".
 func (o OS) Release() string { _, r, _ := strings.Cut(o.Name, "/"); return r }
 
 // Is says whether ID and VERSION_ID of an /etc/os-release are those of the OS.
@@ -301,10 +314,61 @@ func (t Topology) String() string {
 // Nodes is the number of nodes.
 func (t Topology) Nodes() int { return t.Servers + t.Agents }
 
+// Role is what a node is in its cluster.
+type Role string
+
+// The roles.
+const (
+	RoleServer Role = "server"
+	RoleAgent  Role = "agent"
+)
+
+// Role is that of a cell's node by its index: servers come first.
+func (t Topology) Role(index int) Role {
+	if index < t.Servers {
+		return RoleServer
+	}
+	return RoleAgent
+}
+
+// Roles lists the roles that nodes have.
+func (t Topology) Roles() []Role {
+	if t.Agents == 0 {
+		return []Role{RoleServer}
+	}
+	return []Role{RoleServer, RoleAgent}
+}
+
+// OSOf is the OS of the nodes with a role, alone.
+func (c Cell) OSOf(role Role) OS {
+	if role == RoleAgent && c.OS.Agents != "" {
+		return OS{Name: c.OS.Agents}
+	}
+	return OS{Name: c.OS.Name}
+}
+
+// As is the cell as its nodes with a role are: of their OS alone.
+func (c Cell) As(role Role) Cell {
+	c.OS = c.OSOf(role)
+	return c
+}
+
 // NewID makes the ID from the cell's declared names.
 func (c Cell) NewID() CellID {
 	parts := append([]string{c.Distro.String(), c.OS.String(), c.Topology.String(), c.Host.Name}, c.Variants...)
 	return CellID(strings.Join(parts, "/"))
+}
+
+// NoVariant is how a matrix's rules and selectors write a cell without
+// variants.
+const NoVariant = "default"
+
+// Variant is the cell's variants as its ID shows them, or NoVariant.
+func (c Cell) Variant() string {
+	if len(c.Variants) == 0 {
+		return NoVariant
+	}
+	return strings.Join(c.Variants, "/")
 }
 
 // Expectation is a failure that the matrix expects, so that anything else

@@ -222,7 +222,7 @@ func judgeFacts(cell Cell, a Attempt) Judgement {
 		return blocked("no node was observed")
 	}
 	names := map[string]bool{}
-	for _, n := range a.Nodes {
+	for i, n := range a.Nodes {
 		if n.Node == "" || names[n.Node] {
 			return blocked("node %q was observed twice, or without a name", n.Node)
 		}
@@ -236,8 +236,8 @@ func judgeFacts(cell Cell, a Attempt) Judgement {
 		if n.Containerd == "" || n.Runc == "" {
 			return blocked("node %s: containerd's and runc's versions were not both observed", n.Node)
 		}
-		if !cell.OS.Is(n.OSID, n.OSVersion) {
-			return blocked("node %s is %q %q, the cell says %s", n.Node, n.OSID, n.OSVersion, cell.OS.Name)
+		if os := cell.OSOf(cell.Topology.Role(i)); !os.Is(n.OSID, n.OSVersion) {
+			return blocked("node %s is %q %q, the cell says %s", n.Node, n.OSID, n.OSVersion, os.Name)
 		}
 		if n.Kubernetes != cell.Distro.Version {
 			return blocked("node %s runs Kubernetes %q, the plan says %q", n.Node, n.Kubernetes, cell.Distro.Version)

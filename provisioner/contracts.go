@@ -215,9 +215,10 @@ type Distro interface {
 	Configure(ctx context.Context, node Node, want Desired) error
 	// Init starts the first server and returns the administrator's kubeconfig.
 	Init(ctx context.Context, node Node, want Desired) (kubeconfig []byte, err error)
-	// Join adds a node, as an agent, to the cluster of the members, the first
-	// of which is the first server.
-	Join(ctx context.Context, members []Node, node Node, want Desired) error
+	// Join adds a node with a role to the cluster of the members, the first of
+	// which is the first server. Servers join one at a time, before the agents,
+	// which may join at once.
+	Join(ctx context.Context, members []Node, node Node, role matrix.Role, want Desired) error
 	// LogCommands names the logs to collect from a node: file name to shell
 	// command.
 	LogCommands() map[string]string

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
@@ -10,7 +11,8 @@ import (
 
 // Cells expands the axes, removes what exclude says, adds what include says
 // and attaches what expect says. The order is that of the file: distros, then
-// OSes, topologies and hosts, as in a cell's ID, and the included ones last.
+// OSes, topologies, hosts and variants, as in a cell's ID, and the included
+// ones last. An OS of the agents' own makes no cell where there are no agents.
 // Nothing is resolved: a cell has its distro's version only where the matrix
 // names an exact one. The error is an *Error: a rule that matches nothing, and
 // two cells with one ID, are problems.
@@ -22,7 +24,7 @@ func (m *Matrix) Cells() ([]matrix.Cell, error) {
 
 func (m *Matrix) expand(p *problems) []matrix.Cell {
 	size := 1
-	for _, n := range []int{len(m.Hosts), len(m.Distros), len(m.OS), len(m.Topologies)} {
+	for _, n := range []int{len(m.Hosts), len(m.Distros), len(m.OS), len(m.Topologies), max(1, len(m.Variants))} {
 		if size *= n; size > mostCells {
 			p.add(m.positions.of(""), "the axes make more than %d cells", mostCells)
 			return nil
@@ -30,6 +32,12 @@ func (m *Matrix) expand(p *problems) []matrix.Cell {
 	}
 	if size == 0 {
 		return nil // an empty axis, which is a problem of its own
+	}
+	for i, o := range m.OS {
+		agents := func(t Topology) bool { return t.Agents > 0 }
+		if o.Agents != "" && !slices.ContainsFunc(m.Topologies, agents) && len(m.Include) == 0 {
+			p.add(m.positions.of(fmt.Sprintf("os[%d]", i)), "os[%d]: the agents have an OS of their own, and no topology has agents; add one, as \"1+1\"", i)
+		}
 	}
 	product := m.combine(axesOf(m))
 	cells := m.exclude(p, product)
@@ -46,6 +54,7 @@ type axes struct {
 	oses       []matrix.OS
 	topologies []matrix.Topology
 	hosts      []matrix.HostRef
+	variants   []Variant
 }
 
 func axesOf(m *Matrix) axes {
@@ -54,13 +63,16 @@ func axesOf(m *Matrix) axes {
 		a.distros = append(a.distros, newDistro(d.Name, d.Version))
 	}
 	for _, o := range m.OS {
-		a.oses = append(a.oses, matrix.OS{Name: o.Name})
+		a.oses = append(a.oses, o.os())
 	}
 	for _, t := range m.Topologies {
 		a.topologies = append(a.topologies, matrix.Topology(t))
 	}
 	for _, h := range m.Hosts {
 		a.hosts = append(a.hosts, h.ref())
+	}
+	if a.variants = m.Variants; a.variants == nil {
+		a.variants = []Variant{matrix.NoVariant}
 	}
 	return a
 }
@@ -90,15 +102,25 @@ func newDistro(name, version string) matrix.Distro {
 // isChannel tells a channel from a version.
 func isChannel(version string) bool { return matches(`^[a-z][a-z-]+$`, version) }
 
+// size is how many combinations there are at most.
+func (a axes) size() int {
+	return len(a.distros) * len(a.oses) * len(a.topologies) * len(a.hosts) * len(a.variants)
+}
+
 func (m *Matrix) combine(a axes) []matrix.Cell {
-	cells := make([]matrix.Cell, 0, len(a.distros)*len(a.oses)*len(a.topologies)*len(a.hosts))
+	cells := make([]matrix.Cell, 0, a.size())
 	for _, d := range a.distros {
 		for _, o := range a.oses {
 			for _, t := range a.topologies {
+				if o.Agents != "" && t.Agents == 0 {
+					continue
+				}
 				for _, h := range a.hosts {
-					c := matrix.Cell{Distro: d, OS: o, Topology: t, Host: h}
-					c.ID = c.NewID()
-					cells = append(cells, c)
+					for _, v := range a.variants {
+						c := matrix.Cell{Distro: d, OS: o, Topology: t, Host: h, Variants: v.names()}
+						c.ID = c.NewID()
+						cells = append(cells, c)
+					}
 				}
 			}
 		}
@@ -109,7 +131,7 @@ func (m *Matrix) combine(a axes) []matrix.Cell {
 // selector is the rule's fields as one condition.
 func (s Selector) selector() selector.Selector {
 	return selector.Selector{}.And(selector.Distro, s.Distro).And(selector.OS, s.OS).
-		And(selector.Topology, s.Topology).And(selector.Host, s.Host)
+		And(selector.Topology, s.Topology).And(selector.Host, s.Host).And(selector.Variant, s.Variant)
 }
 
 func (m *Matrix) exclude(p *problems, cells []matrix.Cell) []matrix.Cell {
@@ -164,7 +186,7 @@ func (m *Matrix) include(p *problems, cells []matrix.Cell) []matrix.Cell {
 		if len(p.list) > before {
 			continue
 		}
-		if n := len(a.distros) * len(a.oses) * len(a.topologies) * len(a.hosts); len(cells)+n > mostCells {
+		if len(cells)+a.size() > mostCells {
 			p.add(m.positions.of(path), "%s: with it there are more than %d cells", path, mostCells)
 			return cells
 		}
@@ -183,10 +205,10 @@ func (m *Matrix) include(p *problems, cells []matrix.Cell) []matrix.Cell {
 }
 
 // key tells declared combinations apart, where an ID shows only minors.
-type key struct{ distro, version, os, topology, host string }
+type key struct{ distro, version, os, topology, host, variant string }
 
 func keyOf(c matrix.Cell) key {
-	return key{c.Distro.Name, c.Distro.Wanted(), c.OS.Name, c.Topology.String(), c.Host.Name}
+	return key{c.Distro.Name, c.Distro.Wanted(), c.OS.Written(), c.Topology.String(), c.Host.Name, c.Variant()}
 }
 
 // included are the values that one rule of include names.
@@ -214,7 +236,9 @@ func (m *Matrix) included(p *problems, rule Selector, path string) axes {
 			if pattern.IsGlob() || !matches(OS{}.scalarPattern(), rule.OS) {
 				nothing("os", rule.OS, "; to add one that is not there write FAMILY/RELEASE, as debian/13")
 			} else {
-				a.oses = []matrix.OS{{Name: rule.OS}}
+				var o OS
+				o.fromScalar(rule.OS)
+				a.oses = []matrix.OS{o.os()}
 			}
 		}
 	}
@@ -238,6 +262,18 @@ func (m *Matrix) included(p *problems, rule Selector, path string) axes {
 				names[i] = h.Name
 			}
 			nothing("host", rule.Host, "; hosts are "+strings.Join(names, ", "))
+		}
+	}
+	if rule.Variant != "" {
+		pattern := selector.NewPattern(rule.Variant)
+		a.variants = filter(a.variants, func(v Variant) bool { return pattern.MatchesVariant(matrix.Cell{Variants: v.names()}) })
+		if len(a.variants) == 0 {
+			var v Variant
+			if err := v.UnmarshalText([]byte(rule.Variant)); pattern.IsGlob() || err != nil {
+				nothing("variant", rule.Variant, "; to add one that is not there write its name, as flannel")
+			} else {
+				a.variants = []Variant{v}
+			}
 		}
 	}
 	return a
@@ -289,10 +325,10 @@ func (m *Matrix) setOptional(cells []matrix.Cell) {
 		distros[newDistro(d.Name, d.Version)] = d.Optional
 	}
 	for _, o := range m.OS {
-		oses[o.Name] = o.Optional
+		oses[o.os().Written()] = o.Optional
 	}
 	for i, c := range cells {
-		cells[i].Optional = hosts[c.Host.Name] || distros[c.Distro] || oses[c.OS.Name]
+		cells[i].Optional = hosts[c.Host.Name] || distros[c.Distro] || oses[c.OS.Written()]
 	}
 }
 
@@ -307,7 +343,7 @@ func (m *Matrix) checkIDs(p *problems, cells []matrix.Cell) {
 		}
 		why := fmt.Sprintf("%s and %s", written(other.Distro), written(c.Distro))
 		if other.Distro == c.Distro {
-			why = fmt.Sprintf("%s and %s", other.OS.Name, c.OS.Name)
+			why = fmt.Sprintf("%s and %s", other.OS.Written(), c.OS.Written())
 		}
 		if !reported[why] {
 			reported[why] = true

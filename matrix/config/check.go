@@ -52,6 +52,25 @@ func (m *Matrix) check(p *problems) {
 	}
 }
 
+// checkOS reports an OS that names too little or too much, and says whether
+// none does. It looks at values that could be read.
+func (m *Matrix) checkOS(p *problems) bool {
+	before := len(p.list)
+	for i, o := range m.OS {
+		path := fmt.Sprintf("os[%d]", i)
+		at := m.positions.of(path)
+		switch {
+		case o.Name != "" && (o.Servers != "" || o.Agents != ""):
+			p.add(at, "%s: name is the OS of every node; write name, or servers and agents", path)
+		case o.Name == "" && (o.Servers == "" || o.Agents == ""):
+			p.add(at, "%s: want name, or servers and agents", path)
+		case o.Servers != "" && o.Servers == o.Agents:
+			p.add(at, "%s: servers and agents have the same OS; write it as name: %s", path, o.Servers)
+		}
+	}
+	return len(p.list) == before
+}
+
 // The drivers that have fields of their own.
 const (
 	driverQEMU   = "qemu"
@@ -135,8 +154,9 @@ func (m *Matrix) unique(p *problems) bool {
 	before := len(p.list)
 	twice(p, m, "hosts", m.Hosts, func(h Host) string { return h.Name })
 	twice(p, m, "distros", m.Distros, func(d Distro) string { return d.Name + "@" + strings.TrimPrefix(d.Version, "v") })
-	twice(p, m, "os", m.OS, func(o OS) string { return o.Name })
+	twice(p, m, "os", m.OS, func(o OS) string { return o.os().Written() })
 	twice(p, m, "topologies", m.Topologies, Topology.String)
+	twice(p, m, "variants", m.Variants, func(v Variant) string { return string(v) })
 	return len(p.list) == before
 }
 
@@ -145,14 +165,15 @@ func twice[T comparable](p *problems, m *Matrix, axis string, values []T, name f
 	var zero T
 	first := map[string]int{}
 	for i, v := range values {
-		if v == zero {
+		called := name(v)
+		if v == zero || called == "" {
 			continue
 		}
-		if j, there := first[name(v)]; there {
-			p.add(m.positions.of(fmt.Sprintf("%s[%d]", axis, i)), "%s[%d]: %q is there twice, first as %s[%d]", axis, i, name(v), axis, j)
+		if j, there := first[called]; there {
+			p.add(m.positions.of(fmt.Sprintf("%s[%d]", axis, i)), "%s[%d]: %q is there twice, first as %s[%d]", axis, i, called, axis, j)
 			continue
 		}
-		first[name(v)] = i
+		first[called] = i
 	}
 }
 

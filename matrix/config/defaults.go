@@ -66,6 +66,9 @@ func (m *Matrix) setDefaults(machine Machine) {
 	if m.Topologies == nil {
 		m.Topologies = []Topology{{Servers: 1}}
 	}
+	if m.Variants == nil {
+		m.Variants = []Variant{matrix.NoVariant}
+	}
 
 	b := &m.Budget
 	orDefault(&b.CPUs, max(machine.CPUs, 1))

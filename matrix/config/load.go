@@ -160,7 +160,8 @@ func Parse(file string, data []byte, machine Machine) (*Matrix, error) {
 	d.value(root, reflect.ValueOf(m).Elem(), "", constraints{})
 	m.setDefaults(machine)
 	m.check(p)
-	if m.unique(p) && !d.anyBroken("hosts", "distros", "os", "topologies", "exclude", "include", "expect") {
+	named := d.anyBroken("os") || m.checkOS(p)
+	if m.unique(p) && named && !d.anyBroken("hosts", "distros", "os", "topologies", "variants", "exclude", "include", "expect") {
 		m.expand(p)
 	}
 	if err := p.err(); err != nil {

@@ -39,6 +39,7 @@ func Schema() ([]byte, error) {
 		}
 		mapping.Description = ""
 	}
+	schema.Definitions["OS"].OneOf[1].OneOf = []*jsonschema.Schema{{Required: []string{"name"}}, {Required: []string{"servers", "agents"}}}
 	data, err := json.MarshalIndent(schema, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("generate the schema of matrix files: %w", err)

@@ -105,6 +105,8 @@ func TestSchemaRefuses(t *testing.T) {
 		"optional":               "hosts: [{name: a, driver: local, optional: 1}]",
 		"number as topology":     "topologies: [1]",
 		"topology":               "topologies: [1+0]",
+		"variant":                "variants: [Flannel]",
+		"no variants":            "variants: []",
 		"phase":                  "expect: [{phase: collect, signature: s, issue: 'https://example.org'}]",
 		"expect without issue":   "expect: [{phase: install, signature: s}]",
 		"empty selector value":   "exclude: [{os: ''}]",

@@ -27,6 +27,8 @@ type Matrix struct {
 	OS []OS `yaml:"os" jsonschema:"required,minItems=1"`
 	// Clusters as SERVERS or SERVERS+AGENTS. Default: "1", one server.
 	Topologies []Topology `yaml:"topologies" jsonschema:"minItems=1"`
+	// Ways to set a distribution up, by names that it knows, several at once with slashes between them, as flannel; default is the way without a name. Default: default.
+	Variants []Variant `yaml:"variants" jsonschema:"minItems=1"`
 	// Combinations to remove.
 	Exclude []Selector `yaml:"exclude,omitempty" jsonschema:"maxItems=1000"`
 	// Combinations to add, after exclude has removed its own.
@@ -120,10 +122,16 @@ type Distro struct {
 	Optional bool `yaml:"optional,omitempty"`
 }
 
-// OS is a node's operating system, written as a mapping or as its name alone.
+// OS is the nodes' operating system, written as a mapping or as its name alone.
+// One for the servers and another for the agents is written as a mapping or as
+// SERVERS+AGENTS; it makes cells with the topologies that have agents.
 type OS struct {
 	// FAMILY/RELEASE, as Incus images are named: debian/13.
-	Name string `yaml:"name" jsonschema:"required,pattern=^[a-z][a-z0-9-]{0\\,29}/[a-z0-9][A-Za-z0-9.-]{0\\,29}$" want:"FAMILY/RELEASE as Incus names images, as debian/13"`
+	Name string `yaml:"name,omitempty" jsonschema:"pattern=^[a-z][a-z0-9-]{0\\,29}/[a-z0-9][A-Za-z0-9.-]{0\\,29}$" want:"FAMILY/RELEASE as Incus names images, as debian/13"`
+	// The servers' alone, instead of name; agents goes with it.
+	Servers string `yaml:"servers,omitempty" jsonschema:"pattern=^[a-z][a-z0-9-]{0\\,29}/[a-z0-9][A-Za-z0-9.-]{0\\,29}$" want:"FAMILY/RELEASE as Incus names images, as debian/13"`
+	// The agents' alone, instead of name; servers goes with it.
+	Agents string `yaml:"agents,omitempty" jsonschema:"pattern=^[a-z][a-z0-9-]{0\\,29}/[a-z0-9][A-Za-z0-9.-]{0\\,29}$" want:"FAMILY/RELEASE as Incus names images, as debian/13"`
 	// Where the image cannot be had, its cells are blocked and counted, but do not fail the run.
 	Optional bool `yaml:"optional,omitempty"`
 }
@@ -133,12 +141,14 @@ type OS struct {
 type Selector struct {
 	// NAME, NAME@MINOR or NAME@VERSION.
 	Distro string `yaml:"distro,omitempty" jsonschema:"pattern=^.{1\\,200}$" want:"a value of at most 200 characters"`
-	// FAMILY/RELEASE, debian/* for example.
+	// FAMILY/RELEASE, debian/* for example, or SERVERS+AGENTS.
 	OS string `yaml:"os,omitempty" jsonschema:"pattern=^.{1\\,200}$" want:"a value of at most 200 characters"`
 	// SERVERS or SERVERS+AGENTS.
 	Topology string `yaml:"topology,omitempty" jsonschema:"pattern=^.{1\\,200}$" want:"a value of at most 200 characters"`
 	// A host's name.
 	Host string `yaml:"host,omitempty" jsonschema:"pattern=^.{1\\,200}$" want:"a value of at most 200 characters"`
+	// A variant's name, or default.
+	Variant string `yaml:"variant,omitempty" jsonschema:"pattern=^.{1\\,200}$" want:"a value of at most 200 characters"`
 }
 
 // Combination adds cells: each field is a value to add, on its axis or not,
@@ -263,6 +273,30 @@ func (t *Topology) UnmarshalText(text []byte) error {
 
 func (Topology) pattern() string { return `^[1-9](\+[1-9][0-9]?)?$` }
 
+// Variant is a cell's variants with slashes between them, or matrix.NoVariant.
+type Variant string
+
+// UnmarshalText reads names with slashes between them.
+func (v *Variant) UnmarshalText(text []byte) error {
+	if !matches(v.pattern(), string(text)) {
+		return fmt.Errorf("%q is no variant, want %s or names in small letters with slashes between them, as flannel", text, matrix.NoVariant)
+	}
+	*v = Variant(text)
+	return nil
+}
+
+func (Variant) pattern() string {
+	return `^[a-z][a-z0-9.-]{0,29}(/[a-z][a-z0-9.-]{0,29}){0,4}$`
+}
+
+// names are those that a cell holds.
+func (v Variant) names() []string {
+	if v == matrix.NoVariant {
+		return nil
+	}
+	return strings.Split(string(v), "/")
+}
+
 // Duration is a time.Duration written as "1m30s".
 type Duration time.Duration
 
@@ -358,5 +392,22 @@ func (Distro) scalarPattern() string {
 	return `^((kubeadm|k3s|rke2)@v?1\.[0-9]{1,2}(\.[0-9]{1,3}([-+][0-9A-Za-z.+-]{1,30})?)?|(k3s|rke2)@[a-z][a-z-]{1,29})$`
 }
 
-func (o *OS) fromScalar(s string) { *o = OS{Name: s} }
-func (OS) scalarPattern() string  { return `^[a-z][a-z0-9-]{0,29}/[a-z0-9][A-Za-z0-9.-]{0,29}$` }
+func (o *OS) fromScalar(s string) {
+	*o = OS{Name: s}
+	if servers, agents, mixed := strings.Cut(s, "+"); mixed {
+		*o = OS{Servers: servers, Agents: agents}
+	}
+}
+
+func (OS) scalarPattern() string {
+	const name = `[a-z][a-z0-9-]{0,29}/[a-z0-9][A-Za-z0-9.-]{0,29}`
+	return `^` + name + `(\+` + name + `)?$`
+}
+
+// os is the OS as cells hold it.
+func (o OS) os() matrix.OS {
+	if o.Servers == "" || o.Agents == "" {
+		return matrix.OS{Name: o.Name}
+	}
+	return matrix.OS{Name: o.Servers, Agents: o.Agents}
+}

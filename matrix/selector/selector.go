@@ -7,7 +7,9 @@
 // variant); a bare PATTERN holds where it matches the value of any axis or the
 // whole ID. A distro is matched by its name, by name-minor and name@minor, and
 // by name-version and name@version where the version is known, and with the
-// channel that the matrix names; an OS as "debian/13" and as "debian-13". In a pattern, * stands for any text without
+// channel that the matrix names; an OS as "debian/13" and as "debian-13", one
+// that agents have another of as "debian/12+debian/13"; a cell without variants
+// has the variant "default". In a pattern, * stands for any text without
 // a slash and ** for any text at all; everything else is literal.
 package selector
 
@@ -126,10 +128,10 @@ func (t term) matches(c matrix.Cell) bool {
 	case Host:
 		return t.pattern.Matches(c.Host.Name)
 	case Variant:
-		return slices.ContainsFunc(c.Variants, t.pattern.Matches)
+		return t.pattern.MatchesVariant(c)
 	}
 	return t.pattern.Matches(string(c.ID)) || t.pattern.MatchesDistro(c.Distro) || t.pattern.MatchesOS(c.OS) ||
-		t.pattern.Matches(c.Topology.String()) || t.pattern.Matches(c.Host.Name) || slices.ContainsFunc(c.Variants, t.pattern.Matches)
+		t.pattern.Matches(c.Topology.String()) || t.pattern.Matches(c.Host.Name) || t.pattern.MatchesVariant(c)
 }
 
 // Pattern is literal text in which * stands for any text without a slash and
@@ -177,7 +179,13 @@ func (p Pattern) matchesVersion(name, version string) bool {
 }
 
 // MatchesOS says whether one of the OS's spellings matches.
-func (p Pattern) MatchesOS(o matrix.OS) bool { return p.Matches(o.Name) || p.Matches(o.String()) }
+func (p Pattern) MatchesOS(o matrix.OS) bool { return p.Matches(o.Written()) || p.Matches(o.String()) }
+
+// MatchesVariant says whether one of the cell's variants matches, or all of
+// them as its ID shows them; a cell without any has matrix.NoVariant.
+func (p Pattern) MatchesVariant(c matrix.Cell) bool {
+	return p.Matches(c.Variant()) || slices.ContainsFunc(c.Variants, p.Matches)
+}
 
 // Select keeps the cells that match any expression of only (all, if there is
 // none) and none of skip, in their order. Every expression must match at least
@@ -242,11 +250,11 @@ func near(expr string, cells []matrix.Cell) string {
 	}
 	for _, c := range cells {
 		add(Distro, c.Distro.String())
-		add(OS, c.OS.Name)
+		add(OS, c.OS.Written())
 		add(Topology, c.Topology.String())
 		add(Host, c.Host.Name)
-		for _, v := range c.Variants {
-			add(Variant, v)
+		if len(c.Variants) > 0 {
+			add(Variant, c.Variant())
 		}
 		ids = append(ids, string(c.ID))
 	}

@@ -305,6 +305,9 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 	if why := distro.cannot(c); why != "" {
 		return nil, &provisioner.UnavailableError{What: "topology " + c.Topology.String(), Tried: []string{why}}
 	}
+	if c.OS.Agents != "" || len(c.Variants) > 0 {
+		return nil, &provisioner.UnavailableError{What: "cell " + string(c.ID), Tried: []string{"kubeadm: one OS for all nodes, and no variants"}}
+	}
 	release, err := h.Artifacts.Ensure(ctx, artifact.Request{Distro: c.Distro.Name, Version: c.Distro.Version})
 	if err != nil {
 		return nil, err

@@ -199,11 +199,11 @@ func (r *Runner) Run(ctx context.Context, c matrix.Cell, attempt int, changed fu
 // that makes it unique over runs and attempts.
 func NodeName(c matrix.Cell, runID string, attempt, index int) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %d", runID, c.ID, attempt))
-	role := fmt.Sprintf("s%d", index+1)
-	if index >= c.Topology.Servers {
-		role = fmt.Sprintf("a%d", index-c.Topology.Servers+1)
+	role, place := c.Topology.Role(index), fmt.Sprintf("s%d", index+1)
+	if role == matrix.RoleAgent {
+		place = fmt.Sprintf("a%d", index-c.Topology.Servers+1)
 	}
-	return strings.ToLower(strings.NewReplacer(".", "", "/", "-").Replace(fmt.Sprintf("%s-%s-%s-%s", c.Distro, c.OS, hex.EncodeToString(sum[:3]), role)))
+	return strings.ToLower(strings.NewReplacer(".", "", "/", "-").Replace(fmt.Sprintf("%s-%s-%s-%s", c.Distro, c.OSOf(role), hex.EncodeToString(sum[:3]), place)))
 }
 
 // phase runs one step and reports it; false means that the cell ends here.
@@ -433,7 +433,7 @@ func (x *run) install(ctx context.Context, result *matrix.PhaseResult) error {
 	result.Evidence = append(result.Evidence, done("init", first.Name(), "the first server was initialised", x.Clock.Now().Sub(started)))
 	for i := 1; i < len(x.nodes); i++ {
 		started := x.Clock.Now()
-		if err := x.Distro.Join(ctx, x.nodes[:i], x.nodes[i], x.wants[i]); err != nil {
+		if err := x.Distro.Join(ctx, x.nodes[:i], x.nodes[i], x.cell.Topology.Role(i), x.wants[i]); err != nil {
 			return err
 		}
 		result.Evidence = append(result.Evidence, done("join", x.nodes[i].Name(), "the node was joined", x.Clock.Now().Sub(started)))

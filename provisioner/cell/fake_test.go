@@ -272,7 +272,7 @@ func (d fakeDistro) Init(ctx context.Context, _ provisioner.Node, _ provisioner.
 	return []byte("kubeconfig"), d.call(ctx, "init")
 }
 
-func (d fakeDistro) Join(ctx context.Context, _ []provisioner.Node, _ provisioner.Node, _ provisioner.Desired) error {
+func (d fakeDistro) Join(ctx context.Context, _ []provisioner.Node, _ provisioner.Node, _ matrix.Role, _ provisioner.Desired) error {
 	return d.call(ctx, "join")
 }
 

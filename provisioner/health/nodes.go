@@ -152,7 +152,7 @@ func nodeFacts(before *Snapshot) check {
 	return check{name: "node-facts", every: pollInterval, begin: func(s *session) look {
 		kernel := ""
 		releases := map[string]osRelease{}
-		return eachNode(before, s, func(ctx context.Context, _ int, node provisioner.Node, api corev1.Node) (finding, error) {
+		return eachNode(before, s, func(ctx context.Context, i int, node provisioner.Node, api corev1.Node) (finding, error) {
 			if kernel == "" {
 				facts, err := s.cluster.Host.Facts(ctx)
 				if err != nil {
@@ -177,6 +177,7 @@ func nodeFacts(before *Snapshot) check {
 				}
 			}
 			cell := s.cluster.Cell
+			os := cell.OSOf(cell.Topology.Role(i))
 			var saw, want []string
 			compare := func(what, is, should string) {
 				if is != should {
@@ -187,8 +188,8 @@ func nodeFacts(before *Snapshot) check {
 			compare("kubelet", info.KubeletVersion, "v"+cell.Distro.Version)
 			compare("kernel", info.KernelVersion, kernel)
 			compare("operating system", info.OSImage, release.pretty)
-			compare("operating system ID", release.id, cell.OS.Family())
-			compare("operating system version", release.version, cell.OS.Release())
+			compare("operating system ID", release.id, os.Family())
+			compare("operating system version", release.version, os.Release())
 			compare("internal IP", address, node.Address())
 			if runtime, version, _ := strings.Cut(info.ContainerRuntimeVersion, "://"); runtime != "containerd" || version == "" {
 				saw = append(saw, fmt.Sprintf("container runtime %q", info.ContainerRuntimeVersion))

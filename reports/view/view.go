@@ -299,7 +299,7 @@ func Software(n matrix.NodeFacts) string {
 }
 
 func axes(c matrix.Cell) []Axis {
-	out := []Axis{{"distro", c.Distro.String()}, {"os", c.OS.Name}, {"topology", c.Topology.String()}, {"host", c.Host.Name}}
+	out := []Axis{{"distro", c.Distro.String()}, {"os", c.OS.Written()}, {"topology", c.Topology.String()}, {"host", c.Host.Name}}
 	for _, v := range c.Variants {
 		out = append(out, Axis{"variant", v})
 	}

@@ -15,6 +15,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/bridge"
 )
@@ -100,7 +101,10 @@ var joinCommand = regexp.MustCompile(`--token (\S+) --discovery-token-ca-cert-ha
 
 // Join runs kubeadm join, writes the node's CNI configuration for the pod CIDR
 // that the cluster gave it, and the routes to the other nodes' pods.
-func (d *Distro) Join(ctx context.Context, members []provisioner.Node, node provisioner.Node, want provisioner.Desired) error {
+func (d *Distro) Join(ctx context.Context, members []provisioner.Node, node provisioner.Node, role matrix.Role, want provisioner.Desired) error {
+	if role != matrix.RoleAgent {
+		return fmt.Errorf("join node %s: kubeadm joins agents only", node.Name())
+	}
 	first := members[0]
 	out, err := first.Exec(ctx, provisioner.Command{Args: []string{"kubeadm", "token", "create", "--ttl", "15m", "--print-join-command"}})
 	if err != nil {

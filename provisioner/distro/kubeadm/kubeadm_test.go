@@ -15,6 +15,7 @@ import (
 	"gotest.tools/v3/golden"
 	"sigs.k8s.io/yaml"
 
+	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/bridge"
 )
@@ -132,7 +133,7 @@ func TestJoin(t *testing.T) {
 	first, second, node, want := newNode("s1", "10.0.0.10"), newNode("a1", "10.0.0.11"), newNode("a2", "10.0.0.12"), desired()
 	want.NodeIP = "10.0.0.12"
 	g.Expect(distro().Configure(t.Context(), node, want)).To(Succeed())
-	g.Expect(distro().Join(t.Context(), []provisioner.Node{first, second}, node, want)).To(Succeed())
+	g.Expect(distro().Join(t.Context(), []provisioner.Node{first, second}, node, matrix.RoleAgent, want)).To(Succeed())
 	golden.Assert(t, node.files[configPath].Content, "join.yaml")
 	parses(t, node.files[configPath].Content, 1)
 	g.Expect(node.commands).To(ContainElement("kubeadm join --config /etc/lxcmatrix/kubeadm.yaml --ignore-preflight-errors=Swap,SystemVerification"))
@@ -206,7 +207,7 @@ func TestFailures(t *testing.T) {
 			map[string]*fakeNode{"first": first, "node": node}[c.on].fails[c.fails] = broke
 			err := distro().Configure(t.Context(), node, desired())
 			if err == nil {
-				err = distro().Join(t.Context(), []provisioner.Node{first}, node, desired())
+				err = distro().Join(t.Context(), []provisioner.Node{first}, node, matrix.RoleAgent, desired())
 			}
 			g.Expect(err).To(MatchError(ContainSubstring(c.says)))
 			g.Expect(provisioner.IsNodes(err)).To(BeTrue(), "a command that fails is the node's doing: %v", err)
@@ -216,7 +217,7 @@ func TestFailures(t *testing.T) {
 		g := NewWithT(t)
 		first := newNode("s1", "10.0.0.10")
 		first.answers["kubeadm token create"] = "W1120 deprecated\n"
-		err := distro().Join(t.Context(), []provisioner.Node{first}, newNode("a1", "10.0.0.11"), desired())
+		err := distro().Join(t.Context(), []provisioner.Node{first}, newNode("a1", "10.0.0.11"), matrix.RoleAgent, desired())
 		var node *provisioner.NodeError
 		g.Expect(errors.As(err, &node)).To(BeTrue(), "%v", err)
 	})

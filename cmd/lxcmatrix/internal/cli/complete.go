@@ -74,7 +74,7 @@ func plannedNames(file string) []string {
 	}
 	var names []string
 	for _, c := range cells {
-		names = append(names, c.Distro.String(), c.OS.Name, string(c.ID))
+		names = append(names, c.Distro.String(), c.OS.Written(), string(c.ID))
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
