@@ -1,6 +1,9 @@
 package artifact
 
 import (
+	"io/fs"
+	"path"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -34,6 +37,67 @@ func TestEmbeddedRecipes(t *testing.T) {
 			}
 			g.Expect(names).To(ContainElement("go.mod"))
 		}
+	}
+}
+
+// TestRecipesBuildWhatTheyName holds a recipe's names against the modules that
+// they are built from: what would be another version under this one's name does
+// not reach an image.
+func TestRecipesBuildWhatTheyName(t *testing.T) {
+	recipes, err := loadRecipes(fixtures.Modules())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var minors []string
+	for _, r := range recipes {
+		minors = append(minors, r.Distro+" "+r.Minor)
+		t.Run(r.Distro+" "+r.Version, func(t *testing.T) {
+			g := NewWithT(t)
+			// By image, the module that its tag is of.
+			tag := func(image string) string {
+				for _, name := range r.imageNames(false) {
+					if tag, found := strings.CutPrefix(name, "registry.k8s.io/"+image+":"); found {
+						return tag
+					}
+				}
+				t.Fatalf("there is no image %s", image)
+				return ""
+			}
+			required := map[string]string{
+				"k8s.io/kubernetes":          tag("kube-apiserver"),
+				"go.etcd.io/etcd/server/v3":  "v" + strings.TrimSuffix(tag("etcd"), "-0"),
+				"github.com/coredns/coredns": tag("coredns/coredns"),
+			}
+			for _, m := range r.Modules {
+				content, err := fs.ReadFile(fixtures.Modules(), path.Join(m.Name, "go.mod.in"))
+				g.Expect(err).NotTo(HaveOccurred())
+				for line := range strings.Lines(string(content)) {
+					fields := strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "require "))
+					if len(fields) < 2 {
+						continue
+					}
+					if want, named := required[fields[0]]; named {
+						g.Expect(fields[1]).To(Equal(want), "%s in module %s", fields[0], m.Name)
+						delete(required, fields[0])
+					}
+					if fields[1] == "=>" {
+						g.Expect(fields[3]).To(Equal("v0."+strings.TrimPrefix(r.Version, "1.")), "%s in module %s", fields[0], m.Name)
+					}
+				}
+				for variable, value := range m.Set {
+					switch {
+					case strings.HasSuffix(variable, "version.gitVersion"):
+						g.Expect(value).To(Equal("v" + r.Version))
+					case strings.HasSuffix(variable, "version.gitMinor"):
+						g.Expect("1." + value).To(Equal(r.Minor))
+					}
+				}
+			}
+			g.Expect(required).To(BeEmpty(), "what no module requires")
+		})
+	}
+	if want := []string{"kubeadm 1.33", "kubeadm 1.34", "kubeadm 1.36"}; !slices.Equal(minors, want) {
+		t.Errorf("there are recipes of %q, want %q", minors, want)
 	}
 }
 

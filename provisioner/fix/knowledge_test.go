@@ -72,6 +72,8 @@ func TestWhichFixesApply(t *testing.T) {
 	cell := func(distro, version string, variants ...string) matrix.Cell {
 		return matrix.Cell{Distro: matrix.Distro{Name: distro, Version: version}, OS: matrix.OS{Name: "debian/13"}, Variants: variants}
 	}
+	split := matrix.HostFacts{Kernel: "6.18.44-fc-v657", Cgroup: "v1", CgroupCPUSplit: true, AppArmor: new(false), Incus: "6.0.4", LXC: "5.0.2",
+		Storage: "dir", Capabilities: []string{"CAP_SYS_ADMIN", "CAP_SYS_TIME"}}
 	for name, tc := range map[string]struct {
 		cell    matrix.Cell
 		host    matrix.HostFacts
@@ -81,17 +83,25 @@ func TestWhichFixesApply(t *testing.T) {
 	}{
 		"kubeadm on a split cgroup v1 host without CAP_SYS_RESOURCE": {
 			cell: cell("kubeadm", "1.34.4"),
-			host: matrix.HostFacts{Kernel: "6.18.44-fc-v657", Cgroup: "v1", CgroupCPUSplit: true, AppArmor: new(false), Incus: "6.0.4", LXC: "5.0.2",
-				Storage: "dir", Capabilities: []string{"CAP_SYS_ADMIN", "CAP_SYS_TIME"}},
+			host: split,
 			want: append(kubeadmOnly(), "cgroup1-split-cpu", "raw-lxc-devices-v1", "restrict-oom-score-adj", "rshared"),
 		},
 		"the same with one fix left out": {
-			cell: cell("kubeadm", "1.34.4"),
-			host: matrix.HostFacts{Kernel: "6.18.44-fc-v657", Cgroup: "v1", CgroupCPUSplit: true, AppArmor: new(false), Incus: "6.0.4", LXC: "5.0.2",
-				Storage: "dir", Capabilities: []string{"CAP_SYS_ADMIN", "CAP_SYS_TIME"}},
+			cell:    cell("kubeadm", "1.34.4"),
+			host:    split,
 			without: []string{"cgroup1-split-cpu", "cgroup-v1-kubelet"},
 			want:    append(kubeadmOnly(), "raw-lxc-devices-v1", "restrict-oom-score-adj", "rshared"),
 			leftOut: []string{"cgroup1-split-cpu"},
+		},
+		"the oldest kubeadm on the same host": {
+			cell: cell("kubeadm", "1.31.0"),
+			host: split,
+			want: append(kubeadmOnly(), "cgroup1-split-cpu", "raw-lxc-devices-v1", "restrict-oom-score-adj", "rshared"),
+		},
+		"the first kubeadm whose kubelet refuses cgroup v1": {
+			cell: cell("kubeadm", "1.35.4"),
+			host: split,
+			want: append(kubeadmOnly(), "cgroup1-split-cpu", "cgroup-v1-kubelet", "raw-lxc-devices-v1", "restrict-oom-score-adj", "rshared"),
 		},
 		"kubeadm on a cgroup v2 host with AppArmor": {
 			cell: cell("kubeadm", "1.34.4"),
