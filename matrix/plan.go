@@ -54,7 +54,7 @@ type Input struct {
 	// bytes do not exist yet (they will be built).
 	Digest string `json:"digest,omitempty"`
 	// Source says where it comes from: cache, mirror, upstream, build, server,
-	// mmdebstrap.
+	// mmdebstrap, imported.
 	Source string `json:"source"`
 	// Provenance is release or built.
 	Provenance string `json:"provenance,omitempty"`

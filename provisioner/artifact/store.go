@@ -133,6 +133,13 @@ const (
 	RuntimeBundled = "bundled"
 )
 
+// BringsRuntime says, before it is had, whether a release will bring its
+// containerd, runc and CNI plugins, so that nodes need none of their OS.
+func (s *Store) BringsRuntime(distro, version string) bool {
+	r, _ := s.recipe(distro, version)
+	return r.Runtime.Containerd != RuntimeOS
+}
+
 // File finds a file by name.
 func (r Release) File(name string) (File, bool) {
 	for _, f := range r.Files {

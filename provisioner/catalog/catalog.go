@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -452,9 +451,7 @@ func (l hostLease) Acquire(ctx context.Context, sysctls map[string]string) (func
 // Resolver pins versions and images at plan time.
 type Resolver struct {
 	Artifacts *artifact.Store
-	OSes      []image.OS
-	// Sources of images.
-	Sources []string
+	Images    *image.Store
 }
 
 // Distro pins a distribution's version.
@@ -471,20 +468,10 @@ func (Resolver) Members(ctx context.Context, server matrix.RemoteRef) ([]string,
 }
 
 // Image says where an OS' image comes from.
-func (r Resolver) Image(_ context.Context, name string, _ matrix.Distro) ([]matrix.Input, error) {
-	store := image.Store{OSes: r.OSes}
-	o, err := store.OS(name)
+func (r Resolver) Image(ctx context.Context, name string, distro matrix.Distro) ([]matrix.Input, error) {
+	in, err := r.Images.Resolve(ctx, name, distro, r.Artifacts.BringsRuntime(distro.Name, distro.Version))
 	if err != nil {
 		return nil, err
 	}
-	var usable []string
-	for _, source := range r.Sources {
-		if source == image.SourceServer && o.Server != "" || source == image.SourceMmdebstrap && o.Mmdebstrap != nil {
-			usable = append(usable, source)
-		}
-	}
-	if len(usable) == 0 {
-		return nil, &provisioner.UnavailableError{What: "image " + name, Tried: []string{"none of the sources " + strings.Join(r.Sources, ", ") + " has it"}}
-	}
-	return []matrix.Input{{Kind: "image", Name: name, Source: strings.Join(usable, ", else ")}}, nil
+	return []matrix.Input{in}, nil
 }

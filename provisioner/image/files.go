@@ -65,7 +65,27 @@ type DamagedError struct {
 
 // Error names the file and both digests.
 func (e *DamagedError) Error() string {
-	return fmt.Sprintf("prepared image %s is damaged: its SHA-256 is %s, and was %s when it was made", e.Path, e.Got, e.Want)
+	return fmt.Sprintf("image %s is damaged: its SHA-256 is %s, and was %s when it was made", e.Path, e.Got, e.Want)
+}
+
+// importedPrefix begins the names of images that the user imported.
+const importedPrefix = "imported/"
+
+// imported describes the image that the user imported for an OS; fs.ErrNotExist
+// where there is none.
+func (f Files) imported(o OS) (Prepared, error) {
+	return f.read(f.file(importedPrefix+o.Name, descriptionSuffix))
+}
+
+// useImported is imported with the file verified. A damaged one cannot be made
+// anew, only imported again.
+func (f Files) useImported(o OS) (Prepared, error) {
+	p, err := f.use(importedPrefix + o.Name)
+	var damaged *DamagedError
+	if errors.As(err, &damaged) {
+		return Prepared{}, unavailable(o, err.Error())
+	}
+	return p, err
 }
 
 // file is the path that belongs to a name, with a suffix.
@@ -230,6 +250,9 @@ func (f Files) prune(now time.Time) error {
 	var errs []error
 	var kept int64
 	for _, p := range all {
+		if strings.HasPrefix(p.Name, importedPrefix) {
+			continue // only who brought it can bring it again
+		}
 		if now.Sub(p.Used) <= keepFor && kept+p.Size <= keepBytes {
 			kept += p.Size
 			continue

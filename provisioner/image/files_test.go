@@ -129,6 +129,7 @@ func TestPrune(t *testing.T) {
 	}{
 		"today": {10 << 30, time.Hour}, "yesterday": {9 << 30, 24 * time.Hour}, "last-week": {2 << 30, 7 * 24 * time.Hour},
 		"two-weeks-ago": {1 << 20, 14 * 24 * time.Hour}, "long-ago": {1, 31 * 24 * time.Hour},
+		"imported/mine/1": {30 << 30, 100 * 24 * time.Hour},
 	} {
 		p, err := f.add(t.Context(), Prepared{Name: name}, func(io.Writer) error { return nil })
 		g.Expect(err).NotTo(HaveOccurred())
@@ -139,7 +140,8 @@ func TestPrune(t *testing.T) {
 	g.Expect(f.prune(now)).To(Succeed())
 	left, err := f.List()
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(left).To(HaveExactElements(HaveField("Name", "today"), HaveField("Name", "yesterday"), HaveField("Name", "two-weeks-ago")))
+	g.Expect(left).To(HaveExactElements(HaveField("Name", "today"), HaveField("Name", "yesterday"), HaveField("Name", "two-weeks-ago"),
+		HaveField("Name", "imported/mine/1")))
 	for _, p := range left {
 		g.Expect(p.Path).To(BeAnExistingFile())
 	}

@@ -48,7 +48,7 @@ func TestPreparationThatFails(t *testing.T) {
 	g := NewWithT(t)
 	h := embedded(t)
 	store := Store{Workshop: On(h.Server), CacheDir: t.TempDir(), Sources: []string{SourceMmdebstrap},
-		OSes: []OS{{Name: "tiny/1", Family: "debian", Packages: []string{"containerd"}}, {Name: "tiny/2", Server: "tiny/2", Packages: []string{"x"}}}}
+		OSes: []OS{{Name: "tiny/1", Family: Family{Install: "apt-get install"}}, {Name: "tiny/2", Server: "tiny/2"}}}
 	// The base is there already, so no source is asked for it; and it has no
 	// shell, so nothing can be installed.
 	sum := sha256.Sum256([]byte("null"))

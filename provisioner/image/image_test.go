@@ -2,37 +2,53 @@ package image
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"io"
+	"io/fs"
+	"net"
+	"path"
+	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	. "github.com/onsi/gomega"
 	"go.yaml.in/yaml/v4"
 
 	"github.com/lxcmatrix/lxcmatrix/fixtures"
+	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
 
 func TestLoadOS(t *testing.T) {
-	const whole = "name: debian/13\nfamily: debian\npackages: [socat]\nruntime: [containerd]\n"
+	const el = "name: el\ninstall: dnf\npackages: [tar]\nruntime: {none: it has none}\n"
+	const own = "name: el\ninstall: dnf\npackages: [tar]\nruntime: {packages: [containerd]}\n"
+	const one = "name: el/10\nfamily: el\n"
+	family := Family{Name: "el", Install: "dnf", Packages: []string{"tar"}, Runtime: Runtime{None: "it has none"}}
 	for name, c := range map[string]struct {
 		files map[string]string
 		want  []OS
 		err   string
 	}{
 		"none": {nil, nil, ""},
-		"two, by file name": {map[string]string{"b.yaml": "name: debian/12\npackages: [kmod]\nruntime: [runc]\n", "a.yaml": whole, "README.md": "no: os"},
-			[]OS{{Name: "debian/13", Family: "debian", Packages: []string{"socat"}, Runtime: []string{"containerd"}}, {Name: "debian/12", Packages: []string{"kmod"}, Runtime: []string{"runc"}}}, ""},
-		"everything": {map[string]string{"a.yaml": whole + "server: debian/13\nmmdebstrap: {suite: trixie, variant: minbase, packages: [dbus], customize: ['true']}\n"},
-			[]OS{{Name: "debian/13", Family: "debian", Packages: []string{"socat"}, Runtime: []string{"containerd"}, Server: "debian/13",
+		"two, by file name": {map[string]string{"families/el.yaml": el, "b.yaml": one, "a.yaml": "name: el/11\nfamily: el\nserver: el/11\n", "README.md": "no: os"},
+			[]OS{{Name: "el/11", Server: "el/11", Family: family, Runtime: family.Runtime}, {Name: "el/10", Family: family, Runtime: family.Runtime}}, ""},
+		"everything": {map[string]string{"families/el.yaml": el + "base: {files: [{path: /x, content: y, mode: 0o600}], links: {/a: /b}}\n",
+			"a.yaml": one + "runtime: {packages: [runc]}\nmmdebstrap: {suite: trixie, variant: minbase, packages: [dbus], customize: ['true']}\n"},
+			[]OS{{Name: "el/10", Family: Family{Name: "el", Install: "dnf", Packages: []string{"tar"}, Runtime: family.Runtime,
+				Base: Base{Files: []provisioner.File{{Path: "/x", Content: "y", Mode: 0o600}}, Links: map[string]string{"/a": "/b"}}},
+				Runtime:    Runtime{Packages: []string{"runc"}},
 				Mmdebstrap: &Mmdebstrap{Suite: "trixie", Variant: "minbase", Packages: []string{"dbus"}, Customize: []string{"true"}}}}, ""},
-		"twice":         {map[string]string{"a.yaml": whole, "b.yaml": whole}, nil, "read node OS b.yaml: debian/13 is there twice"},
-		"no name":       {map[string]string{"a.yaml": "packages: [x]\nruntime: [y]\n"}, nil, "wants a name, packages and a runtime"},
-		"no packages":   {map[string]string{"a.yaml": "name: x/1\nruntime: [y]\n"}, nil, "wants a name, packages and a runtime"},
-		"no runtime":    {map[string]string{"a.yaml": "name: x/1\npackages: [x]\n"}, nil, "wants a name, packages and a runtime"},
-		"unknown field": {map[string]string{"a.yaml": whole + "pakages: []\n"}, nil, "pakages"},
-		"no YAML":       {map[string]string{"a.yaml": "name: ["}, nil, "read node OS a.yaml"},
+		"twice":                    {map[string]string{"families/el.yaml": el, "a.yaml": one, "b.yaml": one}, nil, "read node OS b.yaml: el/10 is there twice"},
+		"a family twice":           {map[string]string{"families/a.yaml": el, "families/b.yaml": own}, nil, "read node OS b.yaml: el is there twice"},
+		"no name":                  {map[string]string{"families/el.yaml": el, "a.yaml": "family: el\n"}, nil, "wants a name, and a family"},
+		"no such family":           {map[string]string{"a.yaml": one}, nil, "wants a name, and a family"},
+		"a family without its way": {map[string]string{"families/el.yaml": "name: el\npackages: [tar]\nruntime: {none: x}\n"}, nil, "a way to install"},
+		"a family without runtime": {map[string]string{"families/el.yaml": "name: el\ninstall: x\npackages: [tar]\n"}, nil, "a runtime, or why there is none"},
+		"a runtime and none":       {map[string]string{"families/el.yaml": own, "a.yaml": one + "runtime: {packages: [runc], none: x}\n"}, nil, "packages, or why there are none"},
+		"unknown field":            {map[string]string{"families/el.yaml": el, "a.yaml": one + "pakages: []\n"}, nil, "pakages"},
+		"no YAML":                  {map[string]string{"a.yaml": "name: ["}, nil, "read node OS a.yaml"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
@@ -51,17 +67,103 @@ func TestLoadOS(t *testing.T) {
 	}
 }
 
-// TestEmbeddedOSes: every OS that is built in can be made somehow, and its
-// packages installed.
+// TestEmbeddedOSes: what is built in is whole, and each is named by its file.
 func TestEmbeddedOSes(t *testing.T) {
 	g := NewWithT(t)
 	all, err := LoadOS(fixtures.OS())
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(all).NotTo(BeEmpty())
+	names := map[string]OS{}
 	for _, o := range all {
-		g.Expect(installers).To(HaveKey(o.Family), o.Name)
-		g.Expect(o.Server != "" || o.Mmdebstrap != nil).To(BeTrue(), o.Name)
+		names[o.Name] = o
+		g.Expect(fs.Stat(fixtures.OS(), strings.ToLower(matrix.OS{Name: o.Name}.String())+".yaml")).Error().NotTo(HaveOccurred())
+		g.Expect(o.Server).To(Or(BeEmpty(), Equal(o.Name)))
+		for _, f := range o.Family.Base.Files {
+			g.Expect(path.IsAbs(f.Path)).To(BeTrue(), f.Path)
+		}
 	}
+	for _, name := range []string{"almalinux/10", "rockylinux/10", "centos/10-Stream", "oracle/10", "rhel/10"} {
+		g.Expect(names).To(HaveKeyWithValue(name, And(HaveField("Family.Name", "el"), HaveField("Runtime.Packages", BeEmpty()))))
+	}
+	g.Expect(names["rhel/10"].Server).To(BeEmpty(), "no server has it")
+	for _, name := range []string{"debian/11", "debian/12", "debian/13"} {
+		g.Expect(names).To(HaveKeyWithValue(name, And(HaveField("Family.Name", "debian"), HaveField("Mmdebstrap", Not(BeNil())))))
+	}
+	g.Expect(names["debian/11"].Runtime.None).NotTo(BeEmpty())
+	g.Expect(names["debian/13"].Runtime.Packages).To(ContainElements("containerd", "runc"))
+}
+
+// TestResolve: what cannot be had is told when it is planned, and the image
+// server is asked only where nothing else has the image.
+func TestResolve(t *testing.T) {
+	const asked = "https://127.0.0.1:1" // where nobody listens
+	family := Family{Name: "el"}
+	none := Runtime{None: "it packages no containerd"}
+	bootstrap := &Mmdebstrap{Suite: "trixie"}
+	for name, c := range map[string]struct {
+		os      OS
+		runtime bool
+		sources []string
+		made    string
+		want    matrix.Input
+		err     string
+	}{
+		"mmdebstrap after a server that is not asked": {os: OS{Name: "x/1", Server: "x/1", Mmdebstrap: bootstrap}, sources: []string{SourceServer, SourceMmdebstrap},
+			want: matrix.Input{Kind: "image", Name: "x/1", Source: "server, else mmdebstrap"}},
+		"a server that does not answer": {os: OS{Name: "x/1", Server: "x/one"}, sources: []string{SourceServer, SourceMmdebstrap},
+			err: "image x/1 cannot be had: server: ask " + asked + " for x/one: "},
+		"what was made here before": {os: OS{Name: "x/1", Server: "x/one"}, sources: []string{SourceServer}, made: "prepared/x/1/kubeadm-1.36.3/0123",
+			want: matrix.Input{Kind: "image", Name: "x/1", Source: "server"}},
+		"no source": {os: OS{Name: "x/1", Family: family}, sources: []string{SourceServer, SourceMmdebstrap},
+			err: "image x/1 cannot be had: none of the sources server, mmdebstrap has it; to bring one of your own: lxcmatrix image import x/1 FILE"},
+		"a source that is not wanted": {os: OS{Name: "x/1", Server: "x/1"}, sources: []string{SourceMmdebstrap}, err: "image x/1 cannot be had: none of the sources mmdebstrap has it"},
+		"an imported one":             {os: OS{Name: "x/1", Server: "x/1"}, made: "imported/x/1", want: matrix.Input{Kind: "image", Name: "x/1", Source: "imported"}},
+		"no runtime": {os: OS{Name: "x/1", Runtime: none}, made: "imported/x/1",
+			err: "a container runtime for kubeadm 1.34.4 on x/1 cannot be had: it packages no containerd; take a release that brings its own"},
+		"no need of a runtime": {os: OS{Name: "x/1", Runtime: none}, runtime: true, made: "imported/x/1", want: matrix.Input{Kind: "image", Name: "x/1", Source: "imported"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			packed(t, `exec cat > "$target"`)
+			s := Store{CacheDir: t.TempDir(), Sources: c.sources, OSes: []OS{c.os}, images: imageServer{url: asked}}
+			if c.made != "" {
+				p, err := Files{Dir: FilesDir(s.CacheDir)}.add(t.Context(), Prepared{Name: c.made, OS: "x/1"}, func(io.Writer) error { return nil })
+				g.Expect(err).NotTo(HaveOccurred())
+				if c.want.Source == SourceImported {
+					c.want.Digest = p.Fingerprint
+				}
+			}
+			got, err := s.Resolve(t.Context(), "x/1", matrix.Distro{Name: "kubeadm", Version: "1.34.4"}, c.runtime)
+			if c.err == "" {
+				g.Expect(err).NotTo(HaveOccurred())
+				g.Expect(got).To(Equal(c.want))
+				return
+			}
+			var unavailable *provisioner.UnavailableError
+			g.Expect(errors.As(err, &unavailable)).To(BeTrue(), "%v", err)
+			g.Expect(err).To(MatchError(HavePrefix(c.err)))
+		})
+	}
+}
+
+// TestSilentServer: a server that does not answer is asked once, whatever is
+// wanted of it.
+func TestSilentServer(t *testing.T) {
+	g := NewWithT(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	g.Expect(err).NotTo(HaveOccurred())
+	defer func() { _ = listener.Close() }()
+	s := imageServer{url: "https://" + listener.Addr().String(), patience: 100 * time.Millisecond}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stopped := errors.New("stopped")
+	cancel(stopped)
+	_, err = s.find(ctx, "x/1")
+	g.Expect(err).To(MatchError(stopped))
+	g.Expect(s.silent).NotTo(HaveOccurred(), "it was not given the time to answer")
+	for _, alias := range []string{"x/1", "x/2", "x/1"} {
+		_, err := s.find(t.Context(), alias)
+		g.Expect(err).To(MatchError(And(HavePrefix("ask https://127.0.0.1:"), HaveSuffix("for "+alias+": no answer within 100ms"))))
+	}
+	g.Expect(s.seen).To(BeEmpty())
 }
 
 func TestUnknownOS(t *testing.T) {
@@ -79,11 +181,12 @@ func TestUnknownOS(t *testing.T) {
 // and for no other reason.
 func TestPreparedKey(t *testing.T) {
 	type inputs struct {
-		os      OS
-		content Content
+		os       OS
+		imported string
+		content  Content
 	}
 	fresh := func() inputs {
-		return inputs{OS{Name: "debian/13", Family: "debian", Packages: []string{"socat"}, Runtime: []string{"containerd", "runc"}},
+		return inputs{OS{Name: "debian/13", Family: Family{Name: "debian", Install: "apt-get", Packages: []string{"socat"}}, Runtime: Runtime{Packages: []string{"containerd", "runc"}}}, "",
 			Content{Name: "kubeadm", Version: "1.34.4",
 				Binaries: []Blob{{Name: "kubelet", Path: "/cache/a", SHA256: "aa"}}, Archives: []Blob{{Name: "images.tar", Path: "/cache/b", SHA256: "bb"}},
 				Files: []provisioner.File{{Path: "/etc/x", Content: "x"}}, Units: []provisioner.Unit{{Name: "kubelet.service", Content: "u", Enable: true}}}}
@@ -91,7 +194,7 @@ func TestPreparedKey(t *testing.T) {
 	key := func(change func(*inputs)) string {
 		in := fresh()
 		change(&in)
-		k, err := preparedKey(in.os, in.content)
+		k, err := preparedKey(in.os, in.imported, in.content)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -102,9 +205,10 @@ func TestPreparedKey(t *testing.T) {
 	for what, change := range map[string]func(*inputs){
 		"image server's name": func(in *inputs) { in.os.Server = "debian/13" },
 		"mmdebstrap's recipe": func(in *inputs) { in.os.Mmdebstrap = &Mmdebstrap{Suite: "trixie"} },
-		"family":              func(in *inputs) { in.os.Family = "el" },
-		"packages":            func(in *inputs) { in.os.Packages = []string{"kmod"} },
-		"OS's runtime":        func(in *inputs) { in.os.Runtime = []string{"containerd"} },
+		"imported image":      func(in *inputs) { in.imported = "cafe" },
+		"way to install":      func(in *inputs) { in.os.Family.Install = "dnf" },
+		"packages":            func(in *inputs) { in.os.Family.Packages = []string{"kmod"} },
+		"OS's runtime":        func(in *inputs) { in.os.Runtime.Packages = []string{"containerd"} },
 		"own runtime":         func(in *inputs) { in.content.Runtime = true },
 		"binary's name":       func(in *inputs) { in.content.Binaries[0].Name = "kubectl" },
 		"binary's bytes":      func(in *inputs) { in.content.Binaries[0].SHA256 = "ab" },

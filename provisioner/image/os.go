@@ -1,35 +1,58 @@
 package image
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"slices"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
 
 // OS says how a node OS' image is made.
 type OS struct {
 	// Name is the OS as a matrix names it: debian/13.
-	Name string `yaml:"name"`
-	// Server is the image's alias on the image server.
-	Server string `yaml:"server"`
-	// Family says how packages are installed: debian.
-	Family string `yaml:"family"`
+	Name string
+	// Server is the image's alias on the image server; empty if it has none.
+	Server string
+	Family Family
 	// Mmdebstrap makes the image where no server has it; nil if nothing does.
-	Mmdebstrap *Mmdebstrap `yaml:"mmdebstrap"`
-	// Packages that a Kubernetes node needs.
-	Packages []string `yaml:"packages"`
-	// Runtime are the packages of the OS's own containerd and runc.
-	Runtime []string `yaml:"runtime"`
+	Mmdebstrap *Mmdebstrap
+	// Runtime is the OS's own, else the family's.
+	Runtime Runtime
 }
 
-// packages are those that are installed for a content.
-func (o OS) packages(c Content) []string {
-	if c.Runtime {
-		return o.Packages
-	}
-	return append(slices.Clone(o.Runtime), o.Packages...)
+// Family is what OSes of one descent have in common.
+type Family struct {
+	Name string `yaml:"name"`
+	// Install is a shell script that installs the packages that are its
+	// arguments, in an instance that has booted and has a network.
+	Install string `yaml:"install"`
+	// Packages that a Kubernetes node needs.
+	Packages []string `yaml:"packages"`
+	Runtime  Runtime  `yaml:"runtime"`
+	// Base is put into images that were made for machines, when they are
+	// imported.
+	Base Base `yaml:"base"`
+}
+
+// Runtime are the containerd, runc and CNI plugins that an OS packages. Exactly
+// one of both fields is set.
+type Runtime struct {
+	Packages []string `yaml:"packages"`
+	// None says why there are none that a release could run with.
+	None string `yaml:"none"`
+}
+
+// Base is what an image of a machine lacks to come up as a container.
+type Base struct {
+	Files []provisioner.File `yaml:"files"`
+	// Links maps the paths of symbolic links to where they lead.
+	Links map[string]string `yaml:"links"`
 }
 
 // Mmdebstrap says how mmdebstrap makes an image.
@@ -40,29 +63,91 @@ type Mmdebstrap struct {
 	Customize []string `yaml:"customize"`
 }
 
-// LoadOS reads every OS below a folder.
+// packages are those that are installed for a content.
+func (o OS) packages(c Content) []string {
+	if c.Runtime {
+		return o.Family.Packages
+	}
+	return append(slices.Clone(o.Runtime.Packages), o.Family.Packages...)
+}
+
+// lacks is a *provisioner.UnavailableError where a release would need a runtime
+// of the OS that it does not have.
+func (o OS) lacks(release string, ownRuntime bool) error {
+	if ownRuntime || o.Runtime.None == "" {
+		return nil
+	}
+	return &provisioner.UnavailableError{What: fmt.Sprintf("a container runtime for %s on %s", release, o.Name),
+		Tried: []string{o.Runtime.None + "; take a release that brings its own"}}
+}
+
+// LoadOS reads every OS at the root of files, and the families in the folder
+// families.
 func LoadOS(files fs.FS) ([]OS, error) {
-	names, err := fs.Glob(files, "*.yaml")
+	families := map[string]Family{}
+	err := decodeAll(files, "families/*.yaml", func(f Family) error {
+		if f.Name == "" || f.Install == "" || len(f.Packages) == 0 || f.Runtime.isSet() != nil {
+			return errors.New("it wants a name, a way to install, packages and a runtime, or why there is none")
+		}
+		if _, there := families[f.Name]; there {
+			return fmt.Errorf("%s is there twice", f.Name)
+		}
+		families[f.Name] = f
+		return nil
+	})
 	if err != nil {
-		return nil, fmt.Errorf("list node OSes: %w", err)
+		return nil, err
 	}
 	var all []OS
+	type file struct {
+		Name       string      `yaml:"name"`
+		Server     string      `yaml:"server"`
+		Family     string      `yaml:"family"`
+		Mmdebstrap *Mmdebstrap `yaml:"mmdebstrap"`
+		Runtime    *Runtime    `yaml:"runtime"`
+	}
+	err = decodeAll(files, "*.yaml", func(f file) error {
+		family, known := families[f.Family]
+		switch {
+		case f.Name == "" || !known:
+			return errors.New("it wants a name, and a family that is there")
+		case slices.ContainsFunc(all, func(other OS) bool { return other.Name == f.Name }):
+			return fmt.Errorf("%s is there twice", f.Name)
+		}
+		runtime := cmp.Or(f.Runtime, &family.Runtime)
+		all = append(all, OS{Name: f.Name, Server: f.Server, Family: family, Mmdebstrap: f.Mmdebstrap, Runtime: *runtime})
+		return runtime.isSet()
+	})
+	return all, err
+}
+
+// isSet is an error where the runtime says neither what there is nor why not.
+func (r Runtime) isSet() error {
+	if (len(r.Packages) > 0) == (r.None != "") {
+		return errors.New("its runtime wants packages, or why there are none")
+	}
+	return nil
+}
+
+// decodeAll decodes the files that match a pattern, in the order of their
+// names, and hands each on.
+func decodeAll[T any](files fs.FS, pattern string, accept func(T) error) error {
+	names, err := fs.Glob(files, pattern)
+	if err != nil {
+		return fmt.Errorf("list node OSes: %w", err)
+	}
 	for _, name := range names {
 		data, err := fs.ReadFile(files, name)
 		if err != nil {
-			return nil, fmt.Errorf("read node OS %s: %w", name, err)
+			return fmt.Errorf("read node OS: %w", err)
 		}
-		var o OS
-		if err := yaml.Load(data, &o, yaml.WithKnownFields()); err != nil {
-			return nil, fmt.Errorf("read node OS %s: %w", name, err)
+		var v T
+		if err := yaml.Load(data, &v, yaml.WithKnownFields()); err != nil {
+			return fmt.Errorf("read node OS %s: %w", path.Base(name), err)
 		}
-		if o.Name == "" || len(o.Packages) == 0 || len(o.Runtime) == 0 {
-			return nil, fmt.Errorf("read node OS %s: it wants a name, packages and a runtime", name)
+		if err := accept(v); err != nil {
+			return fmt.Errorf("read node OS %s: %w", path.Base(name), err)
 		}
-		if slices.ContainsFunc(all, func(other OS) bool { return other.Name == o.Name }) {
-			return nil, fmt.Errorf("read node OS %s: %s is there twice", name, o.Name)
-		}
-		all = append(all, o)
 	}
-	return all, nil
+	return nil
 }

@@ -20,12 +20,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/gofrs/flock"
-	client "github.com/lxc/incus/v6/client"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
@@ -39,12 +39,13 @@ const (
 	SourceMmdebstrap = "mmdebstrap"
 )
 
-// imageServer is Incus' own image server, which its client calls images:.
-const imageServer = "https://images.linuxcontainers.org"
+// SourceImported is an image that the user imported. It is in no plan's list of
+// sources: once it is there, it is what its OS is made from.
+const SourceImported = "imported"
 
 // recipeVersion is part of every prepared image's hash: a change of how it is
 // made makes a new one.
-const recipeVersion = "4"
+const recipeVersion = "5"
 
 // Store makes images and keeps the prepared ones as files of this machine, for
 // every host that wants them.
@@ -57,6 +58,8 @@ type Store struct {
 	Sources  []string
 	OSes     []OS
 	Progress provisioner.Progress
+
+	images imageServer
 }
 
 // Workshop opens the Incus server that images are made on; leave is called
@@ -76,8 +79,7 @@ type Content struct {
 	Name, Version string
 	// Binaries are put into /usr/local/bin under their names.
 	Binaries []Blob
-	// Runtime says that containerd and runc are among them: the OS's own are not
-	// installed.
+	// Runtime says that a release brings its own: the OS's are not installed.
 	Runtime bool
 	// Archives of container images are imported into containerd.
 	Archives []Blob
@@ -110,8 +112,82 @@ func (s *Store) OS(name string) (OS, error) {
 		Tried: []string{"no such node OS is known; known are " + strings.Join(names, ", ")}}
 }
 
-// base makes sure that an OS' base image is on the server.
+// sources are those of the store that could have an OS' image.
+func (s *Store) sources(o OS) []string {
+	var usable []string
+	for _, source := range s.Sources {
+		if source == SourceServer && o.Server != "" || source == SourceMmdebstrap && o.Mmdebstrap != nil {
+			usable = append(usable, source)
+		}
+	}
+	return usable
+}
+
+// unavailable is an OS' image that no source has, with each source's answer.
+func unavailable(o OS, tried ...string) error {
+	return &provisioner.UnavailableError{What: "image " + o.Name,
+		Tried: append(tried, fmt.Sprintf("to bring one of your own: lxcmatrix image import %s FILE", o.Name))}
+}
+
+// Resolve says what the nodes of an OS would be made from, and makes nothing.
+// What cannot be had is a *provisioner.UnavailableError: an OS that nobody
+// knows, an image that no source has, or a runtime for a release that brings
+// none and finds none in the OS. The image server is asked only where nothing
+// else has the image.
+func (s *Store) Resolve(ctx context.Context, name string, release matrix.Distro, ownRuntime bool) (matrix.Input, error) {
+	in := matrix.Input{Kind: "image", Name: name}
+	o, err := s.OS(name)
+	if err != nil {
+		return in, err
+	}
+	if err := o.lacks(release.Name+" "+release.Version, ownRuntime); err != nil {
+		return in, err
+	}
+	files := Files{Dir: FilesDir(s.CacheDir)}
+	imported, err := files.imported(o)
+	switch {
+	case err == nil:
+		in.Source, in.Digest = SourceImported, imported.Fingerprint
+		return in, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return in, err
+	}
+	usable := s.sources(o)
+	in.Source = strings.Join(usable, ", else ")
+	made, err := files.List()
+	if err != nil {
+		return in, err
+	}
+	isOf := func(p Prepared) bool { return p.OS == o.Name }
+	switch {
+	case len(usable) == 0:
+		return in, unavailable(o, "none of the sources "+strings.Join(s.Sources, ", ")+" has it")
+	case len(usable) > 1, usable[0] != SourceServer, slices.ContainsFunc(made, isOf):
+		return in, nil
+	}
+	if _, err := s.images.find(ctx, o.Server); err != nil {
+		if ctx.Err() != nil {
+			return in, err
+		}
+		return in, unavailable(o, SourceServer+": "+err.Error())
+	}
+	return in, nil
+}
+
+// base makes sure that an OS' base image is on the server. One that the user
+// imported comes before every source.
 func (s *Store) base(ctx context.Context, server *incus.Server, o OS) (incus.Image, error) {
+	imported, err := Files{Dir: FilesDir(s.CacheDir)}.useImported(o)
+	switch {
+	case err == nil:
+		if err := s.Import(ctx, server, imported); err != nil {
+			return incus.Image{}, err
+		}
+		image, _, err := server.Image(ctx, imported.Name)
+		return image, err
+	case !errors.Is(err, fs.ErrNotExist):
+		return incus.Image{}, err
+	}
 	recipe, err := json.Marshal(o.Mmdebstrap)
 	if err != nil {
 		return incus.Image{}, fmt.Errorf("name the base image of %s: %w", o.Name, err)
@@ -125,73 +201,34 @@ func (s *Store) base(ctx context.Context, server *incus.Server, o OS) (incus.Ima
 	if image, found, err := server.Image(ctx, alias); err != nil || found {
 		return image, err
 	}
-	unavailable := &provisioner.UnavailableError{What: "image " + o.Name}
-	for _, source := range s.Sources {
-		var image incus.Image
-		var err error
-		switch {
-		case source == SourceServer && o.Server != "":
-			image, err = s.fromServer(ctx, server, o, alias)
-		case source == SourceMmdebstrap && o.Mmdebstrap != nil:
-			image, err = s.fromMmdebstrap(ctx, server, o, alias)
-		default:
-			continue
+	var tried []string
+	for _, source := range s.sources(o) {
+		make := s.fromServer
+		if source == SourceMmdebstrap {
+			make = s.fromMmdebstrap
 		}
+		image, err := make(ctx, server, o, alias)
 		if err == nil {
 			return image, nil
 		}
 		if ctx.Err() != nil {
 			return incus.Image{}, fmt.Errorf("get image %s: %w", o.Name, context.Cause(ctx))
 		}
-		unavailable.Tried = append(unavailable.Tried, source+": "+err.Error())
+		tried = append(tried, source+": "+err.Error())
 	}
-	if len(unavailable.Tried) == 0 {
-		unavailable.Tried = []string{"none of the sources " + strings.Join(s.Sources, ", ") + " can make it"}
+	if len(tried) == 0 {
+		tried = []string{"none of the sources " + strings.Join(s.Sources, ", ") + " can make it"}
 	}
-	return incus.Image{}, unavailable
+	return incus.Image{}, unavailable(o, tried...)
 }
 
-// serverPatience is how long the image server may take to answer at all; a
-// machine without a way there should not wait long.
-const serverPatience = 5 * time.Second
-
 func (s *Store) fromServer(ctx context.Context, to *incus.Server, o OS, alias string) (incus.Image, error) {
-	type answer struct {
-		server client.ImageServer
-		target string
-		err    error
-	}
-	done := make(chan answer, 1)
-	go func() {
-		server, err := client.ConnectSimpleStreams(imageServer, &client.ConnectionArgs{UserAgent: "lxcmatrix"})
-		if err != nil {
-			done <- answer{err: err}
-			return
-		}
-		entry, _, err := server.GetImageAlias(o.Server)
-		if err != nil {
-			done <- answer{err: err}
-			return
-		}
-		done <- answer{server, entry.Target, nil}
-	}()
-	var a answer
-	select {
-	case a = <-done:
-	case <-time.After(serverPatience):
-		return incus.Image{}, fmt.Errorf("%s did not answer within %s", imageServer, serverPatience)
-	case <-ctx.Done():
-		return incus.Image{}, ctx.Err()
-	}
-	if a.err != nil {
-		return incus.Image{}, fmt.Errorf("ask %s for %s: %w", imageServer, o.Server, a.err)
-	}
-	img, _, err := a.server.GetImage(a.target)
+	there, err := s.images.find(ctx, o.Server)
 	if err != nil {
-		return incus.Image{}, fmt.Errorf("ask %s for %s: %w", imageServer, o.Server, err)
+		return incus.Image{}, err
 	}
-	end := s.step("copying image %s from %s", o.Server, imageServer)
-	image, err := to.CopyImage(ctx, a.server, *img, alias)
+	end := s.step("copying image %s from %s", o.Server, s.images.address())
+	image, err := to.CopyImage(ctx, there.server, there.image, alias)
 	end(err)
 	return image, err
 }
@@ -246,7 +283,15 @@ func (s *Store) Prepare(ctx context.Context, osName string, content Content) (Pr
 	if err != nil {
 		return Prepared{}, err
 	}
-	key, err := preparedKey(o, content)
+	if err := o.lacks(content.Name+" "+content.Version, content.Runtime); err != nil {
+		return Prepared{}, err
+	}
+	files := Files{Dir: FilesDir(s.CacheDir)}
+	imported, err := files.imported(o)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fail(err)
+	}
+	key, err := preparedKey(o, imported.Fingerprint, content)
 	if err != nil {
 		return fail(err)
 	}
@@ -256,7 +301,6 @@ func (s *Store) Prepare(ctx context.Context, osName string, content Content) (Pr
 		return fail(err)
 	}
 	defer unlock()
-	files := Files{Dir: FilesDir(s.CacheDir)}
 	p, err := files.use(name)
 	var damaged *DamagedError
 	switch {
@@ -346,19 +390,12 @@ func (s *Store) make(ctx context.Context, server *incus.Server, o OS, content Co
 	return files.add(ctx, p, func(w io.Writer) error { return server.ExportImage(ctx, published.Fingerprint, w) })
 }
 
-// installers say how each family waits for its network and installs packages.
-// The boot must be over first: it empties /tmp, where apt verifies signatures.
-// Nothing may start by itself while it is installed.
-var installers = map[string]string{
-	"debian": `printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
-export DEBIAN_FRONTEND=noninteractive
-n=0; until systemctl is-system-running --wait 2>/dev/null | grep -qE 'running|degraded'; do n=$((n+1)); [ $n -lt 200 ] || { echo "systemd did not come up" >&2; exit 1; }; sleep 0.1; done
+// ready waits until packages can be installed. The boot must be over first: it
+// empties /tmp, where apt verifies signatures.
+const ready = `n=0; until systemctl is-system-running --wait 2>/dev/null | grep -qE 'running|degraded'; do n=$((n+1)); [ $n -lt 200 ] || { echo "systemd did not come up" >&2; exit 1; }; sleep 0.1; done
 n=0; until ip -4 route show default | grep -q .; do n=$((n+1)); [ $n -lt 100 ] || { echo "no default route on eth0 after 20 s" >&2; exit 1; }; sleep 0.2; done
 [ -e /etc/resolv.conf ] || printf 'nameserver %s\n' "$(ip -4 route show default | awk '{print $3; exit}')" > /etc/resolv.conf
-apt-get -q -o Acquire::Retries=3 update
-apt-get -q -y -o Acquire::Retries=3 install --no-install-recommends "$@"
-apt-get clean; rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d`,
-}
+`
 
 // importImages imports an archive of container images into containerd.
 const importImages = `systemctl daemon-reload; systemctl start containerd
@@ -379,15 +416,12 @@ ctr -n k8s.io leases delete --sync discard-layers >/dev/null`
 const seal = `systemctl stop containerd 2>/dev/null || true
 : > /etc/machine-id
 rm -rf /var/log/journal/* /var/log/*.log /var/log/apt /etc/hostname /tmp/* /run/log/journal/* /var/lib/containerd/tmpmounts
+rm -rf /var/lib/NetworkManager/* /var/cache/dnf
 rm -rf /usr/share/doc/* /usr/share/man/* /usr/share/info/* /usr/share/locale/*/ /var/cache/debconf/*-old /var/cache/apt/*.bin
 [ -L /etc/resolv.conf ] || rm -f /etc/resolv.conf`
 
-func install(ctx context.Context, instance *incus.Instance, family string, packages []string) error {
-	script, ok := installers[family]
-	if !ok {
-		return fmt.Errorf("install packages: no way is known for the family %q", family)
-	}
-	args := append([]string{"sh", "-ec", script, "install"}, packages...)
+func install(ctx context.Context, instance *incus.Instance, family Family, packages []string) error {
+	args := append([]string{"sh", "-ec", ready + family.Install, "install"}, packages...)
 	if _, err := instance.Exec(ctx, provisioner.Command{Args: args}); err != nil {
 		return fmt.Errorf("install packages: %w", err)
 	}
@@ -437,8 +471,9 @@ func fill(ctx context.Context, instance *incus.Instance, content Content) error 
 }
 
 // preparedKey hashes everything that goes into a prepared image, so that it is
-// known without asking any server.
-func preparedKey(o OS, content Content) (string, error) {
+// known without asking any server. imported is the fingerprint of the image
+// that the user imported for the OS, or empty.
+func preparedKey(o OS, imported string, content Content) (string, error) {
 	type blob struct{ Name, SHA256 string }
 	blobs := func(from []Blob) (to []blob) {
 		for _, b := range from {
@@ -448,6 +483,7 @@ func preparedKey(o OS, content Content) (string, error) {
 	}
 	data, err := json.Marshal(struct {
 		Recipe, Server     string
+		Imported           string
 		Mmdebstrap         *Mmdebstrap
 		Scripts            []string
 		Packages           []string
@@ -455,7 +491,7 @@ func preparedKey(o OS, content Content) (string, error) {
 		Files              []provisioner.File
 		Units              []provisioner.Unit
 		Placed             *placed `json:",omitempty"`
-	}{recipeVersion, o.Server, o.Mmdebstrap, []string{installers[o.Family], importImages, discardLayers, seal}, o.packages(content), blobs(content.Binaries), blobs(content.Archives), content.Files, content.Units, placedOf(content)})
+	}{recipeVersion, o.Server, imported, o.Mmdebstrap, []string{ready + o.Family.Install, importImages, discardLayers, seal}, o.packages(content), blobs(content.Binaries), blobs(content.Archives), content.Files, content.Units, placedOf(content)})
 	if err != nil {
 		return "", fmt.Errorf("name the prepared image of %s: %w", o.Name, err)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/hygiene"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/image"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/redact"
 )
 
@@ -103,7 +104,7 @@ func Plan(ctx context.Context, r Request) (*Planned, error) {
 	if err != nil {
 		return nil, &UsageError{err}
 	}
-	p, err := plan.Make(ctx, m, catalog.Resolver{Artifacts: store, OSes: knowledge.OSes, Sources: sources.Images}, knowledge,
+	p, err := plan.Make(ctx, m, catalog.Resolver{Artifacts: store, Images: &image.Store{CacheDir: cacheDir, Sources: sources.Images, OSes: knowledge.OSes}}, knowledge,
 		plan.Options{Only: r.Only, Skip: r.Skip, With: r.With, Without: r.Without, DefyGates: r.DefyGates})
 	if err != nil {
 		if ctx.Err() != nil {
