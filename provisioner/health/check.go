@@ -28,9 +28,9 @@ const (
 	// costs the node a process or two.
 	execInterval = 500 * time.Millisecond
 	// slowInterval is the longest that a check waits. Where looks are slow, under
-	// emulation, the wait is as long as the last look was: looking would take
-	// most of what the cluster needs to become healthy.
-	slowInterval = 2 * time.Second
+	// emulation, the wait is twice as long as the last look was: looking would
+	// take most of what the cluster needs to become healthy.
+	slowInterval = 5 * time.Second
 	// lookTimeout bounds one look.
 	lookTimeout = 30 * time.Second
 )
@@ -84,7 +84,7 @@ func (c check) runIn(ctx context.Context, s *session) []matrix.Evidence {
 		if w.done() {
 			break
 		}
-		pause(ctx, max(c.every, min(time.Since(began), slowInterval)))
+		pause(ctx, max(c.every, min(2*time.Since(began), slowInterval)))
 	}
 	return w.evidence(ctx, c.name, time.Since(started))
 }

@@ -94,13 +94,17 @@ type nodeStart struct {
 const startScript = `cat /proc/sys/kernel/random/boot_id && ` +
 	`at=$(TZ=UTC systemctl show --property=UserspaceTimestamp --value) && test -n "$at" && date --date="$at" +%s`
 
+// startAge is how old the answer may be when a node was last asked: it takes
+// several processes, and a node that starts again by itself is seen soon enough.
+const startAge = 10 * time.Second
+
 // start asks a node when it was started.
 func (s *session) start(ctx context.Context, node provisioner.Node) (nodeStart, error) {
 	v, ok := s.starts[node.Name()]
 	if !ok {
 		return readStart(ctx, node)
 	}
-	return v.get(ctx, 2*time.Second, func(ctx context.Context) (nodeStart, error) { return readStart(ctx, node) })
+	return v.get(ctx, startAge, func(ctx context.Context) (nodeStart, error) { return readStart(ctx, node) })
 }
 
 func readStart(ctx context.Context, node provisioner.Node) (nodeStart, error) {
