@@ -219,6 +219,9 @@ type Distro interface {
 	// which is the first server. Servers join one at a time, before the agents,
 	// which may join at once.
 	Join(ctx context.Context, members []Node, node Node, role matrix.Role, want Desired) error
+	// Connect does, once every node has joined, what needs to know all of them:
+	// their pods reach each other then. A cluster of one node is not connected.
+	Connect(ctx context.Context, nodes []Node) error
 	// LogCommands names the logs to collect from a node: file name to shell
 	// command.
 	LogCommands() map[string]string

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -29,19 +30,24 @@ type distribution struct {
 func distributions() map[string]distribution {
 	return map[string]distribution{
 		"kubeadm": {
-			install: func(r artifact.Release, _ matrix.Cell, t matrix.Timeouts) provisioner.Distro {
-				return &kubeadm.Distro{Version: r.Version, PauseImage: r.Image("registry.k8s.io/pause"), Timeout: t.Install.Std()}
+			install: func(r artifact.Release, c matrix.Cell, t matrix.Timeouts) provisioner.Distro {
+				return &kubeadm.Distro{Version: r.Version, PauseImage: r.Image("registry.k8s.io/pause"), Servers: c.Topology.Servers, Timeout: t.Install.Std()}
 			},
 			content: kubeadmContent,
-			cannot: func(c matrix.Cell) string {
-				if c.Topology.Servers > 1 {
-					return "kubeadm: only one server can be installed"
-				}
-				return ""
-			},
+			cannot:     evenServers,
 			kubeconfig: kubeadm.AdminConf,
 		},
 	}
+}
+
+// evenServers says why a cell whose servers are etcd's members cannot have as
+// many of them.
+func evenServers(c matrix.Cell) string {
+	n := c.Topology.Servers
+	if n%2 == 1 {
+		return ""
+	}
+	return fmt.Sprintf("%d servers survive the loss of no more of them than %d do, as most of etcd's members must agree; write %d or %d servers", n, n-1, n-1, n+1)
 }
 
 // known finds a distribution by name; one that is not there is a

@@ -416,7 +416,7 @@ func (x *run) fix(ctx context.Context, result *matrix.PhaseResult) error {
 }
 
 // install configures every node at once, starts the first server, and joins
-// the rest one by one.
+// the others: servers one by one, as etcd takes its members, then all agents.
 func (x *run) install(ctx context.Context, result *matrix.PhaseResult) error {
 	err := x.eachNode(ctx, result, func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
 		return nil, x.Distro.Configure(ctx, node, x.wants[i])
@@ -431,16 +431,37 @@ func (x *run) install(ctx context.Context, result *matrix.PhaseResult) error {
 		return err
 	}
 	result.Evidence = append(result.Evidence, done("init", first.Name(), "the first server was initialised", x.Clock.Now().Sub(started)))
-	for i := 1; i < len(x.nodes); i++ {
-		started := x.Clock.Now()
-		if err := x.Distro.Join(ctx, x.nodes[:i], x.nodes[i], x.cell.Topology.Role(i), x.wants[i]); err != nil {
+	servers := x.cell.Topology.Servers
+	for i := 1; i < servers; i++ {
+		if err := x.join(ctx, result, i, i+1); err != nil {
 			return err
 		}
-		result.Evidence = append(result.Evidence, done("join", x.nodes[i].Name(), "the node was joined", x.Clock.Now().Sub(started)))
+	}
+	if err := x.join(ctx, result, servers, len(x.nodes)); err != nil {
+		return err
+	}
+	if len(x.nodes) > 1 {
+		if err := x.Distro.Connect(ctx, x.nodes); err != nil {
+			return err
+		}
 	}
 	x.cluster = &provisioner.Cluster{Cell: x.cell, Host: x.Host, Nodes: x.nodes, Kubeconfig: kubeconfig}
 	return x.eachNode(ctx, result, func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
 		return x.Fixes.Verify(ctx, node, x.wants[i], matrix.PhaseInstall), nil
+	})
+}
+
+// join joins the nodes from one index to before another at once; the servers
+// before them are the members.
+func (x *run) join(ctx context.Context, result *matrix.PhaseResult, from, to int) error {
+	members := x.nodes[:from:from]
+	return x.nodesAt(ctx, result, from, to, func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
+		started := x.Clock.Now()
+		role := x.cell.Topology.Role(i)
+		if err := x.Distro.Join(ctx, members, node, role, x.wants[i]); err != nil {
+			return nil, err
+		}
+		return []matrix.Evidence{done("join", node.Name(), "joined as "+string(role), x.Clock.Now().Sub(started))}, nil
 	})
 }
 
@@ -511,11 +532,16 @@ func bootIDs(node string, ids []string) matrix.Evidence {
 
 // eachNode works on all nodes at once and keeps the evidence in their order.
 func (x *run) eachNode(ctx context.Context, result *matrix.PhaseResult, do func(context.Context, int, provisioner.Node) ([]matrix.Evidence, error)) error {
+	return x.nodesAt(ctx, result, 0, len(x.nodes), do)
+}
+
+// nodesAt is eachNode for the nodes from one index to before another.
+func (x *run) nodesAt(ctx context.Context, result *matrix.PhaseResult, from, to int, do func(context.Context, int, provisioner.Node) ([]matrix.Evidence, error)) error {
 	evidence := make([][]matrix.Evidence, len(x.nodes))
 	group, gctx := errgroup.WithContext(ctx)
-	for i, node := range x.nodes {
+	for i := from; i < to; i++ {
 		group.Go(func() (err error) {
-			evidence[i], err = do(gctx, i, node)
+			evidence[i], err = do(gctx, i, x.nodes[i])
 			return err
 		})
 	}

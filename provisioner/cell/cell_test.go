@@ -255,12 +255,47 @@ func TestTwoNodes(t *testing.T) {
 	w, c := newFakeWorld(), planned("1+1")
 	a := attempt(t, w, c, nil)
 	g.Expect(verdict(c, a)).To(Equal(matrix.Judgement{Verdict: matrix.Pass}))
-	g.Expect(w.counts).To(And(HaveKeyWithValue("join", 1), HaveKeyWithValue("init", 1), HaveKeyWithValue("restart", 2), HaveKeyWithValue("delete", 2), HaveKeyWithValue("configure", 2)))
+	g.Expect(w.counts).To(And(HaveKeyWithValue("join", 1), HaveKeyWithValue("connect", 1), HaveKeyWithValue("init", 1), HaveKeyWithValue("restart", 2), HaveKeyWithValue("delete", 2), HaveKeyWithValue("configure", 2)))
 	g.Expect(a.Nodes).To(HaveLen(2))
 	g.Expect(a.Nodes[0].Node).To(HaveSuffix("-s1"))
 	g.Expect(a.Nodes[1].Node).To(HaveSuffix("-a1"))
 	install, _ := a.Phase(matrix.PhaseInstall)
 	g.Expect(install.Evidence[1]).To(And(HaveField("Check", "join"), HaveField("Node", a.Nodes[1].Node)))
+}
+
+// TestJoinOrder: servers join one at a time with those before them as members,
+// agents at once and after them, and then all are connected.
+func TestJoinOrder(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("3+2")
+	joining, most := 0, map[matrix.Role]int{}
+	w.joins = func(ctx context.Context, members []string, node string, role matrix.Role) error {
+		w.mu.Lock()
+		joining++
+		most[role] = max(most[role], joining)
+		w.mu.Unlock()
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		joining--
+		g.Expect(members).To(Equal(map[string][]string{"s2": {"s1"}, "s3": {"s1", "s2"}, "a1": {"s1", "s2", "s3"}, "a2": {"s1", "s2", "s3"}}[node]), node)
+		return nil
+	}
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a)).To(Equal(matrix.Judgement{Verdict: matrix.Pass}))
+	g.Expect(most).To(Equal(map[matrix.Role]int{matrix.RoleServer: 1, matrix.RoleAgent: 2}))
+	g.Expect(slices.Index(w.calls, "connect 1")).To(Equal(slices.Index(w.calls, "join 4")+1))
+	install, _ := a.Phase(matrix.PhaseInstall)
+	var joined []string
+	for _, e := range install.Evidence {
+		if e.Check == "join" {
+			joined = append(joined, e.Node[strings.LastIndex(e.Node, "-")+1:])
+		}
+	}
+	g.Expect(joined).To(Equal([]string{"s2", "s3", "a1", "a2"}))
 }
 
 func TestSecondNodeCannotBeCreated(t *testing.T) {

@@ -32,6 +32,9 @@ type fakeWorld struct {
 	// desired is what the fixes want of a node, by what they decided.
 	desired func(applied []matrix.AppliedFix) provisioner.Desired
 
+	// joins is asked before a node joins, by the ends of the nodes' names.
+	joins func(ctx context.Context, members []string, node string, role matrix.Role) error
+
 	mu     sync.Mutex
 	calls  []string
 	counts map[string]int
@@ -272,8 +275,20 @@ func (d fakeDistro) Init(ctx context.Context, _ provisioner.Node, _ provisioner.
 	return []byte("kubeconfig"), d.call(ctx, "init")
 }
 
-func (d fakeDistro) Join(ctx context.Context, _ []provisioner.Node, _ provisioner.Node, _ matrix.Role, _ provisioner.Desired) error {
-	return d.call(ctx, "join")
+func (d fakeDistro) Join(ctx context.Context, members []provisioner.Node, node provisioner.Node, role matrix.Role, _ provisioner.Desired) error {
+	if d.joins == nil {
+		return d.call(ctx, "join")
+	}
+	short := func(n provisioner.Node) string { return n.Name()[strings.LastIndex(n.Name(), "-")+1:] }
+	var names []string
+	for _, m := range members {
+		names = append(names, short(m))
+	}
+	return errors.Join(d.joins(ctx, names, short(node), role), d.call(ctx, "join"))
+}
+
+func (d fakeDistro) Connect(ctx context.Context, _ []provisioner.Node) error {
+	return d.call(ctx, "connect")
 }
 
 func (d fakeDistro) LogCommands() map[string]string {

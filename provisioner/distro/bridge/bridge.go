@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
 
@@ -31,30 +33,14 @@ func (n Network) First(ctx context.Context, node provisioner.Node) error {
 	return write(ctx, node, netip.MustParsePrefix(n.Pods).Addr().String()+"/24")
 }
 
-// Connect gives a joined node its CNI configuration and every node the routes
-// to the others' pods. Routes live in eth0's .network drop-ins, so they are
-// there again after a restart.
-func (n Network) Connect(ctx context.Context, members []provisioner.Node, node provisioner.Node) error {
-	own, err := n.podCIDR(ctx, members[0], node)
+// Join writes the CNI configuration of a joined node, for the pods that the
+// cluster gave it; first is the first server.
+func (n Network) Join(ctx context.Context, first, node provisioner.Node) error {
+	own, err := n.podCIDR(ctx, first, node)
 	if err != nil {
 		return err
 	}
-	if err := write(ctx, node, own); err != nil {
-		return err
-	}
-	for _, m := range members {
-		theirs, err := n.podCIDR(ctx, members[0], m)
-		if err != nil {
-			return err
-		}
-		if err := route(ctx, m, own, node); err != nil {
-			return err
-		}
-		if err := route(ctx, node, theirs, m); err != nil {
-			return err
-		}
-	}
-	return nil
+	return write(ctx, node, own)
 }
 
 // podCIDR asks the first server which pods a node has; the controller-manager
@@ -69,17 +55,41 @@ func (n Network) podCIDR(ctx context.Context, first, node provisioner.Node) (str
 	return strings.TrimSpace(out.Stdout), nil
 }
 
+// Connect gives every node the routes to the others' pods; the first node is
+// the first server. Routes live in eth0's .network drop-ins, so they are there
+// again after a restart.
+func (n Network) Connect(ctx context.Context, nodes []provisioner.Node) error {
+	pods := make([]string, len(nodes))
+	for i, node := range nodes {
+		var err error
+		if pods[i], err = n.podCIDR(ctx, nodes[0], node); err != nil {
+			return err
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for i, on := range nodes {
+		group.Go(func() error {
+			for j, by := range nodes {
+				if i == j {
+					continue
+				}
+				if err := on.Push(ctx, route(pods[j], by)); err != nil {
+					return fmt.Errorf("route to the pods of node %s: %w", by.Name(), err)
+				}
+			}
+			if _, err := on.Exec(ctx, provisioner.Command{Args: []string{"networkctl", "reload"}}); err != nil {
+				return fmt.Errorf("route to the pods of other nodes: %w", err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
 // route sends a node's traffic to pods by the node that has them.
-func route(ctx context.Context, on provisioner.Node, pods string, by provisioner.Node) error {
-	name := "/etc/systemd/network/eth0.network.d/pods-" + by.Name() + ".conf"
-	content := fmt.Sprintf("[Route]\nDestination=%s\nGateway=%s\n", pods, by.Address())
-	if err := on.Push(ctx, provisioner.File{Path: name, Content: content}); err != nil {
-		return fmt.Errorf("route to the pods of node %s: %w", by.Name(), err)
-	}
-	if _, err := on.Exec(ctx, provisioner.Command{Args: []string{"networkctl", "reload"}}); err != nil {
-		return fmt.Errorf("route to the pods of node %s: %w", by.Name(), err)
-	}
-	return nil
+func route(pods string, by provisioner.Node) provisioner.File {
+	return provisioner.File{Path: "/etc/systemd/network/eth0.network.d/pods-" + by.Name() + ".conf",
+		Content: fmt.Sprintf("[Route]\nDestination=%s\nGateway=%s\n", pods, by.Address())}
 }
 
 // write writes the CNI configuration of a node whose pods have a CIDR.

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"strings"
 	"time"
 
@@ -36,6 +35,9 @@ type Distro struct {
 	// PauseImage is the sandbox image that goes with the version:
 	// registry.k8s.io/pause:3.10.1. Nodes have it, and pull nothing.
 	PauseImage string
+	// Servers is how many the cluster has. With more than one, the API has a name
+	// of its own; see hosts.go.
+	Servers int
 	// Timeout bounds the installation of one node; kubeadm's own patience is
 	// cut to fit, so that its message and not our deadline ends a failure.
 	Timeout time.Duration
@@ -83,11 +85,12 @@ func (d *Distro) Init(ctx context.Context, node provisioner.Node, want provision
 	if err := network().First(ctx, node); err != nil {
 		return nil, err
 	}
-	args := []string{"kubeadm", "init", "--config", configPath, "--skip-token-print"}
-	if len(want.IgnorePreflightErrors) > 0 {
-		args = append(args, "--ignore-preflight-errors="+strings.Join(want.IgnorePreflightErrors, ","))
+	if d.Servers > 1 {
+		if err := addHosts(ctx, node, node); err != nil {
+			return nil, err
+		}
 	}
-	if _, err := node.Exec(ctx, provisioner.Command{Args: args}); err != nil {
+	if _, err := node.Exec(ctx, command(want, "init", "--skip-token-print")); err != nil {
 		return nil, fmt.Errorf("kubeadm init: %w", err)
 	}
 	kubeconfig, err := node.Pull(ctx, AdminConf)
@@ -97,39 +100,44 @@ func (d *Distro) Init(ctx context.Context, node provisioner.Node, want provision
 	return kubeconfig, nil
 }
 
-var joinCommand = regexp.MustCompile(`--token (\S+) --discovery-token-ca-cert-hash (sha256:[0-9a-f]{64})`)
+// command is kubeadm init or join with the node's configuration.
+func command(want provisioner.Desired, verb string, flags ...string) provisioner.Command {
+	args := append([]string{"kubeadm", verb, "--config", configPath}, flags...)
+	if len(want.IgnorePreflightErrors) > 0 {
+		args = append(args, "--ignore-preflight-errors="+strings.Join(want.IgnorePreflightErrors, ","))
+	}
+	return provisioner.Command{Args: args}
+}
 
-// Join runs kubeadm join, writes the node's CNI configuration for the pod CIDR
-// that the cluster gave it, and the routes to the other nodes' pods.
+// Join runs kubeadm join and writes the node's CNI configuration for the pods
+// that the cluster gave it. A server learns the others' names for the API
+// first, and they its own.
 func (d *Distro) Join(ctx context.Context, members []provisioner.Node, node provisioner.Node, role matrix.Role, want provisioner.Desired) error {
-	if role != matrix.RoleAgent {
-		return fmt.Errorf("join node %s: kubeadm joins agents only", node.Name())
-	}
-	first := members[0]
-	out, err := first.Exec(ctx, provisioner.Command{Args: []string{"kubeadm", "token", "create", "--ttl", "15m", "--print-join-command"}})
+	j, err := invite(ctx, members[0], role)
 	if err != nil {
-		return fmt.Errorf("make a join token: %w", err)
+		return err
 	}
-	printed := joinCommand.FindStringSubmatch(out.Stdout)
-	if printed == nil {
-		return &provisioner.NodeError{Node: first.Name(), Action: "make a join token on",
-			Err: errors.New("kubeadm printed no join command with a token and the CA's hash")}
-	}
-	config, err := d.config(node, want, join{server: first.Address(), token: printed[1], caHash: printed[2]})
+	config, err := d.config(node, want, j)
 	if err != nil {
 		return fmt.Errorf("configure kubeadm join on node %s: %w", node.Name(), err)
 	}
 	if err := node.Push(ctx, provisioner.File{Path: configPath, Content: config, Mode: 0o600}); err != nil {
 		return fmt.Errorf("configure kubeadm join: %w", err)
 	}
-	args := []string{"kubeadm", "join", "--config", configPath}
-	if len(want.IgnorePreflightErrors) > 0 {
-		args = append(args, "--ignore-preflight-errors="+strings.Join(want.IgnorePreflightErrors, ","))
+	if d.Servers > 1 {
+		if err := introduce(ctx, members, node, role); err != nil {
+			return err
+		}
 	}
-	if _, err := node.Exec(ctx, provisioner.Command{Args: args}); err != nil {
+	if _, err := node.Exec(ctx, command(want, "join")); err != nil {
 		return fmt.Errorf("kubeadm join: %w", err)
 	}
-	return network().Connect(ctx, members, node)
+	return network().Join(ctx, members[0], node)
+}
+
+// Connect routes the nodes' pods.
+func (d *Distro) Connect(ctx context.Context, nodes []provisioner.Node) error {
+	return network().Connect(ctx, nodes)
 }
 
 // LogCommands are the logs of a kubeadm node.
@@ -143,8 +151,6 @@ func (d *Distro) LogCommands() map[string]string {
 		"pods.log":       "tail -n 200 /var/log/pods/*/*/*.log",
 	}
 }
-
-type join struct{ server, token, caHash string }
 
 // config is kubeadm's configuration of one node, all documents of it.
 func (d *Distro) config(node provisioner.Node, want provisioner.Desired, j join) (string, error) {
@@ -166,19 +172,29 @@ func (d *Distro) config(node provisioner.Node, want provisioner.Desired, j join)
 			"apiVersion": api, "kind": "InitConfiguration",
 			"nodeRegistration": registration, "timeouts": timeouts,
 			"localAPIEndpoint": map[string]any{"advertiseAddress": node.Address(), "bindPort": 6443},
-		}, map[string]any{
+		})
+		cluster := map[string]any{
 			"apiVersion": api, "kind": "ClusterConfiguration",
 			"kubernetesVersion": "v" + d.Version,
 			"networking":        map[string]any{"podSubnet": podSubnet, "serviceSubnet": serviceSubnet},
-		})
+		}
+		if d.Servers > 1 {
+			cluster["controlPlaneEndpoint"] = apiName + ":6443"
+		}
+		documents = append(documents, cluster)
 	} else {
-		documents = append(documents, map[string]any{
+		joining := map[string]any{
 			"apiVersion": api, "kind": "JoinConfiguration",
 			"nodeRegistration": registration, "timeouts": timeouts,
 			"discovery": map[string]any{"bootstrapToken": map[string]any{
 				"apiServerEndpoint": j.server + ":6443", "token": j.token,
 				"caCertHashes": []string{j.caHash}}},
-		})
+		}
+		if j.certificateKey != "" {
+			joining["controlPlane"] = map[string]any{"certificateKey": j.certificateKey,
+				"localAPIEndpoint": map[string]any{"advertiseAddress": node.Address(), "bindPort": 6443}}
+		}
+		documents = append(documents, joining)
 	}
 	kubelet := map[string]any{"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration"}
 	maps.Copy(kubelet, want.Kubelet)

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,14 +29,20 @@ type fakeNode struct {
 	answers map[string]string
 	fails   map[string]error
 
+	mu       sync.Mutex
 	files    map[string]provisioner.File
 	commands []string
+	// hosts are the lines that were added to /etc/hosts.
+	hosts []string
 }
+
+const certificateKey = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00"
 
 func newNode(name, address string) *fakeNode {
 	return &fakeNode{name: name, address: address, files: map[string]provisioner.File{}, fails: map[string]error{}, answers: map[string]string{
 		"containerd --version": "containerd github.com/containerd/containerd 1.7.24~ds1 1.7.24~ds1-6+deb13u1\n",
 		"kubeadm token create": "kubeadm join 10.0.0.10:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:" + strings.Repeat("ab", 32) + "\n",
+		"kubeadm init phase upload-certs": "[upload-certs] Storing the certificates in Secret \"kubeadm-certs\"\n[upload-certs] Using certificate key:\n" + certificateKey + "\n",
 	}}
 }
 
@@ -43,6 +50,8 @@ func (n *fakeNode) Name() string    { return n.name }
 func (n *fakeNode) Address() string { return n.address }
 
 func (n *fakeNode) Exec(_ context.Context, cmd provisioner.Command) (provisioner.Output, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	line := strings.Join(cmd.Args, " ")
 	n.commands = append(n.commands, line)
 	for prefix, err := range n.fails {
@@ -54,6 +63,9 @@ func (n *fakeNode) Exec(_ context.Context, cmd provisioner.Command) (provisioner
 	if strings.HasPrefix(line, "sh -ec n=0; until kubectl") {
 		return provisioner.Output{Stdout: map[string]string{"s1": "10.244.0.0/24", "a1": "10.244.1.0/24", "a2": "10.244.2.0/24"}[cmd.Args[len(cmd.Args)-1]] + "\n"}, nil
 	}
+	if i := slices.Index(cmd.Args, "hosts"); i >= 0 {
+		n.hosts = append(n.hosts, cmd.Args[i+1:]...)
+	}
 	for prefix, out := range n.answers {
 		if strings.HasPrefix(line, prefix) {
 			return provisioner.Output{Stdout: out}, nil
@@ -63,6 +75,8 @@ func (n *fakeNode) Exec(_ context.Context, cmd provisioner.Command) (provisioner
 }
 
 func (n *fakeNode) Push(_ context.Context, f provisioner.File) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.files[f.Path] = f
 	return n.fails["push "+f.Path]
 }
@@ -88,7 +102,7 @@ func desired() provisioner.Desired {
 const pause = "registry.k8s.io/pause:3.10.1"
 
 func distro() *Distro {
-	return &Distro{Version: "1.34.4", PauseImage: pause, Timeout: 5 * time.Minute}
+	return &Distro{Version: "1.34.4", PauseImage: pause, Servers: 1, Timeout: 5 * time.Minute}
 }
 
 func TestInit(t *testing.T) {
@@ -138,16 +152,57 @@ func TestJoin(t *testing.T) {
 	parses(t, node.files[configPath].Content, 1)
 	g.Expect(node.commands).To(ContainElement("kubeadm join --config /etc/lxcmatrix/kubeadm.yaml --ignore-preflight-errors=Swap,SystemVerification"))
 	g.Expect(node.files[bridge.ConflistPath].Content).To(ContainSubstring(`"subnet": "10.244.2.0/24"`))
-	// Every member reaches the new node's pods, and that theirs.
-	for _, member := range []*fakeNode{first, second} {
-		g.Expect(member.files).To(HaveKeyWithValue("/etc/systemd/network/eth0.network.d/pods-a2.conf",
-			HaveField("Content", "[Route]\nDestination=10.244.2.0/24\nGateway=10.0.0.12\n")))
-		g.Expect(member.commands).To(ContainElement("networkctl reload"))
+	g.Expect(node.commands).NotTo(ContainElement(ContainSubstring("/etc/hosts")), "one server has its address")
+	g.Expect(distro().Connect(t.Context(), []provisioner.Node{first, second, node})).To(Succeed())
+	// Every node reaches the others' pods.
+	for _, on := range []*fakeNode{first, second, node} {
+		for _, by := range []*fakeNode{first, second, node} {
+			path, subnet := "/etc/systemd/network/eth0.network.d/pods-"+by.name+".conf", map[string]string{"s1": "0", "a1": "1", "a2": "2"}[by.name]
+			if on == by {
+				g.Expect(on.files).NotTo(HaveKey(path))
+				continue
+			}
+			g.Expect(on.files).To(HaveKeyWithValue(path, HaveField("Content",
+				"[Route]\nDestination=10.244."+subnet+".0/24\nGateway="+by.address+"\n")))
+		}
+		g.Expect(on.commands).To(ContainElement("networkctl reload"))
 	}
-	g.Expect(node.files).To(HaveKeyWithValue("/etc/systemd/network/eth0.network.d/pods-s1.conf",
-		HaveField("Content", "[Route]\nDestination=10.244.0.0/24\nGateway=10.0.0.10\n")))
-	g.Expect(node.files).To(HaveKeyWithValue("/etc/systemd/network/eth0.network.d/pods-a1.conf",
-		HaveField("Content", "[Route]\nDestination=10.244.1.0/24\nGateway=10.0.0.11\n")))
+}
+
+// TestServers: what makes several servers one control plane.
+func TestServers(t *testing.T) {
+	g := NewWithT(t)
+	d := distro()
+	d.Servers = 3
+	first, second, third, agent := newNode("s1", "10.0.0.10"), newNode("s2", "10.0.0.11"), newNode("s3", "10.0.0.12"), newNode("a1", "10.0.0.13")
+	g.Expect(d.Configure(t.Context(), first, desired())).To(Succeed())
+	g.Expect(first.files[configPath].Content).To(ContainSubstring("controlPlaneEndpoint: api.lxcmatrix.internal:6443\n"))
+	_, err := d.Init(t.Context(), first, desired())
+	g.Expect(err).NotTo(HaveOccurred())
+	want := desired()
+	want.NodeIP = "10.0.0.11"
+	g.Expect(d.Join(t.Context(), []provisioner.Node{first}, second, matrix.RoleServer, want)).To(Succeed())
+	golden.Assert(t, second.files[configPath].Content, "join-server.yaml")
+	parses(t, second.files[configPath].Content, 1)
+	g.Expect(second.files[configPath].Mode).To(BeEquivalentTo(0o600), "it holds the certificates' key")
+	g.Expect(d.Join(t.Context(), []provisioner.Node{first, second}, third, matrix.RoleServer, desired())).To(Succeed())
+	g.Expect(d.Join(t.Context(), []provisioner.Node{first, second, third}, agent, matrix.RoleAgent, desired())).To(Succeed())
+	g.Expect(agent.files[configPath].Content).NotTo(ContainSubstring("certificateKey"))
+	for node, want := range map[*fakeNode]string{first: "10 11 12", second: "11 10 12", third: "12 10 11", agent: "10 11 12"} {
+		var addresses []string
+		for _, line := range node.hosts {
+			address, name, _ := strings.Cut(line, " ")
+			g.Expect(name).To(Equal("api.lxcmatrix.internal"))
+			addresses = append(addresses, strings.TrimPrefix(address, "10.0.0."))
+		}
+		g.Expect(strings.Join(addresses, " ")).To(Equal(want), "the servers that node %s knows, its own first", node.name)
+	}
+	joined := slices.Index(second.commands, "kubeadm join --config /etc/lxcmatrix/kubeadm.yaml --ignore-preflight-errors=Swap,SystemVerification")
+	known := slices.IndexFunc(second.commands, func(c string) bool { return strings.Contains(c, "/etc/hosts") })
+	g.Expect(known).To(And(BeNumerically(">=", 0), BeNumerically("<", joined)), "before kubelet asks for it")
+	for _, node := range []*fakeNode{first, second, third, agent} {
+		g.Expect(node.commands).NotTo(ContainElement(ContainSubstring(certificateKey)), "what is on a command line shows in logs")
+	}
 }
 
 func TestContainerdConfig(t *testing.T) {
@@ -199,7 +254,7 @@ func TestFailures(t *testing.T) {
 		{"first", "kubeadm token create", "make a join token"},
 		{"node", "kubeadm join", "kubeadm join"},
 		{"first", "sh -ec n=0", "read the pod CIDR of node a1"},
-		{"node", "networkctl reload", "route to the pods of node s1"},
+		{"first", "networkctl reload", "route to the pods of other nodes"},
 	} {
 		t.Run(c.fails, func(t *testing.T) {
 			g := NewWithT(t)
@@ -208,6 +263,9 @@ func TestFailures(t *testing.T) {
 			err := distro().Configure(t.Context(), node, desired())
 			if err == nil {
 				err = distro().Join(t.Context(), []provisioner.Node{first}, node, matrix.RoleAgent, desired())
+			}
+			if err == nil {
+				err = distro().Connect(t.Context(), []provisioner.Node{first, node})
 			}
 			g.Expect(err).To(MatchError(ContainSubstring(c.says)))
 			g.Expect(provisioner.IsNodes(err)).To(BeTrue(), "a command that fails is the node's doing: %v", err)
@@ -218,6 +276,14 @@ func TestFailures(t *testing.T) {
 		first := newNode("s1", "10.0.0.10")
 		first.answers["kubeadm token create"] = "W1120 deprecated\n"
 		err := distro().Join(t.Context(), []provisioner.Node{first}, newNode("a1", "10.0.0.11"), matrix.RoleAgent, desired())
+		var node *provisioner.NodeError
+		g.Expect(errors.As(err, &node)).To(BeTrue(), "%v", err)
+	})
+	t.Run("an upload that prints no key", func(t *testing.T) {
+		g := NewWithT(t)
+		first := newNode("s1", "10.0.0.10")
+		first.answers["kubeadm init phase upload-certs"] = "W1120 deprecated\n"
+		err := distro().Join(t.Context(), []provisioner.Node{first}, newNode("s2", "10.0.0.11"), matrix.RoleServer, desired())
 		var node *provisioner.NodeError
 		g.Expect(errors.As(err, &node)).To(BeTrue(), "%v", err)
 	})
