@@ -156,6 +156,12 @@ type NodeFacts struct {
 	OSID      string `json:"osID"`
 	OSVersion string `json:"osVersion"`
 	Systemd   string `json:"systemd"`
+	// NetworkManager and Firewalld say whether the node has their services.
+	NetworkManager *bool `json:"networkManager,omitempty"`
+	Firewalld      *bool `json:"firewalld,omitempty"`
+	// SELinux is enforcing, permissive or disabled, as programs in the node see
+	// it.
+	SELinux string `json:"selinux,omitempty"`
 	// Containerd, Runc and Kubernetes are versions without a leading v.
 	Containerd string `json:"containerd"`
 	Runc       string `json:"runc"`

@@ -167,6 +167,8 @@ type NodeState struct {
 	// Restart names units that read Files only when they start; those that run
 	// are restarted once the files are written.
 	Restart []string
+	// Disable names units that are stopped, and that no boot starts.
+	Disable []string
 }
 
 // Unit is a systemd unit of the harness's in a node.

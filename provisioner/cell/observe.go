@@ -69,6 +69,9 @@ const observation = `echo kernel=$(uname -r)
 echo cgroup=$(stat -fc %T /sys/fs/cgroup)
 . /etc/os-release; echo id=$ID; echo version=$VERSION_ID
 echo systemd=$(systemctl --version | head -n 1)
+echo networkManager=$(systemctl show --property LoadState --value NetworkManager.service)
+echo firewalld=$(systemctl show --property LoadState --value firewalld.service)
+echo selinux=$(cat /sys/fs/selinux/enforce 2>/dev/null || echo none)
 echo containerd=$(containerd --version 2>/dev/null)
 echo runc=$(runc --version 2>/dev/null | head -n 1)
 echo kubernetes=$(kubelet --version 2>/dev/null)
@@ -110,10 +113,24 @@ func nodeFacts(printed string) (f matrix.NodeFacts, boot string) {
 		f.Cgroup = "v1"
 	}
 	f.Systemd = systemdNumber.FindString(seen["systemd"])
+	f.NetworkManager, f.Firewalld = isThere(seen["networkManager"]), isThere(seen["firewalld"])
+	f.SELinux = map[string]string{"1": "enforcing", "0": "permissive", "none": "disabled"}[seen["selinux"]]
 	f.Containerd = versionNumber.FindString(seen["containerd"])
 	f.Runc = versionNumber.FindString(seen["runc"])
 	f.Kubernetes = versionNumber.FindString(seen["kubernetes"])
 	return f, seen["boot"]
+}
+
+// isThere reads a unit's LoadState: one that is masked is not used, and as good
+// as not there. Anything unclear is not observed.
+func isThere(loadState string) *bool {
+	switch loadState {
+	case "loaded":
+		return new(true)
+	case "not-found", "masked":
+		return new(false)
+	}
+	return nil
 }
 
 // logs reads a node's logs, all at once, and its console.

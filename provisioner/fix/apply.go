@@ -18,8 +18,8 @@ const sysctlFile = "/etc/sysctl.d/90-lxcmatrix.conf"
 const unitFolder = "/etc/systemd/system"
 
 // Apply brings the node part of the desired state about: files and units are
-// written, units that are to be enabled are started, units that must read a
-// changed file are restarted, sysctls are set. Applying twice changes nothing.
+// written, units that are to be enabled are started, units that are to be disabled
+// are stopped, units that must read a changed file are restarted, sysctls are set. Applying twice changes nothing.
 // A command that the node refuses is a *provisioner.CommandError.
 func Apply(ctx context.Context, node provisioner.Node, want provisioner.Desired) error {
 	state := want.Node
@@ -53,17 +53,23 @@ func activation(state provisioner.NodeState) string {
 	if len(state.Units) > 0 || slices.ContainsFunc(state.Files, func(f provisioner.File) bool { return strings.HasPrefix(f.Path, "/etc/systemd/") }) {
 		lines = append(lines, "systemctl daemon-reload")
 	}
-	var enable, restart []string
+	var enable, restart, disable []string
 	for _, unit := range state.Units {
 		if unit.Enable {
 			enable = append(enable, quote(unit.Name))
 		}
+	}
+	for _, unit := range state.Disable {
+		disable = append(disable, quote(unit))
 	}
 	for _, unit := range state.Restart {
 		restart = append(restart, quote(unit))
 	}
 	if len(enable) > 0 {
 		lines = append(lines, "systemctl enable --now "+strings.Join(enable, " "))
+	}
+	if len(state.Disable) > 0 {
+		lines = append(lines, "systemctl disable --now "+strings.Join(disable, " "))
 	}
 	if len(restart) > 0 {
 		lines = append(lines, "systemctl try-restart "+strings.Join(restart, " "))

@@ -95,6 +95,8 @@ type NodeEffects struct {
 	Sysctls map[string]string `yaml:"sysctls"`
 	// Restart names units that read a changed file only when they start.
 	Restart []string `yaml:"restart"`
+	// Disable names units that are stopped, and that no boot starts.
+	Disable []string `yaml:"disable"`
 }
 
 // FileEffect is a file in a node.

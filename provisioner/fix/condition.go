@@ -116,6 +116,13 @@ func Observed(host *matrix.HostFacts, node *matrix.NodeFacts) Facts {
 	}
 	if node != nil {
 		f.put("containerd", node.Containerd)
+		f.put("selinux", node.SELinux)
+		if node.NetworkManager != nil {
+			f["network_manager"] = *node.NetworkManager
+		}
+		if node.Firewalld != nil {
+			f["firewalld"] = *node.Firewalld
+		}
 	}
 	return f
 }
@@ -206,6 +213,8 @@ func words(fact string) []string {
 		return []string{"kubeadm", "k3s", "rke2"}
 	case "cpu_level":
 		return []string{"x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4"}
+	case "selinux":
+		return []string{"enforcing", "permissive", "disabled"}
 	case "proxy_mode":
 		return []string{"iptables", "ipvs", "nftables"}
 	}
@@ -227,6 +236,9 @@ func newCompiler() (*compiler, error) {
 		cel.Variable("lxc", cel.StringType),
 		cel.Variable("host_systemd", cel.StringType),
 		cel.Variable("containerd", cel.StringType),
+		cel.Variable("network_manager", cel.BoolType),
+		cel.Variable("firewalld", cel.BoolType),
+		cel.Variable("selinux", cel.StringType),
 		cel.Variable("storage", cel.StringType),
 		cel.Variable("privileged", cel.BoolType),
 		cel.Variable("apparmor", cel.BoolType),

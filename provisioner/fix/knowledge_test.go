@@ -1,6 +1,7 @@
 package fix_test
 
 import (
+	"errors"
 	"net/url"
 	"os"
 	"path"
@@ -77,6 +78,8 @@ func TestWhichFixesApply(t *testing.T) {
 	for name, tc := range map[string]struct {
 		cell    matrix.Cell
 		host    matrix.HostFacts
+		node    matrix.NodeFacts
+		with    []string
 		without []string
 		want    []string
 		leftOut []string
@@ -114,9 +117,34 @@ func TestWhichFixesApply(t *testing.T) {
 			host: matrix.HostFacts{Kernel: "5.10.0-35-amd64", Cgroup: "v1", AppArmor: new(true), Incus: "6.0.4", LXC: "5.0.2", Storage: "dir", Capabilities: full},
 			want: []string{"cgroup-v1-kubelet", "containerd-apparmor", "raw-lxc-apparmor", "raw-lxc-devices-v1", "rshared"},
 		},
+		"a node of the RHEL family": {
+			cell: cell("kubeadm", "1.34.4"),
+			host: split,
+			node: matrix.NodeFacts{NetworkManager: new(true), Firewalld: new(true)},
+			want: append(kubeadmOnly(), "cgroup1-split-cpu", "firewalld", "nm-unmanaged", "raw-lxc-devices-v1", "restrict-oom-score-adj", "rshared"),
+		},
+		"one with its firewall on": {
+			cell:    cell("kubeadm", "1.34.4"),
+			host:    split,
+			node:    matrix.NodeFacts{NetworkManager: new(false), Firewalld: new(true)},
+			with:    []string{"firewalld-open"},
+			without: []string{"firewalld"},
+			want:    append(kubeadmOnly(), "cgroup1-split-cpu", "firewalld-open", "raw-lxc-devices-v1", "restrict-oom-score-adj", "rshared"),
+			leftOut: []string{"firewalld"},
+		},
+		"a firewall to open that is not there": {
+			cell: cell("kubeadm", "1.34.4"),
+			host: split,
+			with: []string{"firewalld-open"},
+			want: append(kubeadmOnly(), "cgroup1-split-cpu", "raw-lxc-devices-v1", "restrict-oom-score-adj", "rshared"),
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			decisions, err := cat.Decide(fix.FactsOf(tc.cell, &tc.host, nil), fix.Choice{Without: tc.without})
+			node := tc.node
+			if node.Firewalld == nil {
+				node.NetworkManager, node.Firewalld = new(false), new(false)
+			}
+			decisions, err := cat.Decide(fix.FactsOf(tc.cell, &tc.host, &node), fix.Choice{With: tc.with, Without: tc.without})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -146,6 +174,23 @@ func TestWhichFixesApply(t *testing.T) {
 	}
 }
 
+// TestAFirewallIsOffOrOpen: to open it and to turn it off contradict each other.
+func TestAFirewallIsOffOrOpen(t *testing.T) {
+	cat, _ := embedded(t)
+	var both []*fix.Fix
+	for _, id := range []string{"firewalld", "firewalld-open"} {
+		f, err := cat.Fix(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		both = append(both, f)
+	}
+	var conflict *fix.ConflictError
+	if _, err := fix.Merge(both, known()); !errors.As(err, &conflict) || conflict.Place != "node.running.firewalld.service" {
+		t.Errorf("merged, with the error %v", err)
+	}
+}
+
 func known() fix.Context {
 	return fix.Context{NodeName: "cp1", NodeAddress: "10.7.0.5", Gateway: "10.7.0.1", Subnet: "10.7.0.0/24", Kernel: "6.18.44"}
 }
@@ -157,7 +202,7 @@ func TestNothingIsDecidedOnWhatNobodyObserved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"cgroup1-split-cpu", "restrict-oom-score-adj", "containerd-apparmor", "rshared", "cgroup-v1-kubelet"} {
+	for _, want := range []string{"nm-unmanaged", "firewalld", "cgroup1-split-cpu", "restrict-oom-score-adj", "containerd-apparmor", "rshared", "cgroup-v1-kubelet"} {
 		if !slices.Contains(fix.Open(decisions), want) {
 			t.Errorf("%s was decided without its facts", want)
 		}

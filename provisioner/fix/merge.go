@@ -154,7 +154,13 @@ func (m *merger) add(f *Fix) {
 			w.Node.Units = append(w.Node.Units, v)
 		}
 	}
+	for _, unit := range e.Node.Disable {
+		if m.set(f.ID, "node.running."+unit, "disabled") {
+			w.Node.Disable = append(w.Node.Disable, unit)
+		}
+	}
 	for _, unit := range e.Node.Restart {
+		m.set(f.ID, "node.running."+unit, "restarted")
 		if !slices.Contains(w.Node.Restart, unit) {
 			w.Node.Restart = append(w.Node.Restart, unit)
 		}

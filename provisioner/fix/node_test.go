@@ -61,6 +61,7 @@ func TestApplyWritesThenActivatesOnce(t *testing.T) {
 		Units:   []provisioner.Unit{{Name: "a.service", Content: "a", Enable: true}, {Name: "b.service", Content: "b", Enable: true}, {Name: "c.timer", Content: "c"}},
 		Sysctls: map[string]string{"net.ipv4.ip_forward": "1", "net.a": "2"},
 		Restart: []string{"systemd-journald.service"},
+		Disable: []string{"firewalld.service"},
 	}}
 	if err := fix.Apply(t.Context(), node, want); err != nil {
 		t.Fatal(err)
@@ -83,7 +84,7 @@ func TestApplyWritesThenActivatesOnce(t *testing.T) {
 		t.Fatalf("%d commands, want one", len(node.scripts))
 	}
 	_, tail, _ := strings.Cut(node.scripts[0], "export PATH\n")
-	if tail != "systemctl daemon-reload\nsystemctl enable --now 'a.service' 'b.service'\nsystemctl try-restart 'systemd-journald.service'\nsysctl -q -p /etc/sysctl.d/90-lxcmatrix.conf\n" {
+	if tail != "systemctl daemon-reload\nsystemctl enable --now 'a.service' 'b.service'\nsystemctl disable --now 'firewalld.service'\nsystemctl try-restart 'systemd-journald.service'\nsysctl -q -p /etc/sysctl.d/90-lxcmatrix.conf\n" {
 		t.Errorf("script:\n%s", tail)
 	}
 }
