@@ -279,7 +279,7 @@ func unavailable(err error) (why string, other error) {
 type inputKey struct{ kind, name, version string }
 
 // use takes answers' inputs into the plan. The same input with other bytes
-// would make the plan mean two things.
+// would make the plan mean two things; the same bytes from two sources do not.
 func (r *resolving) use(answers ...*answer) error {
 	for _, a := range answers {
 		if a.used {
@@ -293,7 +293,9 @@ func (r *resolving) use(answers ...*answer) error {
 			case !there:
 				r.seen[k] = in
 				r.inputs = append(r.inputs, in)
-			case before != in:
+			case before.Digest == "":
+				r.seen[k], r.inputs[slices.Index(r.inputs, before)] = in, in
+			case in.Digest != "" && before.Digest != in.Digest:
 				return fmt.Errorf("%s %s is resolved to %s from %s, and to %s from %s", in.Kind,
 					strings.TrimSpace(in.Name+" "+in.Version), orNone(before.Digest), before.Source, orNone(in.Digest), in.Source)
 			}

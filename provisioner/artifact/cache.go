@@ -25,6 +25,7 @@ import (
 //	index/KEY.json                what it is
 //	locks/KEY.lock                who is making it
 //	tmp/KEY-*                     what is being made
+//	parts/HEX                     what is being downloaded, to be gone on with
 type cache struct{ root string }
 
 // blob is content in the cache.
@@ -34,6 +35,9 @@ type blob struct {
 }
 
 func (c cache) path(b blob) string { return filepath.Join(c.root, "sha256", b.SHA256) }
+
+// part is where content lies while it is downloaded.
+func (c cache) part(sum string) string { return filepath.Join(c.root, "parts", sum) }
 
 // flat makes a file name of a key.
 func flat(key string) string { return strings.ReplaceAll(key, "/", "_") }
@@ -109,7 +113,8 @@ func (c cache) prune(wanted func() (map[string]bool, error)) (freed int64, err e
 		}
 		freed += info.Size()
 	}
-	return freed, errors.Join(append(problems, os.RemoveAll(filepath.Join(c.root, "tmp")))...)
+	problems = append(problems, os.RemoveAll(filepath.Join(c.root, "tmp")), os.RemoveAll(filepath.Join(c.root, "parts")))
+	return freed, errors.Join(problems...)
 }
 
 // workDir makes a folder for making key in, on the cache's own file system.

@@ -89,7 +89,7 @@ func checkRelease(t *testing.T, s *Store, r recipe) {
 		says("runc", "libseccomp: ", "--version")
 	}
 	// kubeadm itself is the authority on what it will ask for.
-	want, err := s.askKubeadm(t.Context(), release, r.Version)
+	want, err := s.askImages(t.Context(), s.upstreams[r.Distro], release)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,8 +135,10 @@ func tagsIn(t *testing.T, archive string) (tags []string) {
 
 // refusesFlippedByte damages a copy of the cache, never the cache itself.
 func refusesFlippedByte(t *testing.T, s *Store, release Release) {
-	damaged := *s
-	damaged.cache = cache{t.TempDir()}
+	damaged, err := New(t.TempDir(), Options{Sources: s.sources})
+	if err != nil {
+		t.Fatal(err)
+	}
 	key := s.releaseKey(Request{Distro: release.Distro, Version: release.Version}) + "/" + release.Source
 	var e entry
 	if err := s.cache.load(key, &e); err != nil {
@@ -161,7 +163,7 @@ func refusesFlippedByte(t *testing.T, s *Store, release Release) {
 			t.Fatal(err)
 		}
 	}
-	_, err := damaged.Ensure(t.Context(), Request{Distro: release.Distro, Version: release.Version})
+	_, err = damaged.Ensure(t.Context(), Request{Distro: release.Distro, Version: release.Version})
 	var refused *ChecksumError
 	if !errors.As(err, &refused) || !strings.HasPrefix(refused.Name, "kubelet of") {
 		t.Errorf("a flipped byte in kubelet gives %v", err)

@@ -29,8 +29,7 @@ type recipe struct {
 	Bases   []baseRecipe   `yaml:"bases"`
 	// Binaries are the commands that are files of the release.
 	Binaries []string `yaml:"binaries"`
-	// Downloads are where the binaries lie that are not in Kubernetes' own
-	// release.
+	// Downloads are where the binaries lie that upstream's release has not.
 	Downloads []downloadRecipe `yaml:"downloads,omitempty"`
 	Images    []imageRecipe    `yaml:"images"`
 	// Runtime is what the release's nodes run it with.
@@ -67,13 +66,14 @@ type downloadRecipe struct {
 func (d downloadRecipe) archive() bool { return strings.HasSuffix(d.URL, ".tar.gz") }
 
 // on is the download for a platform.
-func (d downloadRecipe) on(arch string) downloadRecipe {
+func (d downloadRecipe) on(arch string) download {
 	platform := func(s string) string { return strings.ReplaceAll(s, "{arch}", arch) }
-	files := map[string]string{}
-	for name, p := range d.Files {
-		files[name] = platform(p)
+	on := download{URL: platform(d.URL), Checksums: platform(d.Checksums), Archive: d.archive(), Kind: KindBinary}
+	names, members := sortedPairs(d.Files)
+	for i, name := range names {
+		on.Names, on.Members = append(on.Names, name), append(on.Members, platform(members[i]))
 	}
-	return downloadRecipe{platform(d.URL), platform(d.Checksums), files}
+	return on
 }
 
 // baseRecipe is a Debian layer under images that need programs of an OS.
@@ -96,39 +96,71 @@ type imageRecipe struct {
 	Command    []string          `yaml:"command"`
 }
 
-// loadRecipes reads and checks every recipe, and names every problem at once.
-// A distribution's recipes are in the order of their versions.
-func loadRecipes(modules fs.FS) ([]recipe, error) {
-	names, err := fs.Glob(modules, "releases/*.yaml")
-	if err != nil {
-		return nil, fmt.Errorf("list release recipes: %w", err)
-	}
-	var recipes []recipe
+// knowledge is what is known of releases: where they lie, and what they are
+// built from.
+type knowledge struct {
+	// upstreams by distribution.
+	upstreams map[string]upstream
+	// recipes in the order of their versions, each with what is ours.
+	recipes []recipe
+	// own is what is ours in a release that nothing else is built of.
+	own recipe
+}
+
+// loadKnowledge reads and checks all of it, and names every problem at once.
+func loadKnowledge(modules fs.FS) (knowledge, error) {
+	k := knowledge{upstreams: map[string]upstream{}}
 	var problems []error
-	for _, name := range names {
+	read := func(name string, into any, check func() []string) {
 		content, err := fs.ReadFile(modules, name)
+		if err == nil {
+			decoder := yaml.NewDecoder(bytes.NewReader(content))
+			decoder.KnownFields(true)
+			err = decoder.Decode(into)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("read release recipe %s: %w", name, err)
+			problems = append(problems, fmt.Errorf("recipe %s: %w", name, err))
+			return
 		}
-		decoder := yaml.NewDecoder(bytes.NewReader(content))
-		decoder.KnownFields(true)
+		for _, p := range check() {
+			problems = append(problems, fmt.Errorf("recipe %s: %s", name, p))
+		}
+	}
+	read("own.yaml", &k.own, func() []string { return k.own.buildProblems(modules) })
+	for _, name := range glob(modules, "upstreams/*.yaml") {
+		var u upstream
+		read(name, &u, func() []string { return u.problems() })
+		k.upstreams[u.Distro] = u
+	}
+	for _, name := range glob(modules, "releases/*.yaml") {
 		var r recipe
-		if err := decoder.Decode(&r); err != nil {
-			problems = append(problems, fmt.Errorf("release recipe %s: %w", name, err))
-			continue
+		read(name, &r, func() []string {
+			// Last, as each is built.
+			r.Modules, r.Images = append(r.Modules, k.own.Modules...), append(r.Images, k.own.Images...)
+			return r.problems(modules)
+		})
+		for _, b := range r.Binaries {
+			if u, known := k.upstreams[r.Distro]; known && !u.has(b) && !slices.ContainsFunc(r.Downloads, func(d downloadRecipe) bool { _, has := d.Files[b]; return has }) {
+				problems = append(problems, fmt.Errorf("recipe %s: binary %s is neither among upstream's files nor in a download", name, b))
+			}
 		}
-		for _, p := range r.problems(modules) {
-			problems = append(problems, fmt.Errorf("release recipe %s: %s", name, p))
-		}
-		recipes = append(recipes, r)
+		k.recipes = append(k.recipes, r)
 	}
 	if err := errors.Join(problems...); err != nil {
-		return nil, err
+		return knowledge{}, err
 	}
-	slices.SortFunc(recipes, func(a, b recipe) int {
+	slices.SortFunc(k.recipes, func(a, b recipe) int {
 		return cmp.Or(strings.Compare(a.Distro, b.Distro), semver.MustParse(a.Version).Compare(semver.MustParse(b.Version)))
 	})
-	return recipes, nil
+	return k, nil
+}
+
+func glob(modules fs.FS, pattern string) []string {
+	names, err := fs.Glob(modules, pattern)
+	if err != nil {
+		panic(err) // the patterns above are well formed
+	}
+	return names
 }
 
 func (r recipe) problems(modules fs.FS) (found []string) {
@@ -141,6 +173,60 @@ func (r recipe) problems(modules fs.FS) (found []string) {
 	if r.Distro == "" {
 		bad("distro is empty")
 	}
+	commands := r.commands()
+	for _, b := range r.Binaries {
+		if !commands[b] {
+			bad("binary %s is built by no module", b)
+		}
+	}
+	found = append(found, r.Runtime.problems(r.Binaries)...)
+	for _, d := range r.Downloads {
+		if len(d.Files) == 0 || d.Checksums == "" {
+			bad("download %s needs files and checksums", d.URL)
+		}
+		for name, p := range d.Files {
+			if !slices.Contains(r.Binaries, name) {
+				bad("download %s: %s is none of the binaries", d.URL, name)
+			}
+			if !d.archive() && p != path.Base(d.URL) {
+				bad("download %s is no .tar.gz, and has no %s in it", d.URL, p)
+			}
+		}
+	}
+	return append(found, r.buildProblems(modules)...)
+}
+
+// problems finds what is wrong with a runtime; binaries are the release's.
+func (r Runtime) problems(binaries []string) (found []string) {
+	side := func(runtime string) string {
+		if runtime == RuntimeOS || runtime == RuntimeBundled {
+			return runtime
+		}
+		if !slices.Contains(binaries, runtime) {
+			found = append(found, fmt.Sprintf("runtime %q is neither %q nor %q nor one of the binaries", runtime, RuntimeOS, RuntimeBundled))
+		}
+		return "release"
+	}
+	if side(r.Containerd) != side(r.Runc) {
+		found = append(found, "containerd and runc come from two sides: the OS's containerd brings the OS's runc")
+	}
+	return found
+}
+
+// commands are what the recipe's modules build.
+func (r recipe) commands() map[string]bool {
+	commands := map[string]bool{}
+	for _, m := range r.Modules {
+		for c := range m.Commands {
+			commands[c] = true
+		}
+	}
+	return commands
+}
+
+// buildProblems finds what is wrong with what is to be built.
+func (r recipe) buildProblems(modules fs.FS) (found []string) {
+	bad := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
 	commands := map[string]bool{}
 	for _, m := range r.Modules {
 		if _, err := fs.Stat(modules, path.Join(m.Name, "go.mod.in")); err != nil {
@@ -155,32 +241,6 @@ func (r recipe) problems(modules fs.FS) (found []string) {
 				bad("module %s: two packages build a file %s", m.Name, commandName(pkg))
 			}
 			commands[c], outputs[commandName(pkg)] = true, true
-		}
-	}
-	for _, b := range r.Binaries {
-		if !commands[b] {
-			bad("binary %s is built by no module", b)
-		}
-	}
-	for _, runtime := range []string{r.Runtime.Containerd, r.Runtime.Runc} {
-		if runtime != RuntimeOS && !slices.Contains(r.Binaries, runtime) {
-			bad("runtime %q is neither %q nor one of the binaries", runtime, RuntimeOS)
-		}
-	}
-	if (r.Runtime.Containerd == RuntimeOS) != (r.Runtime.Runc == RuntimeOS) {
-		bad("containerd and runc come from two sides: the OS's containerd brings the OS's runc")
-	}
-	for _, d := range r.Downloads {
-		if len(d.Files) == 0 || d.Checksums == "" {
-			bad("download %s needs files and checksums", d.URL)
-		}
-		for name, p := range d.Files {
-			if !slices.Contains(r.Binaries, name) {
-				bad("download %s: %s is none of the binaries", d.URL, name)
-			}
-			if !d.archive() && p != path.Base(d.URL) {
-				bad("download %s is no .tar.gz, and has no %s in it", d.URL, p)
-			}
 		}
 	}
 	for _, i := range r.Images {
@@ -200,13 +260,6 @@ func (r recipe) problems(modules fs.FS) (found []string) {
 		}
 	}
 	return found
-}
-
-// kubernetes lists the binaries that are in Kubernetes' own release.
-func (r recipe) kubernetes() []string {
-	return slices.DeleteFunc(slices.Clone(r.Binaries), func(name string) bool {
-		return slices.ContainsFunc(r.Downloads, func(d downloadRecipe) bool { _, has := d.Files[name]; return has })
-	})
 }
 
 // imageNames lists the images, sorted; own says whether ours are among them.

@@ -15,13 +15,14 @@ import (
 
 func TestEmbeddedRecipes(t *testing.T) {
 	g := NewWithT(t)
-	recipes, err := loadRecipes(fixtures.Modules())
+	known, err := loadKnowledge(fixtures.Modules())
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(recipes).NotTo(BeEmpty())
-	for _, r := range recipes {
-		g.Expect(r.kubernetes()).To(ConsistOf("kubeadm", "kubelet", "kubectl"))
+	g.Expect(known.upstreams).To(And(HaveKey("kubeadm"), HaveKey("k3s"), HaveKey("rke2")))
+	g.Expect(known.recipes).NotTo(BeEmpty())
+	for _, r := range known.recipes {
+		g.Expect(r.Binaries[:3]).To(Equal([]string{"kubeadm", "kubelet", "kubectl"}))
 		if r.Runtime.Containerd == RuntimeOS {
-			g.Expect(r.Binaries).To(Equal(r.kubernetes()))
+			g.Expect(r.Binaries).To(HaveLen(3))
 		} else {
 			g.Expect(r.Binaries).To(ContainElements("containerd", "containerd-shim-runc-v2", "ctr", "runc"))
 		}
@@ -44,12 +45,12 @@ func TestEmbeddedRecipes(t *testing.T) {
 // they are built from: what would be another version under this one's name does
 // not reach an image.
 func TestRecipesBuildWhatTheyName(t *testing.T) {
-	recipes, err := loadRecipes(fixtures.Modules())
+	known, err := loadKnowledge(fixtures.Modules())
 	if err != nil {
 		t.Fatal(err)
 	}
 	var minors []string
-	for _, r := range recipes {
+	for _, r := range known.recipes {
 		minors = append(minors, r.Distro+" "+r.Minor)
 		t.Run(r.Distro+" "+r.Version, func(t *testing.T) {
 			g := NewWithT(t)
@@ -103,13 +104,22 @@ func TestRecipesBuildWhatTheyName(t *testing.T) {
 
 func TestRecipeNamesEveryProblem(t *testing.T) {
 	g := NewWithT(t)
-	_, err := loadRecipes(fstest.MapFS{
+	_, err := loadKnowledge(fstest.MapFS{
+		"own.yaml": {Data: []byte("images: [{name: lonely}]")},
+		"upstreams/odd.yaml": {Data: []byte(`
+distro: odd
+folder: https://example.test/{version}
+runtime: {containerd: bundled, runc: os}
+files: [{name: a, kind: images}, {name: "x-{part}", kind: airgap}]
+images: [b, list]
+`)},
+		"upstreams/kubeadm.yaml": helloModules()["upstreams/kubeadm.yaml"],
 		"releases/bad.yaml": {Data: []byte(`
 distro: kubeadm
 minor: "1.35"
 version: 1.34.4
 modules: [{name: absent, commands: {a: example.test/a, c: example.test/c/a}}]
-binaries: [b]
+binaries: [b, d]
 runtime: {containerd: os, runc: magic}
 downloads:
 - {url: "https://example.test/d.tar.gz", files: {other: bin/other}}
@@ -123,6 +133,8 @@ images:
 	g.Expect(err).To(HaveOccurred())
 	for _, want := range []string{`minor "1.35" does not fit`, "module absent", "two packages build a file a", "binary b is built by no module", `no base "none"`,
 		`path "relative" is not absolute`, "image empty needs files", `runtime "magic" is neither`, "releases/unknown.yaml", "minors",
+		"binary d is neither among upstream's files", "image lonely needs files",
+		"needs distro, files and checksums", "has no /v{version}", "one of channels and newest", `a: "images" is no kind`, "{part} in its name", "images: b is none",
 		"containerd and runc come from two sides", "d.tar.gz needs files and checksums", "other is none of the binaries", "is no .tar.gz, and has no runc in it"} {
 		g.Expect(err.Error()).To(ContainSubstring(want))
 	}
@@ -131,8 +143,9 @@ images:
 func TestFingerprintFollowsWhatIsBuilt(t *testing.T) {
 	g := NewWithT(t)
 	modules := helloModules()
-	recipes, err := loadRecipes(modules)
+	known, err := loadKnowledge(modules)
 	g.Expect(err).NotTo(HaveOccurred())
+	recipes := known.recipes
 	of := func(r recipe, modules fstest.MapFS, goVersion, arch string) string {
 		f, err := r.fingerprint(modules, goVersion, arch)
 		g.Expect(err).NotTo(HaveOccurred())
@@ -175,8 +188,8 @@ func TestRecipeOfAVersion(t *testing.T) {
 			t.Errorf("%s: recipe %s, %t; want %s, %t", asked, r.Version, found, want.version, want.found)
 		}
 	}
-	if r, found := s.recipe("k3s", "1.34"); found || r.Distro != "" {
-		t.Errorf("k3s: recipe %s %s", r.Distro, r.Version)
+	if r, found := s.recipe("k3s", "1.34"); found || r.Version != "" || len(r.Images) != 1 || len(r.Modules) != 1 {
+		t.Errorf("k3s: recipe %+v", r)
 	}
 }
 
@@ -213,13 +226,25 @@ modules:
 - name: hello
   set: {main.version: v1.34.4}
   commands: {kubeadm: hello.test/hello, kubelet: hello.test/hello/other/v2}
-- name: own
-  commands: {own: own.test/own}
 binaries: [kubeadm, kubelet]
 runtime: {containerd: os, runc: os}
 images:
 - {name: "registry.k8s.io/hello:v1.34.4", files: {/usr/local/bin/hello: kubeadm}, entrypoint: [/usr/local/bin/hello]}
+`),
+		"own.yaml": file(`
+modules:
+- name: own
+  commands: {own: own.test/own}
+images:
 - {name: "lxcmatrix.dev/own:v1", own: true, files: {/own: own}, entrypoint: [/own], command: [serve]}
+`),
+		"upstreams/kubeadm.yaml": file(`
+distro: kubeadm
+folder: https://dl.k8s.io/release/v{version}/bin/linux/{arch}
+checksums: "{file}.sha256"
+newest: https://dl.k8s.io/release/stable-{minor}.txt
+files: [{name: kubeadm, kind: binary}, {name: kubelet, kind: binary}]
+images: [kubeadm, config, images, list, --kubernetes-version, "v{version}"]
 `),
 		"hello/go.mod.in":           file("module hello.test/hello\n\ngo 1.24.0\n"),
 		"hello/main.go.in":          file(strings.Replace(main, "NAME", "kubeadm", 1)),

@@ -3,8 +3,6 @@ package artifact
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,12 +15,10 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
-
-	"github.com/cenkalti/backoff/v5"
 )
 
 const (
@@ -31,11 +27,9 @@ const (
 	connectWithin = 3 * time.Second
 	// stallsAfter is how long a server may send nothing.
 	stallsAfter = 20 * time.Second
-	// downloadWithin bounds one file however steadily it trickles.
-	downloadWithin = 20 * time.Minute
 	// largestFile is more than any file of a release has.
-	largestFile = 1 << 30
-	// largestText bounds checksums, version files and manifests.
+	largestFile = 4 << 30
+	// largestText bounds checksums, channel documents and manifests.
 	largestText = 4 << 20
 )
 
@@ -45,9 +39,12 @@ type remote struct {
 	name      string
 	transport http.RoundTripper
 	client    *http.Client
-	// newest lists the versions of a minor that lie there, where that can be
-	// seen; it may be nil.
-	newest func(minor string) []string
+	limits    limits
+	// at is where an upstream URL is really asked for, for people.
+	at func(address string) string
+	// list names the versions that have a folder under a URL, where folders can be
+	// listed; it may be nil.
+	list func(address string) ([]string, error)
 }
 
 // newRemotes makes upstream and, where one is given, the mirror.
@@ -56,31 +53,72 @@ func newRemotes(mirror string, network http.RoundTripper) (map[string]*remote, e
 	if mirror == "" {
 		return remotes, nil
 	}
+	wrong := fmt.Errorf("open the mirror: %q is neither a folder's path nor file:///PATH, http://HOST or https://HOST", mirror)
 	base, err := url.Parse(mirror)
-	if err != nil {
-		return nil, fmt.Errorf("open the mirror: %w", err)
-	}
 	switch {
-	case base.Scheme == "file" && (base.Host == "" || base.Host == "localhost") && path.IsAbs(base.Path):
-		r := newRemote(SourceMirror, &mirrorTransport{next: folderTransport(base.Path)})
-		r.newest = func(minor string) []string {
-			found, _ := filepath.Glob(filepath.Join(base.Path, "dl.k8s.io", "release", "v"+minor+".*"))
-			for i, p := range found {
-				found[i] = strings.TrimPrefix(filepath.Base(p), "v")
-			}
-			return found
+	case !strings.Contains(mirror, "://"):
+		dir, err := filepath.Abs(mirror)
+		if err != nil {
+			return nil, fmt.Errorf("open the mirror: %w", err)
 		}
-		remotes[SourceMirror] = r
-	case base.Scheme == "https" && base.Host != "":
-		remotes[SourceMirror] = newRemote(SourceMirror, &mirrorTransport{base: base, next: network})
+		remotes[SourceMirror] = folderMirror(dir)
+	case err != nil:
+		return nil, wrong
+	case base.Scheme == "file" && (base.Host == "" || base.Host == "localhost") && path.IsAbs(base.Path):
+		remotes[SourceMirror] = folderMirror(base.Path)
+	case (base.Scheme == "https" || base.Scheme == "http") && base.Host != "":
+		remotes[SourceMirror] = serverMirror(base, network)
 	default:
-		return nil, fmt.Errorf("open the mirror: %q is neither file:///PATH nor https://HOST", mirror)
+		return nil, wrong
 	}
 	return remotes, nil
 }
 
 func newRemote(name string, transport http.RoundTripper) *remote {
-	return &remote{name: name, transport: transport, client: &http.Client{Transport: transport}}
+	return &remote{name: name, transport: transport, client: &http.Client{Transport: transport}, limits: usual, at: func(address string) string { return address }}
+}
+
+// folderMirror is a mirror in a folder of this machine.
+func folderMirror(dir string) *remote {
+	r := newRemote(SourceMirror, &mirrorTransport{next: folderTransport(dir)})
+	r.at = func(address string) string { return filepath.Join(dir, filepath.FromSlash(layout(address))) }
+	r.list = func(address string) ([]string, error) {
+		entries, err := os.ReadDir(r.at(address))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		var versions []string
+		for _, e := range entries {
+			if version, ok := strings.CutPrefix(e.Name(), "v"); ok {
+				versions = append(versions, version)
+			}
+		}
+		return versions, err
+	}
+	return r
+}
+
+// serverMirror is a mirror on a server.
+func serverMirror(base *url.URL, network http.RoundTripper) *remote {
+	m := &mirrorTransport{base: base, next: network}
+	r := newRemote(SourceMirror, m)
+	r.at = func(address string) string {
+		u, err := url.Parse(address)
+		if err != nil {
+			return address
+		}
+		return m.target(u).Redacted()
+	}
+	return r
+}
+
+// layout is where a mirror has an upstream URL's file: HOST/PATH, decoded.
+func layout(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return address
+	}
+	return u.Host + path.Clean("/"+u.Path)
 }
 
 // newNetwork is the transport of everything that leaves this machine.
@@ -97,7 +135,10 @@ func newNetwork() http.RoundTripper {
 }
 
 // guard bounds what a server can do to a run: one that does not answer is not
-// asked again, one that stalls is left, and a redirect keeps its scheme.
+// asked again, one that stalls is left, and a redirect never leads from https to
+// anything less. It may lead to another host, as those of upstream's releases do:
+// what comes from there is checked like everything else, and credentials of the
+// first host stay with it.
 type guard struct {
 	next  http.RoundTripper
 	stall time.Duration
@@ -108,8 +149,8 @@ type guard struct {
 
 // RoundTrip sends one request.
 func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
-	if from := request.Response; from != nil && from.Request != nil && from.Request.URL.Scheme != request.URL.Scheme {
-		return nil, fmt.Errorf("%s redirects to %s: another scheme", from.Request.URL.Redacted(), request.URL.Redacted())
+	if from := request.Response; from != nil && from.Request != nil && request.URL.Scheme != "https" && from.Request.URL.Scheme != request.URL.Scheme {
+		return nil, &redirectError{from.Request.URL.Redacted(), request.URL.Redacted()}
 	}
 	host := request.URL.Host
 	g.mu.Lock()
@@ -142,13 +183,21 @@ func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
+// redirectError is a redirect to where nothing protects what is fetched.
+type redirectError struct{ from, to string }
+
+// Error names both ends.
+func (e *redirectError) Error() string {
+	return fmt.Sprintf("%s redirects to %s: another scheme, and not https", e.from, e.to)
+}
+
 // silence says whether an error means that a host is not there at all, as
 // opposed to one connection that broke.
 func silence(err error) bool {
 	var operation *net.OpError
 	var stalled *stallError
 	var network net.Error
-	return errors.As(err, &operation) && operation.Op == "dial" || errors.As(err, &stalled) || errors.As(err, &network) && network.Timeout()
+	return errors.As(err, &operation) && (operation.Op == "dial" || operation.Op == "proxyconnect") || errors.As(err, &stalled) || errors.As(err, &network) && network.Timeout()
 }
 
 // stallError is a server that stopped sending.
@@ -202,13 +251,13 @@ func (m *mirrorTransport) RoundTrip(request *http.Request) (*http.Response, erro
 	asked := request.URL.Path
 	if request.Response == nil { // Where the mirror redirects to is as it says.
 		moved := request.Clone(request.Context())
-		target := &url.URL{Path: "/" + request.URL.Host + path.Clean("/"+request.URL.Path)}
+		moved.URL = m.target(request.URL)
 		if m.base != nil {
-			// A URL without a path would stay without its first slash.
-			target = m.base.ResolveReference(&url.URL{Path: path.Join("/", m.base.Path, request.URL.Host, request.URL.Path)})
 			moved.Host = m.base.Host
+			if password, ok := m.base.User.Password(); ok {
+				moved.SetBasicAuth(m.base.User.Username(), password)
+			}
 		}
-		moved.URL = target
 		request = moved
 	}
 	response, err := m.next.RoundTrip(request)
@@ -234,6 +283,18 @@ func (m *mirrorTransport) RoundTrip(request *http.Request) (*http.Response, erro
 	response.Body = io.NopCloser(bytes.NewReader(content))
 	response.Header.Set("Content-Type", manifest.MediaType)
 	return response, nil
+}
+
+// target is where the mirror has an upstream URL's file. A + is sent encoded:
+// there are servers that read a space where it is not, and none that mind.
+func (m *mirrorTransport) target(address *url.URL) *url.URL {
+	if m.base == nil {
+		return &url.URL{Path: "/" + address.Host + path.Clean("/"+address.Path)}
+	}
+	target := *m.base
+	target.Path, target.RawPath = path.Join("/", m.base.Path, address.Host, address.Path), ""
+	target.RawPath = strings.ReplaceAll(target.EscapedPath(), "+", "%2B")
+	return &target
 }
 
 // folderTransport answers from files under a folder.
@@ -263,118 +324,83 @@ func answer(request *http.Request, status int, body io.ReadCloser, size int64) *
 	}
 }
 
-// statusError is an answer other than 200.
+// statusError is an answer other than what was asked for.
 type statusError struct {
-	address string
-	code    int
+	at   string
+	code int
+	// again is when the server wants to be asked again, a
+	// *backoff.RetryAfterError; nil where it does not say.
+	again error
 }
 
 // Error names the URL and the answer.
 func (e *statusError) Error() string {
-	return fmt.Sprintf("get %s: %d %s", e.address, e.code, http.StatusText(e.code))
+	return fmt.Sprintf("get %s: %d %s", e.at, e.code, http.StatusText(e.code))
 }
 
-// get opens a URL; anything but 200 is an error.
-func (r *remote) get(ctx context.Context, address string) (*http.Response, error) {
+// Unwrap gives the time that the server asks for to whoever retries.
+func (e *statusError) Unwrap() error { return e.again }
+
+// get asks for a URL; an answer that is none of wanted is an error.
+func (r *remote) get(ctx context.Context, address string, header http.Header, wanted ...int) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("get %s: %w", r.at(address), err)
+	}
+	for key, values := range header {
+		request.Header[key] = values
 	}
 	response, err := r.client.Do(request)
 	if err != nil {
-		return nil, err
+		var shown *url.Error
+		if errors.As(err, &shown) { // It names where upstream has it.
+			err = shown.Err
+		}
+		return nil, fmt.Errorf("get %s: %w", r.at(address), err)
 	}
-	if response.StatusCode != http.StatusOK {
-		_ = response.Body.Close()
-		return nil, &statusError{address, response.StatusCode}
+	if slices.Contains(wanted, response.StatusCode) {
+		return response, nil
 	}
-	return response, nil
+	_ = response.Body.Close()
+	e := &statusError{at: r.at(address), code: response.StatusCode}
+	if e.code == http.StatusTooManyRequests || e.code == http.StatusServiceUnavailable {
+		e.again = retryAfter(response.Header.Get("Retry-After"), time.Now())
+	}
+	return nil, e
 }
 
 // text is a small file's content, trimmed.
 func (r *remote) text(ctx context.Context, address string) (string, error) {
-	response, err := r.get(ctx, address)
-	if err != nil {
-		return "", err
-	}
-	content, err := io.ReadAll(io.LimitReader(response.Body, largestText))
-	if err = errors.Join(err, response.Body.Close()); err != nil {
-		return "", fmt.Errorf("get %s: %w", address, err)
-	}
-	return strings.TrimSpace(string(content)), nil
+	return retry(ctx, r.limits, func(ctx context.Context) (string, error) {
+		response, err := r.get(ctx, address, nil, http.StatusOK)
+		if err != nil {
+			return "", err
+		}
+		content, err := io.ReadAll(io.LimitReader(response.Body, largestText+1))
+		if err = errors.Join(err, response.Body.Close()); err != nil {
+			return "", &brokenError{fmt.Errorf("get %s: %w", r.at(address), err)}
+		}
+		if len(content) > largestText {
+			return "", fmt.Errorf("get %s: more than the %d bytes that such a text may have", r.at(address), largestText)
+		}
+		return strings.TrimSpace(string(content)), nil
+	})
 }
 
 var hexSHA256 = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// checksum is what upstream says a file's SHA-256 is. The text at sums is
-// nothing else, or has it in a line before the file's name.
-func (r *remote) checksum(ctx context.Context, address, sums string) (string, error) {
-	text, err := r.text(ctx, sums)
+// checksum is what upstream says a file's SHA-256 is. The text of its checksums
+// is nothing else, or has it in a line before the file's name.
+func (r *remote) checksum(ctx context.Context, d download) (string, error) {
+	text, err := r.text(ctx, d.Checksums)
 	if err != nil {
 		return "", err
 	}
-	file := path.Base(address)
 	for line := range strings.Lines(text) {
 		sum, name, named := strings.Cut(strings.TrimSpace(line), " ")
-		if hexSHA256.MatchString(sum) && (!named || strings.TrimLeft(name, " *") == file) {
+		if hexSHA256.MatchString(sum) && (!named || strings.TrimLeft(name, " *") == d.name()) {
 			return sum, nil
 		}
 	}
-	return "", fmt.Errorf("get %s: %q is no SHA-256 of %s", sums, tail(text, 100), file)
-}
-
-// download puts a file at target, checked against the checksum at sums. A file
-// that differs is a *ChecksumError. What broke on the way is tried again, what
-// was answered is not.
-func (r *remote) download(ctx context.Context, address, sums, target string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, downloadWithin, fmt.Errorf("not done within %s", downloadWithin))
-	defer cancel()
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := r.downloadOnce(ctx, address, sums, target)
-		if err != nil && !passing(err) {
-			err = backoff.Permanent(err)
-		}
-		return struct{}{}, err
-	}, backoff.WithMaxTries(3))
-	return err
-}
-
-// passing says whether trying again may help.
-func passing(err error) bool {
-	var status *statusError
-	if errors.As(err, &status) {
-		return status.code >= 500 || status.code == http.StatusTooManyRequests
-	}
-	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
-}
-
-func (r *remote) downloadOnce(ctx context.Context, address, sums, target string) error {
-	want, err := r.checksum(ctx, address, sums)
-	if err != nil {
-		return err
-	}
-	response, err := r.get(ctx, address)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = response.Body.Close() }()
-	if response.ContentLength > largestFile {
-		return fmt.Errorf("get %s: %d bytes are more than any file of a release has", address, response.ContentLength)
-	}
-	out, err := os.Create(target)
-	if err != nil {
-		return err
-	}
-	h := sha256.New()
-	n, err := io.Copy(io.MultiWriter(out, h), io.LimitReader(contextReader{ctx, response.Body}, largestFile+1))
-	if err = errors.Join(err, out.Close()); err != nil {
-		return fmt.Errorf("get %s: after %d bytes: %w", address, n, err)
-	}
-	if n > largestFile {
-		return fmt.Errorf("get %s: more than %d bytes, as no file of a release has", address, largestFile)
-	}
-	if got := hex.EncodeToString(h.Sum(nil)); got != want {
-		return &ChecksumError{Name: path.Base(address), Path: address, Got: got, Want: want, GotSize: n, WantSize: response.ContentLength}
-	}
-	return nil
+	return "", fmt.Errorf("get %s: %q is no SHA-256 of %s", r.at(d.Checksums), tail(text, 100), d.name())
 }

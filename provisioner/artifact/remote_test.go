@@ -34,7 +34,7 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
 
-// serve is a remote whose every host is one local TLS server.
+// serve is a mirror on a local TLS server.
 func serve(t *testing.T, handler http.Handler) *remote {
 	t.Helper()
 	server := httptest.NewTLSServer(handler)
@@ -43,101 +43,9 @@ func serve(t *testing.T, handler http.Handler) *remote {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newRemote(SourceUpstream, &mirrorTransport{base: base, next: &guard{next: server.Client().Transport, stall: time.Second}})
-}
-
-func TestDownload(t *testing.T) {
-	const content = "the content of a file"
-	right := fmt.Sprintf("%x  kubelet\n", sha256.Sum256([]byte(content)))
-	whole := func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, content) }
-	flush := func(w http.ResponseWriter, s string) {
-		_, _ = io.WriteString(w, s)
-		_ = http.NewResponseController(w).Flush()
-	}
-	plain := httptest.NewServer(http.HandlerFunc(whole))
-	t.Cleanup(plain.Close)
-	for _, c := range []struct {
-		name, checksum string
-		file           http.HandlerFunc
-		want           string // empty: it is had
-		refused        bool
-	}{
-		{name: "whole", checksum: right, file: whole},
-		{name: "bare checksum", checksum: strings.Fields(right)[0], file: whole},
-		{name: "one of many checksums", checksum: "-----BEGIN PGP SIGNED MESSAGE-----\n\n" + strings.Repeat("0", 64) + " *kubeadm\n" + strings.Replace(right, "  ", " *", 1), file: whole},
-		{name: "only others' checksums", checksum: strings.Replace(right, "kubelet", "kubelet.old", 1), file: whole, want: "is no SHA-256 of kubelet"},
-		{name: "wrong digest", checksum: strings.Repeat("0", 64), file: whole, want: "want 0000", refused: true},
-		{name: "no checksum", file: whole, want: "kubelet.sha256: 404 Not Found"},
-		{name: "checksum is a page", checksum: "<html>", file: whole, want: "is no SHA-256"},
-		{name: "not there", checksum: right, file: http.NotFound, want: "404 Not Found"},
-		{name: "truncated", checksum: right, want: "unexpected EOF", file: func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Length", "21")
-			flush(w, content[:10])
-		}},
-		{name: "short in itself", checksum: right, want: "is refused", refused: true, file: func(w http.ResponseWriter, _ *http.Request) {
-			_, _ = io.WriteString(w, content[:10])
-		}},
-		{name: "stalls", checksum: right, want: "sent nothing for 1s", file: func(w http.ResponseWriter, r *http.Request) {
-			flush(w, content[:10])
-			<-r.Context().Done()
-		}},
-		{name: "never answers", checksum: right, want: "does not answer", file: func(_ http.ResponseWriter, r *http.Request) {
-			<-r.Context().Done()
-		}},
-		{name: "too large", checksum: right, want: "more than any file", file: func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Length", "99999999999")
-			flush(w, content)
-		}},
-		{name: "redirect to another scheme", checksum: right, want: "another scheme", file: func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, plain.URL, http.StatusFound)
-		}},
-		{name: "redirect elsewhere", checksum: right, file: func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path == "/moved" {
-				whole(w, r)
-				return
-			}
-			http.Redirect(w, r, "/moved", http.StatusFound)
-		}},
-		{name: "broken twice", checksum: right, file: failing(2, whole)},
-		{name: "broken for good", checksum: right, file: failing(9, whole), want: "503 Service Unavailable"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			g := NewWithT(t)
-			r := serve(t, http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
-				switch {
-				case !strings.HasSuffix(request.URL.Path, ".sha256"):
-					c.file(w, request)
-				case c.checksum == "":
-					http.NotFound(w, request)
-				default:
-					_, _ = io.WriteString(w, c.checksum)
-				}
-			}))
-			target := filepath.Join(t.TempDir(), "kubelet")
-			err := r.download(t.Context(), releaseURL+"/v1.34.4/bin/linux/amd64/kubelet", releaseURL+"/v1.34.4/bin/linux/amd64/kubelet.sha256", target)
-			if c.want == "" {
-				g.Expect(err).NotTo(HaveOccurred())
-				g.Expect(os.ReadFile(target)).To(BeEquivalentTo(content))
-				return
-			}
-			g.Expect(err).To(MatchError(ContainSubstring(c.want)))
-			var refused *ChecksumError
-			g.Expect(errors.As(err, &refused)).To(Equal(c.refused))
-		})
-	}
-}
-
-// failing fails n times before it serves.
-func failing(n int32, then http.HandlerFunc) http.HandlerFunc {
-	var asked atomic.Int32
-	return func(w http.ResponseWriter, r *http.Request) {
-		if asked.Add(1) <= n {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			return
-		}
-		then(w, r)
-	}
+	r := serverMirror(base, &guard{next: server.Client().Transport, stall: time.Second})
+	r.limits.tries = 3
+	return r
 }
 
 func TestSilentHostIsAskedOnce(t *testing.T) {
@@ -288,7 +196,7 @@ func withRuntime() fstest.MapFS {
 downloads:
 - {url: "https://github.com/c/c-1-{arch}.tar.gz", checksums: "https://github.com/c/c-1-{arch}.tar.gz.sha256sum", files: {containerd: bin/containerd}}
 - {url: "https://github.com/r/runc.{arch}", checksums: "https://github.com/r/runc.sha256sum", files: {runc: "runc.{arch}"}}`,
-		"  commands: {own: own.test/own}", "  commands: {own: own.test/own}\n- name: runtime\n  commands: {containerd: runtime.test/containerd, runc: runtime.test/runc}",
+		"  commands: {kubeadm: hello.test/hello, kubelet: hello.test/hello/other/v2}", "  commands: {kubeadm: hello.test/hello, kubelet: hello.test/hello/other/v2}\n- name: runtime\n  commands: {containerd: runtime.test/containerd, runc: runtime.test/runc}",
 	).Replace(string(modules[recipe].Data)))}
 	modules["runtime/go.mod.in"] = &fstest.MapFile{Data: []byte("module runtime.test\n")}
 	return modules

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/Masterminds/semver/v3"
 	"golang.org/x/sync/errgroup"
@@ -59,8 +60,10 @@ type Options struct {
 	// Sources in the order in which they are tried; empty means cache, mirror,
 	// upstream, build.
 	Sources []string
-	// Mirror is a file:// or https:// URL under which upstream's files lie as
-	// HOST/PATH, a registry's as HOST/v2/PATH; empty leaves the mirror out.
+	// Mirror is a folder's path, or a file://, http:// or https:// URL, under which
+	// upstream's files lie as HOST/PATH, percent-decoded, a registry's as
+	// HOST/v2/PATH; empty leaves the mirror out. Its files are held to the checksums
+	// that it has itself: a mirror is trusted, http:// with everybody on the way.
 	Mirror string
 	// Progress may be nil.
 	Progress provisioner.Progress
@@ -200,8 +203,11 @@ type Store struct {
 	progress provisioner.Progress
 	arch     string
 	modules  fs.FS
-	recipes  []recipe
-	remotes  map[string]*remote
+	knowledge
+	remotes map[string]*remote
+
+	mu       sync.Mutex
+	versions map[string]resolved
 }
 
 // DefaultCacheDir is $LXCMATRIX_CACHE, or lxcmatrix in the user's cache folder.
@@ -230,17 +236,18 @@ func newStore(cacheDir string, opts Options, modules fs.FS) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the artifact store: %w", err)
 	}
-	recipes, err := loadRecipes(modules)
+	known, err := loadKnowledge(modules)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
-		cache:    cache{filepath.Join(root, "artifacts")},
-		sources:  opts.Sources,
-		progress: opts.Progress,
-		arch:     runtime.GOARCH,
-		modules:  modules,
-		recipes:  recipes,
+		cache:     cache{filepath.Join(root, "artifacts")},
+		sources:   opts.Sources,
+		progress:  opts.Progress,
+		arch:      runtime.GOARCH,
+		modules:   modules,
+		knowledge: known,
+		versions:  map[string]resolved{},
 	}
 	if len(s.sources) == 0 {
 		s.sources = []string{SourceCache, SourceMirror, SourceUpstream, SourceBuild}
@@ -288,9 +295,12 @@ func (s *Store) Build(ctx context.Context, wanted Request, force bool) (Release,
 }
 
 func (s *Store) ensure(ctx context.Context, wanted Request, sources []string, force bool) (Release, error) {
-	wanted.Version = strings.TrimPrefix(wanted.Version, "v")
-	if _, err := semver.StrictNewVersion(wanted.Version); err != nil {
-		return Release{}, fmt.Errorf("get %s: not an exact version: %w", wanted, err)
+	wanted, err := s.normal(wanted)
+	if err == nil {
+		_, err = s.upstreams[wanted.Distro].exact(wanted.Version)
+	}
+	if err != nil {
+		return Release{}, fmt.Errorf("get %s: %w", wanted, err)
 	}
 	if wanted.Distro == "" || strings.ContainsAny(wanted.Distro, "/\\.") {
 		return Release{}, fmt.Errorf("get %q %s: not a distribution's name", wanted.Distro, wanted.Version)
@@ -428,11 +438,14 @@ func (s *Store) builtPart(distro, version, source string) recipe {
 
 // recipe finds the recipe for a version. Where none is of its minor, it is that
 // of the next older minor, else the oldest: what files a release has, what it
-// is run with, and our own images, are as they were.
+// is run with, and our own images, are as they were. A distribution that nobody
+// builds has the recipe of what is ours.
 func (s *Store) recipe(distro, version string) (r recipe, found bool) {
+	own := s.own
+	own.Distro, own.Runtime = distro, s.upstreams[distro].Runtime
 	asked, err := semver.NewVersion(version)
 	if err != nil {
-		return recipe{}, false
+		return own, false
 	}
 	for _, candidate := range s.recipes {
 		if candidate.Distro != distro {
@@ -445,6 +458,9 @@ func (s *Store) recipe(distro, version string) (r recipe, found bool) {
 		if r.Distro == "" || of.LessThan(asked) {
 			r = candidate
 		}
+	}
+	if r.Distro == "" {
+		return own, false
 	}
 	return r, false
 }

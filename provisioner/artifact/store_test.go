@@ -66,15 +66,15 @@ func open(t *testing.T, dir string, modules fs.FS, opts Options) *Store {
 func TestBuildWithC(t *testing.T) {
 	g := NewWithT(t)
 	modules := helloModules()
-	const name = "releases/kubeadm-1.34.yaml"
+	const name = "own.yaml"
 	modules[name] = &fstest.MapFile{Data: []byte(strings.Replace(string(modules[name].Data), "- name: own\n", "- name: own\n  cgo: true\n", 1))}
 	modules["own/main.go.in"] = &fstest.MapFile{Data: []byte("package main\n\n// static int answer(void) { return 42; }\nimport \"C\"\n\nfunc main() { println(C.answer()) }\n")}
-	recipes, err := loadRecipes(modules)
+	known, err := loadKnowledge(modules)
 	g.Expect(err).NotTo(HaveOccurred())
 	toolchain, err := findGo(t.Context())
 	g.Expect(err).NotTo(HaveOccurred())
 	out := t.TempDir()
-	g.Expect(toolchain.build(t.Context(), modules, recipes[0].Modules[1], runtime.GOARCH, t.TempDir(), out)).To(Succeed())
+	g.Expect(toolchain.build(t.Context(), modules, known.own.Modules[0], runtime.GOARCH, t.TempDir(), out)).To(Succeed())
 	said, err := exec.CommandContext(t.Context(), filepath.Join(out, "own")).CombinedOutput()
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(string(said)).To(Equal("42\n"))
@@ -314,8 +314,8 @@ func TestOptions(t *testing.T) {
 		want string
 	}{
 		{"unknown source", Options{Sources: []string{"torrent"}}, `unknown source "torrent"`},
-		{"plain http mirror", Options{Mirror: "http://mirror.test"}, "neither file:///PATH nor https://HOST"},
-		{"relative mirror", Options{Mirror: "mirror"}, "neither file:///PATH nor https://HOST"},
+		{"mirror by another protocol", Options{Mirror: "ftp://mirror.test"}, "neither a folder's path nor file:///PATH, http://HOST or https://HOST"},
+		{"mirror on another's disk", Options{Mirror: "file://elsewhere/mirror"}, "neither a folder's path nor file:///PATH"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := New(t.TempDir(), c.opts)

@@ -307,7 +307,7 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 	if c.OS.Agents != "" || len(c.Variants) > 0 {
 		return nil, &provisioner.UnavailableError{What: "cell " + string(c.ID), Tried: []string{"kubeadm: one OS for all nodes, and no variants"}}
 	}
-	release, err := h.Artifacts.Ensure(ctx, artifact.Request{Distro: c.Distro.Name, Version: c.Distro.Version})
+	release, err := h.Artifacts.Ensure(ctx, artifact.Request{Distro: c.Distro.Name, Version: c.Distro.Version, Parts: h.Artifacts.Parts(c.Distro.Name, c.Variants)})
 	if err != nil {
 		return nil, err
 	}
@@ -456,10 +456,11 @@ type Resolver struct {
 
 // Distro pins a distribution's version.
 func (r Resolver) Distro(ctx context.Context, d matrix.Distro, variants []string) (string, []matrix.Input, error) {
-	if _, err := known(d.Name, d.Wanted()); err != nil {
-		return "", nil, err
+	exact, inputs, err := r.Artifacts.Resolve(ctx, artifact.Request{Distro: d.Name, Version: d.Wanted(), Parts: r.Artifacts.Parts(d.Name, variants)})
+	if err == nil {
+		_, err = known(d.Name, exact)
 	}
-	return r.Artifacts.Resolve(ctx, artifact.Request{Distro: d.Name, Version: d.Wanted()})
+	return exact, inputs, err
 }
 
 // Members asks a remote server for its cluster's.
