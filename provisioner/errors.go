@@ -84,6 +84,16 @@ func (e *HostEndedError) Error() string {
 // Unwrap is how it ended.
 func (e *HostEndedError) Unwrap() error { return e.Err }
 
+// NoSpaceError is a host's pool with too little room. Sizes are in bytes.
+type NoSpaceError struct {
+	Free, Need int64
+}
+
+// Error names both sizes and the remedy.
+func (e *NoSpaceError) Error() string {
+	return fmt.Sprintf("the pool has %d MiB free and %d MiB are needed; make room with lxcmatrix gc --yes, or give the host more disk: budget.disk in the matrix is the embedded host's, disk that of a qemu host", e.Free>>20, e.Need>>20)
+}
+
 // UnavailableError is an input (an image, an artifact, a release) that cannot
 // be had. Cells that need it are blocked.
 type UnavailableError struct {

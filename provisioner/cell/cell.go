@@ -27,6 +27,9 @@ type Host interface {
 	provisioner.Host
 	// Reserve chooses a node's address before the node is there.
 	Reserve(ctx context.Context, node string) (string, error)
+	// Room makes sure that the nodes' pool takes that many bytes; a
+	// *provisioner.NoSpaceError if not.
+	Room(ctx context.Context, need int64) error
 }
 
 // Fixes is the fix set.
@@ -244,8 +247,30 @@ func (x *run) phase(ctx context.Context, s step) bool {
 			result.Blame = matrix.BlameWorld
 		}
 	}
+	if matrix.JudgePhase(result).Verdict == matrix.Fail {
+		x.blamePool(ctx, &result)
+	}
 	x.finish(result)
 	return matrix.JudgePhase(result).Verdict == matrix.Pass
+}
+
+// leastRoom is what a pool has free where nodes can still write.
+const leastRoom = 64 << 20
+
+// roomPatience is how long the look at the pool may take.
+const roomPatience = 10 * time.Second
+
+// blamePool blames the host for a failed phase where nodes had no room left to
+// write: what they do then says nothing about them.
+func (x *run) blamePool(ctx context.Context, result *matrix.PhaseResult) {
+	looking, cancel := context.WithTimeout(ctx, roomPatience)
+	defer cancel()
+	var full *provisioner.NoSpaceError
+	if !errors.As(x.Host.Room(looking, leastRoom), &full) {
+		return
+	}
+	failed := matrix.JudgePhase(*result).Reason
+	result.Blame, result.Error = matrix.BlameWorld, fmt.Sprintf("%v; %s failed on it: %s", full, result.Phase, failed)
 }
 
 func (x *run) finish(result matrix.PhaseResult) {

@@ -179,7 +179,7 @@ func TestEndings(t *testing.T) {
 				rest := w.calls[slices.Index(w.calls, at.called)+1:]
 				for _, call := range rest {
 					name, _, _ := strings.Cut(call, " ")
-					g.Expect(name).To(BeElementOf("log", "console", "diagnose", "delete", "look", "release"))
+					g.Expect(name).To(BeElementOf("room", "log", "console", "diagnose", "delete", "look", "release"))
 				}
 				nodes, leases := w.left()
 				g.Expect(leases).To(BeZero())
@@ -196,6 +196,47 @@ func TestEndings(t *testing.T) {
 					g.Expect(w.was("diagnose")).To(BeFalse(), "an interrupted cell failed at nothing")
 				} else {
 					g.Expect(a.Diagnoses).To(HaveLen(1))
+				}
+			})
+		}
+	}
+}
+
+// TestFullPool: what fails where nodes cannot write is the host's doing, and
+// what fails where they can, or nobody can tell, is not.
+func TestFullPool(t *testing.T) {
+	full := &provisioner.NoSpaceError{Free: 3 << 20, Need: 64 << 20}
+	for _, at := range attacks {
+		for name, room := range map[string]error{"full": full, "room": nil, "not told": errWorld} {
+			if strings.HasPrefix(at.called, "boot") || strings.HasPrefix(at.called, "acquire") {
+				continue // nothing of a node's fails there
+			}
+			t.Run(at.called+"/"+name, func(t *testing.T) {
+				g := NewWithT(t)
+				w, c := newFakeWorld(), planned("1")
+				w.meet = func(_ context.Context, call, called string) error {
+					switch {
+					case call == "room":
+						return room
+					case called == at.called && !at.check:
+						return errNode
+					}
+					return nil
+				}
+				w.evidence = func(_ context.Context, called string) matrix.Evidence {
+					if called != at.called {
+						return matrix.Evidence{}
+					}
+					return matrix.Evidence{Check: "nodes-ready", Outcome: matrix.Unhealthy, Saw: "0 of 1 Ready"}
+				}
+				j := verdict(c, attempt(t, w, c, nil))
+				g.Expect(j.Phase).To(Equal(at.phase))
+				if name == "full" {
+					g.Expect(j.Verdict).To(Equal(matrix.Blocked))
+					g.Expect(j.Reason).To(And(ContainSubstring("the pool has 3 MiB free and 64 MiB are needed"), Or(ContainSubstring("broke"), ContainSubstring("0 of 1 Ready"))))
+				} else {
+					g.Expect(j.Verdict).To(Equal(matrix.Fail))
+					g.Expect(j.Reason).NotTo(ContainSubstring("pool"))
 				}
 			})
 		}

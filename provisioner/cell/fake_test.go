@@ -96,6 +96,8 @@ func (h fakeHost) Reserve(ctx context.Context, node string) (string, error) {
 	return "10.0.0.9", h.call(ctx, "reserve")
 }
 
+func (h fakeHost) Room(ctx context.Context, _ int64) error { return h.call(ctx, "room") }
+
 // unstarted is a node that was created and refused to start.
 type unstarted struct{ error }
 

@@ -279,17 +279,8 @@ const (
 	removePatience = 15 * time.Second
 )
 
-// NoSpaceError is a pool with too little room.
-type NoSpaceError struct {
-	Free, Need int64
-}
-
-// Error names both sizes and the remedy.
-func (e *NoSpaceError) Error() string {
-	return fmt.Sprintf("the pool has %d MiB free and %d MiB are needed; make room with lxcmatrix gc --yes, or give the host more disk: budget.disk in the matrix is the embedded host's", e.Free>>20, e.Need>>20)
-}
-
-// Room makes sure that the nodes' pool has room; *NoSpaceError if not. A pool
+// Room makes sure that the nodes' pool has room; a
+// *provisioner.NoSpaceError if not. A pool
 // that does not say always has.
 func (h *Host) Room(ctx context.Context, need int64) error {
 	free, err := h.Server.Free(ctx)
@@ -297,7 +288,7 @@ func (h *Host) Room(ctx context.Context, need int64) error {
 		return err
 	}
 	if free != nil && *free < need {
-		return &NoSpaceError{Free: *free, Need: need}
+		return &provisioner.NoSpaceError{Free: *free, Need: need}
 	}
 	return nil
 }
