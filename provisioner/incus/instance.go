@@ -131,12 +131,21 @@ func (i *Instance) startError(ctx context.Context, err error) error {
 	return i.blame(ctx, "start", err)
 }
 
-// blame makes an error the instance's own doing, unless the server is what
-// does not answer.
+// blame makes an error the instance's own doing where the server said it, or
+// where time ran out and the server answers. A connection that broke, and a
+// daemon that was started anew and knows nothing of what was asked of the last
+// one, say nothing about the instance.
 func (i *Instance) blame(ctx context.Context, action string, err error) error {
-	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), settlePatience)
-	defer cancel()
-	if _, _, down := i.server.with(look).GetInstance(i.name); down != nil {
+	var failed *operationError
+	code, answered := api.StatusErrorMatch(err)
+	its := errors.As(err, &failed) || answered && code != http.StatusNotFound && code < http.StatusInternalServerError
+	if errors.Is(err, context.DeadlineExceeded) {
+		look, cancel := context.WithTimeout(context.WithoutCancel(ctx), settlePatience)
+		defer cancel()
+		_, _, down := i.server.with(look).GetInstance(i.name)
+		its = down == nil
+	}
+	if !its {
 		return fmt.Errorf("%s instance %s: %w", action, i.name, err)
 	}
 	return &provisioner.NodeError{Node: i.name, Action: action, Err: err}
@@ -369,6 +378,12 @@ type unhurried struct{ context.Context }
 
 func (unhurried) Deadline() (time.Time, bool) { return time.Time{}, false }
 
+// operationError is what the server says of an operation that failed.
+type operationError struct{ said string }
+
+// Error is that.
+func (e *operationError) Error() string { return e.said }
+
 // wait waits for an operation's end; the request that waits ends with ctx.
 func wait(ctx context.Context, op client.Operation) error {
 	err := op.WaitContext(unhurried{ctx}) //nolint:contextcheck // it is ctx but for its deadline
@@ -376,6 +391,9 @@ func wait(ctx context.Context, op client.Operation) error {
 		return ctx.Err()
 	}
 	if err != nil {
+		if said := op.Get().Err; said != "" {
+			return &operationError{said}
+		}
 		return err
 	}
 	if o := op.Get(); !o.StatusCode.IsFinal() {
