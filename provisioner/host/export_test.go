@@ -13,3 +13,14 @@ func BridgeName(stateDir string) string { return bridgeName(stateDir) }
 func ThisMachine(ctx context.Context) (matrix.HostFacts, error) {
 	return observe(ctx, thisMachine{}.Run)
 }
+
+// StartDaemon starts the daemon of an embedded host again, once it has ended.
+func StartDaemon(ctx context.Context, stateDir string) error {
+	_, d := embeddedParts(stateDir)
+	server, err := d.start(ctx)
+	if err != nil {
+		return err
+	}
+	server.Disconnect()
+	return nil
+}

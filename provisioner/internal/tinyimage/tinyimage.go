@@ -1,6 +1,7 @@
 // Package tinyimage gives tests an image for real containers that is made in a
 // second: it holds nothing but the program in testdata/init, which is
-// process 1, socat, and the few commands that tests run.
+// process 1, socat, what answers for systemd, and the few commands that tests
+// run.
 package tinyimage
 
 import (
@@ -34,7 +35,7 @@ func Import(t *testing.T, server *incus.Server, alias string, commands ...string
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := map[string][]byte{"sbin/init": init, "bin/socat": init}
+	files := map[string][]byte{"sbin/init": init, "bin/socat": init, "bin/systemctl": init, "etc/os-release": []byte("ID=tiny\nVERSION_ID=1\n")}
 	for _, command := range commands {
 		for _, path := range needed(t, command) {
 			if files[strings.TrimPrefix(path, "/")], err = os.ReadFile(path); err != nil {
