@@ -229,6 +229,12 @@ type Distro interface {
 	LogCommands() map[string]string
 }
 
+// Reduced is a Distro that may leave parts of its distribution out.
+type Reduced interface {
+	// LeftOut says what is left out and why, a line for each.
+	LeftOut() []string
+}
+
 // Check is one health assertion. Run polls until it is healthy or ctx ends
 // and always returns what it last saw: Unhealthy when ctx ended while the
 // cluster was wrong, Undecided when it could not look at all.

@@ -2,13 +2,12 @@ package kubeadm
 
 import (
 	"fmt"
-	"maps"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/toml"
 )
 
 // pluginFolder is where Debian has the CNI plugins.
@@ -28,15 +27,13 @@ func containerdConfig(said, pause string, s provisioner.ContainerdSettings) (str
 	minor, _ := strconv.Atoi(m[2])
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	settings := func(values map[string]any) error {
-		for _, key := range slices.Sorted(maps.Keys(values)) {
-			text, err := tomlValue(values[key])
-			if err != nil {
-				return fmt.Errorf("containerd setting %s: %w", key, err)
-			}
-			line("  %s = %s", key, text)
-		}
-		return nil
+	cri, err := toml.Keys(s.CRI)
+	if err != nil {
+		return "", err
+	}
+	runc, err := toml.Keys(s.Runc)
+	if err != nil {
+		return "", err
 	}
 	version, runtime := 2, `plugins."io.containerd.grpc.v1.cri"`
 	if major >= 2 {
@@ -52,35 +49,13 @@ func containerdConfig(said, pause string, s provisioner.ContainerdSettings) (str
 	if version == 2 {
 		line("  sandbox_image = %q", pause)
 	}
-	if err := settings(s.CRI); err != nil {
-		return "", err
-	}
+	b.WriteString(cri)
 	if version == 3 {
 		line("\n[plugins.\"io.containerd.cri.v1.images\".pinned_images]\n  sandbox = %q", pause)
 	}
 	line("\n[%s.cni]\n  %s\n  conf_dir = %q", runtime, plugins, "/etc/cni/net.d")
 	line("\n[%s.containerd.runtimes.runc]\n  runtime_type = %q", runtime, "io.containerd.runc.v2")
 	line("\n[%s.containerd.runtimes.runc.options]", runtime)
-	if err := settings(s.Runc); err != nil {
-		return "", err
-	}
+	b.WriteString(runc)
 	return b.String(), nil
-}
-
-func tomlValue(v any) (string, error) {
-	switch v := v.(type) {
-	case bool:
-		return strconv.FormatBool(v), nil
-	case string:
-		return strconv.Quote(v), nil
-	case int:
-		return strconv.Itoa(v), nil
-	case int64:
-		return strconv.FormatInt(v, 10), nil
-	case uint64:
-		return strconv.FormatUint(v, 10), nil
-	case float64:
-		return strconv.FormatFloat(v, 'g', -1, 64), nil
-	}
-	return "", fmt.Errorf("a %T cannot be written", v)
 }

@@ -225,14 +225,6 @@ func TestContainerdConfig(t *testing.T) {
 	g.Expect(err).To(MatchError(ContainSubstring("containerd setting list")))
 }
 
-func TestTOMLValue(t *testing.T) {
-	for want, v := range map[string]any{"true": true, `"a\"b"`: `a"b`, "3": 3, "-4": int64(-4), "5": uint64(5), "0.5": 0.5} {
-		if got, err := tomlValue(v); err != nil || got != want {
-			t.Errorf("%v is %s, %v; want %s", v, got, err, want)
-		}
-	}
-}
-
 func TestLogCommands(t *testing.T) {
 	var b strings.Builder
 	commands := distro().LogCommands()
