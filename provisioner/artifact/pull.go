@@ -100,7 +100,11 @@ func (s *Store) pullFile(ctx context.Context, from *remote, wanted Request, d do
 	}
 	if !d.Archive {
 		keep(d.Names[0], got)
-		return nil
+		if d.Kind == KindAirgap {
+			// What an add-on needs and is not there could only come from the network.
+			e.Files[len(e.Files)-1].Images, err = archivedImages(ctx, s.cache.path(got))
+		}
+		return err
 	}
 	unpacked, err := unpack(ctx, s.cache.path(got), d.name(), d.Members, work)
 	if err != nil {

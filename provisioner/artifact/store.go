@@ -180,7 +180,7 @@ type File struct {
 	Size   int64  `json:"size"`
 	// Source is where it was first had from.
 	Source string `json:"source"`
-	// Images are the images in a KindImages file, by name, sorted.
+	// Images are the images in a KindImages or KindAirgap file, by name, sorted.
 	Images []Image `json:"images,omitempty"`
 }
 

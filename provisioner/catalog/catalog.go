@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -302,9 +303,9 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 		return nil, err
 	}
 	if why := distro.cannot(c); why != "" {
-		return nil, &provisioner.UnavailableError{What: "topology " + c.Topology.String(), Tried: []string{why}}
+		return nil, &provisioner.UnavailableError{What: "cell " + string(c.ID), Tried: []string{why}}
 	}
-	if c.OS.Agents != "" || len(c.Variants) > 0 {
+	if c.OS.Agents != "" || c.Distro.Name == "kubeadm" && len(c.Variants) > 0 {
 		return nil, &provisioner.UnavailableError{What: "cell " + string(c.ID), Tried: []string{"kubeadm: one OS for all nodes, and no variants"}}
 	}
 	release, err := h.Artifacts.Ensure(ctx, artifact.Request{Distro: c.Distro.Name, Version: c.Distro.Version, Parts: h.Artifacts.Parts(c.Distro.Name, c.Variants)})
@@ -330,6 +331,12 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 		return nil, err
 	}
 	t := h.Plan.Timeouts
+	installer := distro.install(release, c, t)
+	if reduced, ok := installer.(provisioner.Reduced); ok && h.Progress != nil {
+		for _, line := range reduced.LeftOut() {
+			h.Progress.Note("%s: %s", c.ID, line)
+		}
+	}
 	keep := h.Keep
 	if h.Done() != nil {
 		// It ends with its machine, whatever is on it.
@@ -337,7 +344,7 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 	}
 	r := &cell.Runner{
 		Host: h.host, Facts: facts, Clock: h.Clock, Keep: keep,
-		Distro: distro.install(release, c, t),
+		Distro: installer,
 		Fixes:  Fixes{h.Knowledge.Fixes}, Health: checks{t}, Lease: h.lease, Hygiene: h.hygiene,
 		KeepLog: func(node, name string, content []byte) error {
 			_, err := h.Folder.WriteLog(c.ID, node, name, content)
@@ -360,7 +367,7 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 // this one, however many cells wait for it.
 func (h *openHost) prepare(ctx context.Context, c matrix.Cell, release artifact.Release) (image.Prepared, error) {
 	content := Content(release, c)
-	key := c.OS.Name + " " + content.Name + " " + content.Version
+	key := strings.Join(append([]string{c.OS.Name, content.Name, content.Version}, release.Parts...), " ")
 	return h.imported.do(ctx, key, func() (image.Prepared, error) {
 		p, err := h.prepared.do(ctx, key, func() (image.Prepared, error) { return h.images.Prepare(ctx, c.OS.Name, content) })
 		if err != nil {

@@ -33,10 +33,12 @@ func distributions() map[string]distribution {
 			install: func(r artifact.Release, c matrix.Cell, t matrix.Timeouts) provisioner.Distro {
 				return &kubeadm.Distro{Version: r.Version, PauseImage: r.Image("registry.k8s.io/pause"), Servers: c.Topology.Servers, Timeout: t.Install.Std()}
 			},
-			content: kubeadmContent,
+			content:    kubeadmContent,
 			cannot:     evenServers,
 			kubeconfig: kubeadm.AdminConf,
 		},
+		"k3s":  k3sDistribution(),
+		"rke2": rke2Distribution(),
 	}
 }
 

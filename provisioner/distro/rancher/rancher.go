@@ -225,7 +225,16 @@ func (d *Distro) Join(ctx context.Context, members []provisioner.Node, node prov
 		return err
 	}
 	if d.CNI == CNIBridge {
-		return d.network().Connect(ctx, members, node)
+		return d.network().Join(ctx, first, node)
+	}
+	return nil
+}
+
+// Connect gives nodes the routes to each other's pods where the product has no
+// network of its own to do so.
+func (d *Distro) Connect(ctx context.Context, nodes []provisioner.Node) error {
+	if d.CNI == CNIBridge {
+		return d.network().Connect(ctx, nodes)
 	}
 	return nil
 }

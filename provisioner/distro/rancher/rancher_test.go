@@ -173,6 +173,9 @@ func TestClusters(t *testing.T) {
 				}
 				g.Expect(n.commands).NotTo(ContainElement(ContainSubstring("K10")))
 			}
+			if tc.options.CNI == rancher.CNIBridge {
+				g.Expect(d.Connect(t.Context(), []provisioner.Node{first, agent})).To(Succeed())
+			}
 			g.Expect(d.LeftOut()).To(BeEmpty())
 		})
 	}

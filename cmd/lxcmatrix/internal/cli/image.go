@@ -155,7 +155,7 @@ func (p *program) prepareImages() *cobra.Command {
 			images := catalog.Images(host.StateDir(), planned.CacheDir, planned.Plan, planned.Knowledge, shown)
 			var rows [][]string
 			for _, c := range distinct(planned.Plan) {
-				release, err := planned.Artifacts.Ensure(cmd.Context(), artifact.Request{Distro: c.Distro.Name, Version: c.Distro.Version})
+				release, err := planned.Artifacts.Ensure(cmd.Context(), artifact.Request{Distro: c.Distro.Name, Version: c.Distro.Version, Parts: planned.Artifacts.Parts(c.Distro.Name, c.Variants)})
 				if err != nil {
 					return err
 				}
