@@ -40,7 +40,7 @@ type Family struct {
 	Base Base `yaml:"base"`
 }
 
-// Runtime are the containerd, runc and CNI plugins that an OS packages. Exactly
+// Runtime are the containerd and runc that an OS packages. Exactly
 // one of both fields is set.
 type Runtime struct {
 	Packages []string `yaml:"packages"`
