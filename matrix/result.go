@@ -170,15 +170,27 @@ type NodeFacts struct {
 	BootIDs []string `json:"bootIDs"`
 }
 
-// Diagnosis is a signature found in a cell's logs.
+// Unclassified is the name of what no signature knows.
+const Unclassified = "unclassified"
+
+// Diagnosis is a signature found in a cell's logs, or a line that tells much
+// where none is found.
 type Diagnosis struct {
+	// Signature is its ID, or Unclassified.
 	Signature string `json:"signature"`
 	Title     string `json:"title"`
-	// Cure is the ID of the fix that cures it.
-	Cure string `json:"cure,omitempty"`
-	// Log and Line are where it was found, and the line itself, redacted.
+	// Cause says why it happens.
+	Cause string `json:"cause,omitempty"`
+	// Cure is the ID of the fix that cures it, CausedBy that of a fix that brings
+	// it about where somebody asked for that.
+	Cure     string `json:"cure,omitempty"`
+	CausedBy string `json:"causedBy,omitempty"`
+	// Log and Line are where it was found, and the line itself, redacted; empty
+	// where no log says anything.
 	Log  string `json:"log"`
 	Line string `json:"line"`
+	// At is the line's time; zero where it has none.
+	At time.Time `json:"at,omitzero"`
 	// Issue is a link to what is known upstream.
 	Issue string `json:"issue,omitempty"`
 }

@@ -135,6 +135,9 @@ type Desired struct {
 	KubeProxy map[string]any
 	// Containerd settings; see ContainerdSettings.
 	Containerd ContainerdSettings
+	// Distro holds keys of the distribution's own configuration file: k3s and
+	// RKE2 have one, kubeadm has none and refuses them.
+	Distro map[string]any
 	// NodeIP, if set, is what kubelet is told to be its address.
 	NodeIP string
 	// IgnorePreflightErrors lists kubeadm's preflight checks to ignore.
@@ -186,6 +189,8 @@ type ContainerdSettings struct {
 	CRI map[string]any
 	// Runc holds keys of the runc runtime's options, as SystemdCgroup.
 	Runc map[string]any
+	// Snapshotter, if set, keeps the images' layers: overlayfs, native.
+	Snapshotter string
 }
 
 // Verification is how one fix is shown to be in effect, on a node: what a fix

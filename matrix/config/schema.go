@@ -4,13 +4,11 @@ import (
 	_ "embed" // types.go, whose comments describe the schema
 	"encoding/json"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"reflect"
-	"strings"
 
 	"github.com/invopop/jsonschema"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix/datafile"
 )
 
 //go:embed types.go
@@ -20,7 +18,7 @@ var typesSource string
 // the types and their comments. It knows their structure; what it cannot say,
 // as that a rule matches a cell, only reading the file finds.
 func Schema() ([]byte, error) {
-	comments, err := commentsOf(typesSource)
+	comments, err := datafile.Comments(typesSource)
 	if err != nil {
 		return nil, fmt.Errorf("generate the schema of matrix files: %w", err)
 	}
@@ -60,31 +58,4 @@ func scalarSchema(t reflect.Type) *jsonschema.Schema {
 		return s
 	}
 	return nil
-}
-
-// commentsOf reads doc comments from Go source: those of types as "Type.",
-// those of fields as "Type.Field", each on one line.
-func commentsOf(source string) (map[string]string, error) {
-	file, err := parser.ParseFile(token.NewFileSet(), "types.go", source, parser.ParseComments)
-	if err != nil {
-		return nil, err
-	}
-	oneLine := func(c *ast.CommentGroup) string { return strings.Join(strings.Fields(c.Text()), " ") }
-	comments := map[string]string{}
-	for _, decl := range file.Decls {
-		gen, ok := decl.(*ast.GenDecl)
-		if !ok || gen.Tok != token.TYPE {
-			continue
-		}
-		spec := gen.Specs[0].(*ast.TypeSpec)
-		comments[spec.Name.Name+"."] = oneLine(gen.Doc)
-		if st, ok := spec.Type.(*ast.StructType); ok {
-			for _, f := range st.Fields.List {
-				for _, name := range f.Names {
-					comments[spec.Name.Name+"."+name.Name] = oneLine(f.Doc)
-				}
-			}
-		}
-	}
-	return comments, nil
 }

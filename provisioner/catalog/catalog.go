@@ -18,6 +18,7 @@ import (
 
 	"github.com/lxcmatrix/lxcmatrix/fixtures"
 	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/datafile"
 	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
@@ -41,30 +42,80 @@ type Knowledge struct {
 	OSes       []image.OS
 }
 
-// LoadKnowledge loads what is embedded, and the fixes of the folders given.
+// LoadKnowledge loads what is embedded, and the fixes of the folders given, with
+// the gates and signatures in their folders of these names. What is wrong in any
+// of it is told with its file and position, and nothing is loaded then.
 func LoadKnowledge(fixFolders ...string) (*Knowledge, error) {
-	sources := []fix.Source{{Name: "built-in", FS: fixtures.Fixes()}}
+	fixes := []datafile.Source{{Name: "built-in", FS: fixtures.Fixes()}}
+	gates := []datafile.Source{{Name: "built-in", FS: fixtures.Gates()}}
+	signatures := []datafile.Source{{Name: "built-in", FS: fixtures.Signatures()}}
 	for _, dir := range fixFolders {
-		sources = append(sources, fix.Source{Name: dir, FS: os.DirFS(dir)})
+		fixes = append(fixes, datafile.Source{Name: dir, FS: os.DirFS(dir)})
+		for name, into := range map[string]*[]datafile.Source{"gates": &gates, "signatures": &signatures} {
+			sub := filepath.Join(dir, name)
+			if _, err := os.Stat(sub); err == nil {
+				*into = append(*into, datafile.Source{Name: sub, FS: os.DirFS(sub)})
+			}
+		}
 	}
 	var k Knowledge
 	var err error
-	if k.Fixes, err = fix.Load(sources...); err != nil {
-		return nil, err
+	if k.Fixes, err = fix.Load(fixes...); err != nil {
+		// What is wrong with signatures hangs on no fix.
+		_, alsoBad := diagnose.Load(signatures...)
+		return nil, errors.Join(err, alsoBad)
 	}
-	if k.Gates, err = fix.LoadGates(k.Fixes, fix.Source{Name: "built-in", FS: fixtures.Gates()}); err != nil {
+	if k.Gates, err = fix.LoadGates(k.Fixes, gates...); err != nil {
 		return nil, err
 	}
 	if k.Hosts, err = fix.LoadHosts(fix.Source{Name: "built-in", FS: fixtures.Hosts()}); err != nil {
 		return nil, err
 	}
-	if k.Signatures, err = diagnose.Load(diagnose.Source{Name: "built-in", FS: fixtures.Signatures()}); err != nil {
+	if k.Signatures, err = diagnose.Load(signatures...); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(k.linked(), diagnose.MatchesNone(context.Background(), k.Signatures, datafile.Source{Name: "built-in", FS: fixtures.Passing()})); err != nil {
 		return nil, err
 	}
 	if k.OSes, err = image.LoadOS(fixtures.OS()); err != nil {
 		return nil, err
 	}
 	return &k, nil
+}
+
+// linked reports the signatures and fixes that fixes, gates and signatures name
+// and that are not there.
+func (k *Knowledge) linked() error {
+	byID := map[string]*diagnose.Signature{}
+	for _, s := range k.Signatures {
+		byID[s.ID] = s
+	}
+	var problems []error
+	for _, f := range k.Fixes.All() {
+		for key, ids := range map[string][]string{"cures": f.Cures, "causes": f.Causes} {
+			for i, id := range ids {
+				if byID[id] == nil {
+					problems = append(problems, f.Errorf(datafile.Path{key, i}, "%s: there is no signature %q", key, id))
+				}
+			}
+		}
+	}
+	for _, g := range k.Gates.All() {
+		if g.Probe != nil && byID[g.Probe.Signature] == nil {
+			problems = append(problems, g.Errorf(datafile.Path{"probe", "signature"}, "probe: there is no signature %q", g.Probe.Signature))
+		}
+	}
+	for _, s := range k.Signatures {
+		for key, id := range map[string]string{"cure": s.Cure, "causedBy": s.CausedBy} {
+			if id == "" {
+				continue
+			}
+			if _, err := k.Fixes.Fix(id); err != nil {
+				problems = append(problems, s.Errorf(datafile.Path{key}, "%s: %w", key, err))
+			}
+		}
+	}
+	return errors.Join(problems...)
 }
 
 // Rule asks every gate about a cell, by what it declares and by what was
@@ -355,7 +406,7 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 			if _, err := os.Stat(logs); err != nil {
 				return nil, nil
 			}
-			return diagnose.Scan(ctx, h.Knowledge.Signatures, os.DirFS(logs))
+			return diagnose.Diagnose(ctx, h.Knowledge.Signatures, os.DirFS(logs))
 		},
 		Limits: h.Plan.Budget.Node, Timeouts: t, Image: prepared.Fingerprint, Provenance: release.Provenance,
 		Owner: owner,
@@ -416,7 +467,7 @@ func (f Fixes) Desired(applied []matrix.AppliedFix, node cell.NodeContext) (prov
 		chosen = append(chosen, one)
 	}
 	return fix.Merge(chosen, fix.Context{NodeName: node.Name, NodeAddress: node.Address,
-		Gateway: node.Network.Gateway, Subnet: node.Network.Subnet, Kernel: node.Host.Kernel})
+		Gateway: node.Network.Gateway, Subnet: node.Network.Subnet, Kernel: node.Host.Kernel, Cgroup: node.Host.Cgroup})
 }
 
 // Apply brings a node into the state.

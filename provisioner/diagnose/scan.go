@@ -8,7 +8,9 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
+	"time"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 )
@@ -17,60 +19,95 @@ import (
 const longest = 16 << 10
 
 // Scan looks for every signature in the logs below a folder and returns the
-// first line that shows each, in the order of log name and position. A log
-// that cannot be read does not hide what the others say: the error names it
-// and comes with what was found.
+// earliest line that shows each, in the order of their times; those without a
+// time come last, in the order of log name and position. A log that cannot be
+// read does not hide what the others say: the error names it and comes with what
+// was found.
 func Scan(ctx context.Context, signatures []*Signature, logs fs.FS) ([]matrix.Diagnosis, error) {
 	var found []matrix.Diagnosis
-	var problems []error
-	seen := map[string]bool{}
-	err := fs.WalkDir(logs, ".", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			problems = append(problems, fmt.Errorf("scan logs: %w", err))
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if !entry.Type().IsRegular() {
-			return nil
-		}
+	err := eachLog(ctx, logs, func(name string, log io.Reader) error {
 		var open []*Signature
 		for _, s := range signatures {
-			if !seen[s.ID] && s.looksAt(path.Base(name)) {
+			if s.looksAt(path.Base(name)) {
 				open = append(open, s)
 			}
 		}
 		if len(open) == 0 {
 			return nil
 		}
-		here, err := scanFile(ctx, open, logs, name)
-		if err != nil {
-			problems = append(problems, err)
-		}
-		for _, d := range here {
-			seen[d.Signature] = true
-		}
+		here, err := scan(ctx, open, name, log)
 		found = append(found, here...)
+		return err
+	})
+	slices.SortStableFunc(found, earlier)
+	seen := map[string]bool{}
+	found = slices.DeleteFunc(found, func(d matrix.Diagnosis) bool {
+		again := seen[d.Signature]
+		seen[d.Signature] = true
+		return again
+	})
+	return found, err
+}
+
+// earlier orders diagnoses by time, those without one last.
+func earlier(a, b matrix.Diagnosis) int {
+	switch {
+	case a.At.IsZero() && b.At.IsZero():
+		return 0
+	case a.At.IsZero():
+		return 1
+	case b.At.IsZero():
+		return -1
+	}
+	return a.At.Compare(b.At)
+}
+
+// eachLog opens every log below a folder in the order of their names. One that
+// cannot be read does not keep the others from being read.
+func eachLog(ctx context.Context, logs fs.FS, read func(name string, log io.Reader) error) error {
+	var problems []error
+	err := fs.WalkDir(logs, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			problems = append(problems, fmt.Errorf("scan logs: %w", err))
+			return nil
+		}
+		if ctx.Err() != nil || !entry.Type().IsRegular() {
+			return ctx.Err()
+		}
+		f, err := logs.Open(name)
+		if err == nil {
+			err = read(name, f)
+			_ = f.Close() // it was only read
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("scan log %s: %w", name, err))
+		}
 		return ctx.Err()
 	})
 	if err != nil {
 		problems = append(problems, fmt.Errorf("scan logs: %w", err))
 	}
-	return found, errors.Join(problems...)
+	return errors.Join(problems...)
 }
 
-func scanFile(ctx context.Context, open []*Signature, logs fs.FS, name string) ([]matrix.Diagnosis, error) {
-	f, err := logs.Open(name)
-	if err != nil {
-		return nil, fmt.Errorf("scan log %s: %w", name, err)
+// timestamp is how journald and the container runtime begin a line.
+var timestamp = regexp.MustCompile(`\b(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d+)?)(Z|[+-]\d{2}:?\d{2})`)
+
+// timeOf is the first time that a line names; zero where it names none.
+func timeOf(line string) time.Time {
+	m := timestamp.FindStringSubmatch(line[:min(len(line), 256)])
+	if m == nil {
+		return time.Time{}
 	}
-	defer f.Close() //nolint:errcheck // it was only read
-	found, err := scan(ctx, open, name, f)
-	if err != nil {
-		return found, fmt.Errorf("scan log %s: %w", name, err)
+	zone := m[2]
+	if len(zone) == len("+0000") {
+		zone = zone[:3] + ":" + zone[3:]
 	}
-	return found, nil
+	at, err := time.Parse(time.RFC3339Nano, m[1]+zone)
+	if err != nil {
+		return time.Time{}
+	}
+	return at.UTC()
 }
 
 // scan reads a log in blocks of whole lines. A block is searched for each
@@ -123,8 +160,9 @@ func scan(ctx context.Context, open []*Signature, name string, log io.Reader) ([
 			if at < 0 {
 				return false
 			}
-			hits = append(hits, hit{base + int64(start+at), matrix.Diagnosis{Signature: s.ID, Title: s.Title, Cure: s.Cure,
-				Log: name, Line: string(bytes.ToValidUTF8(line, []byte("\uFFFD"))), Issue: s.Issue}})
+			text := string(bytes.ToValidUTF8(line, []byte("\uFFFD")))
+			hits = append(hits, hit{base + int64(start+at), matrix.Diagnosis{Signature: s.ID, Title: s.Title, Cause: s.Cause, Cure: s.Cure,
+				CausedBy: s.CausedBy, Log: name, Line: text, At: timeOf(text), Issue: s.Issue}})
 			return true
 		})
 		if last {

@@ -2,40 +2,51 @@
 package diagnose
 
 import (
+	"context"
+	_ "embed" // this file, whose comments describe the schema
 	"errors"
 	"fmt"
-	"io/fs"
 	"path"
 	"regexp"
 	"regexp/syntax"
 	"slices"
 	"strings"
 
-	"go.yaml.in/yaml/v4"
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/datafile"
 )
+
+//go:embed signature.go
+var source string
+
+// Schema is the JSON Schema (draft 2020-12) of a signature's file.
+func Schema() ([]byte, error) { return datafile.Schema[Signature]("lxcmatrix signature", source) }
 
 // Signature is a log line by which a failure is known.
 type Signature struct {
 	// ID names the signature everywhere; it is the name of its file, too.
-	ID string `yaml:"id"`
+	ID string `yaml:"id" jsonschema:"required,minLength=1"`
 	// Title says in one line what failed.
-	Title string `yaml:"title"`
+	Title string `yaml:"title" jsonschema:"required,minLength=1"`
 	// Pattern is a regular expression (RE2) that one line of a log matches.
-	Pattern string `yaml:"pattern"`
+	Pattern string `yaml:"pattern" jsonschema:"required,minLength=1"`
 	// Where holds globs of the names of the log files that are looked at.
-	Where []string `yaml:"where"`
+	Where []string `yaml:"where" jsonschema:"required,minItems=1"`
 	// Cause says why it happens.
-	Cause string `yaml:"cause"`
+	Cause string `yaml:"cause" jsonschema:"required,minLength=1"`
 	// Cure is the ID of the fix that cures it; empty where none does.
 	Cure string `yaml:"cure"`
+	// CausedBy is the ID of a harmful or optional fix that brings it about where
+	// somebody asked for it; empty where none does.
+	CausedBy string `yaml:"causedBy"`
 	// Issue is a link to what is known upstream.
-	Issue string `yaml:"issue"`
+	Issue string `yaml:"issue" jsonschema:"required,minLength=1"`
 
 	pattern *regexp.Regexp
 	// literals: a line that has none of them cannot match. Empty means that
 	// every line has to be tried.
 	literals []string
-	file     string
+	file     *datafile.File
 }
 
 // Matches says whether a line shows the failure.
@@ -50,40 +61,25 @@ func (s *Signature) looksAt(name string) bool {
 }
 
 // Source is a folder of YAML files and how messages name it.
-type Source struct {
-	// Name is put before file names in messages, as the folder's path.
-	Name string
-	FS   fs.FS
-}
+type Source = datafile.Source
 
 // Load reads every .yaml file at the root of each source, sorted by ID. It
-// reports all problems at once, each with its file.
+// reports all problems at once, each with its file and position.
 func Load(sources ...Source) ([]*Signature, error) {
 	var signatures []*Signature
 	byID := map[string]*Signature{}
 	var problems []error
 	for _, source := range sources {
-		entries, err := fs.ReadDir(source.FS, ".")
-		if err != nil {
-			problems = append(problems, fmt.Errorf("read folder %s: %w", source.Name, err))
-			continue
-		}
-		for _, entry := range entries {
-			if entry.IsDir() || path.Ext(entry.Name()) != ".yaml" {
-				continue
-			}
-			s := &Signature{file: path.Join(source.Name, entry.Name())}
-			if err := s.load(source.FS, entry.Name()); err != nil {
-				problems = append(problems, err)
-				continue
-			}
+		problems = append(problems, datafile.Read(source, func(file *datafile.File, s *Signature) []error {
+			s.file = file
+			bad := s.validate()
 			if first, twice := byID[s.ID]; twice {
-				problems = append(problems, fmt.Errorf("%s: signature %s is already in %s", s.file, s.ID, first.file))
-				continue
+				return append(bad, s.Errorf(datafile.Path{"id"}, "is already in %s", first.file.Name))
 			}
 			byID[s.ID] = s
 			signatures = append(signatures, s)
-		}
+			return bad
+		})...)
 	}
 	if len(problems) > 0 {
 		return nil, fmt.Errorf("load signatures: %w", errors.Join(problems...))
@@ -92,44 +88,46 @@ func Load(sources ...Source) ([]*Signature, error) {
 	return signatures, nil
 }
 
-func (s *Signature) load(fsys fs.FS, name string) error {
-	data, err := fs.ReadFile(fsys, name)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", s.file, err)
-	}
-	if err := yaml.Load(data, s, yaml.WithV4Defaults(), yaml.WithKnownFields()); err != nil {
-		var many *yaml.LoadErrors
-		var one *yaml.LoadError
-		switch {
-		case errors.As(err, &many):
-			var problems []error
-			for _, e := range many.Errors {
-				problems = append(problems, fmt.Errorf("%s:%d:%d: %s", s.file, e.Mark.Line, e.Mark.Column, e.Message))
-			}
-			return errors.Join(problems...)
-		case errors.As(err, &one) && one.Mark.Line > 0:
-			return fmt.Errorf("%s:%d:%d: %s", s.file, one.Mark.Line, one.Mark.Column, one.Message)
-		}
-		return fmt.Errorf("%s: %w", s.file, err)
-	}
+// Errorf is an error about what is at a path of the signature's file.
+func (s *Signature) Errorf(at datafile.Path, format string, args ...any) error {
+	return s.file.Errorf(at, "signature %s: "+format, append([]any{s.ID}, args...)...)
+}
+
+func (s *Signature) validate() []error {
 	var problems []error
-	bad := func(format string, args ...any) {
-		problems = append(problems, fmt.Errorf("%s: signature %s: "+format, append([]any{s.file, s.ID}, args...)...))
+	bad := func(at datafile.Path, format string, args ...any) {
+		problems = append(problems, s.Errorf(at, format, args...))
 	}
 	if s.ID == "" || s.Title == "" || s.Pattern == "" || s.Cause == "" || s.Issue == "" || len(s.Where) == 0 {
-		bad("needs id, title, pattern, where, cause and issue")
+		bad(nil, "needs id, title, pattern, where, cause and issue")
 	}
-	for _, glob := range s.Where {
+	if s.ID == matrix.Unclassified {
+		bad(datafile.Path{"id"}, "the name is taken: it stands for what no signature knows")
+	}
+	for i, glob := range s.Where {
 		if _, err := path.Match(glob, "kubelet.log"); err != nil {
-			bad("where %q: %w", glob, err)
+			bad(datafile.Path{"where", i}, "where %q: %w", glob, err)
 		}
 	}
+	var err error
 	if s.pattern, err = regexp.Compile(s.Pattern); err != nil {
-		bad("pattern: %w", err)
+		bad(datafile.Path{"pattern"}, "pattern: %w", err)
 	} else if s.pattern.MatchString("") {
-		bad("pattern %q matches an empty line, and so every log", s.Pattern)
+		bad(datafile.Path{"pattern"}, "pattern %q matches an empty line, and so every log", s.Pattern)
 	} else {
 		s.literals = required(s.Pattern)
+	}
+	return problems
+}
+
+// MatchesNone reports the signatures that are found in logs in which nothing
+// failed, each with the place of its pattern and the first line that it matches.
+func MatchesNone(ctx context.Context, signatures []*Signature, passing Source) error {
+	found, err := Scan(ctx, signatures, passing.FS)
+	problems := []error{err}
+	for _, d := range found {
+		i := slices.IndexFunc(signatures, func(s *Signature) bool { return s.ID == d.Signature })
+		problems = append(problems, signatures[i].Errorf(datafile.Path{"pattern"}, "matches a log in which nothing failed: %s: %s", path.Join(passing.Name, d.Log), d.Line))
 	}
 	return errors.Join(problems...)
 }

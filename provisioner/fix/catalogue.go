@@ -5,9 +5,9 @@ package fix
 
 import (
 	"bytes"
+	_ "embed" // this file, whose comments describe the schema
 	"errors"
 	"fmt"
-	"io/fs"
 	"path"
 	"regexp"
 	"slices"
@@ -17,24 +17,33 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/datafile"
 )
+
+//go:embed catalogue.go
+var source string
+
+// Schema is the JSON Schema (draft 2020-12) of a fix's file.
+func Schema() ([]byte, error) { return datafile.Schema[Fix]("lxcmatrix fix", source) }
 
 // Fix is one piece of knowledge: what goes wrong in a system container, where,
 // and what has to be set so that it does not.
 type Fix struct {
 	// ID names the fix everywhere; it is the name of its file, too.
-	ID string `yaml:"id"`
+	ID string `yaml:"id" jsonschema:"required,pattern=^[a-z0-9]+(-[a-z0-9]+)*$"`
 	// Title says in one line what the fix does.
-	Title string `yaml:"title"`
+	Title string `yaml:"title" jsonschema:"required,minLength=1"`
 	// Why explains what goes wrong without it.
-	Why string `yaml:"why"`
-	// Cures lists the signatures of the failures that it prevents.
-	Cures []string `yaml:"cures"`
+	Why string `yaml:"why" jsonschema:"required,minLength=1"`
+	// Cures lists the signatures of the failures that it prevents, Causes those
+	// of the failures that it brings about where it is harmful.
+	Cures  []string `yaml:"cures"`
+	Causes []string `yaml:"causes"`
 	// When is the CEL condition under which it applies; empty means always.
 	When    string  `yaml:"when"`
 	Effects Effects `yaml:"effects"`
 	// Verify shows that the fix is in effect; each must hold.
-	Verify []Verification `yaml:"verify"`
+	Verify []Verification `yaml:"verify" jsonschema:"required,minItems=1"`
 	// Harmful marks advice that does damage, Optional another way to what a fix
 	// that applies by itself does, or something that few want. Neither is applied
 	// unless somebody asks for it.
@@ -43,11 +52,16 @@ type Fix struct {
 	// Contradicts lists fixes that this one cannot be in effect beside, although
 	// both write to different places.
 	Contradicts []string `yaml:"contradicts"`
+	// After lists fixes whose raw.lxc lines, files and units come before this
+	// one's, where they are in effect as well.
+	After []string `yaml:"after"`
 	// Sources are links to where the facts come from.
-	Sources []string `yaml:"sources"`
+	Sources []string `yaml:"sources" jsonschema:"required,minItems=1"`
 
 	condition *Condition
-	file      string
+	file      *datafile.File
+	// sampled is the fix rendered for a node that does not exist.
+	sampled *Fix
 }
 
 // Condition is the compiled When.
@@ -57,7 +71,7 @@ func (f *Fix) Condition() *Condition { return f.condition }
 func (f *Fix) OnRequest() bool { return f.Harmful || f.Optional }
 
 // File is where the fix was loaded from.
-func (f *Fix) File() string { return f.file }
+func (f *Fix) File() string { return f.file.Name }
 
 // Effects are what a fix wants, by where it takes effect. Every string in
 // them, and in Verify, may be a Go template over a Context.
@@ -68,6 +82,9 @@ type Effects struct {
 	Kubelet    map[string]any    `yaml:"kubelet"`
 	KubeProxy  map[string]any    `yaml:"kubeProxy"`
 	Containerd ContainerdEffects `yaml:"containerd"`
+	// Distro holds keys of the configuration file of a distribution that has one
+	// of its own: k3s and RKE2.
+	Distro map[string]any `yaml:"distro"`
 	// NodeIP is the address that kubelet is told to be the node's.
 	NodeIP                string   `yaml:"nodeIP"`
 	IgnorePreflightErrors []string `yaml:"ignorePreflightErrors"`
@@ -101,7 +118,7 @@ type NodeEffects struct {
 
 // FileEffect is a file in a node.
 type FileEffect struct {
-	Path string `yaml:"path"`
+	Path string `yaml:"path" jsonschema:"required,pattern=^/"`
 	// Mode is octal, "0644" if empty.
 	Mode    string `yaml:"mode"`
 	Content string `yaml:"content"`
@@ -109,7 +126,7 @@ type FileEffect struct {
 
 // UnitEffect is a systemd unit in a node.
 type UnitEffect struct {
-	Name    string `yaml:"name"`
+	Name    string `yaml:"name" jsonschema:"required,minLength=1"`
 	Content string `yaml:"content"`
 	// Enable starts the unit at once and at every boot.
 	Enable bool `yaml:"enable"`
@@ -119,18 +136,21 @@ type UnitEffect struct {
 type ContainerdEffects struct {
 	CRI  map[string]any `yaml:"cri"`
 	Runc map[string]any `yaml:"runc"`
+	// Snapshotter is overlayfs, native, fuse-overlayfs; empty leaves containerd's
+	// choice.
+	Snapshotter string `yaml:"snapshotter"`
 }
 
 // Verification shows that a fix is in effect on a node.
 type Verification struct {
 	// Command is a shell command. It only looks: it repairs nothing.
-	Command string `yaml:"command"`
+	Command string `yaml:"command" jsonschema:"required,minLength=1"`
 	// Want is a regular expression that the command's whole standard output,
 	// trimmed, must match.
-	Want string `yaml:"want"`
+	Want string `yaml:"want" jsonschema:"required,minLength=1"`
 	// After is the earliest phase at which it can hold: fix (the default),
 	// install or baseline.
-	After matrix.Phase `yaml:"after"`
+	After matrix.Phase `yaml:"after" jsonschema:"enum=fix,enum=install,enum=baseline"`
 }
 
 // Catalogue holds loaded fixes.
@@ -171,14 +191,11 @@ func (e *UnknownError) Error() string {
 }
 
 // Source is a folder of YAML files and how messages name it.
-type Source struct {
-	// Name is put before file names in messages, as the folder's path.
-	Name string
-	FS   fs.FS
-}
+type Source = datafile.Source
 
 // Load reads every .yaml file at the root of each source. It reports all
-// problems at once, each with its file, and its position where it has one.
+// problems at once, each with its file and position: what is wrong with a fix
+// by itself, and what is between several.
 func Load(sources ...Source) (*Catalogue, error) {
 	compiler, err := newCompiler()
 	if err != nil {
@@ -187,69 +204,30 @@ func Load(sources ...Source) (*Catalogue, error) {
 	c := &Catalogue{byID: map[string]*Fix{}}
 	var problems []error
 	for _, source := range sources {
-		problems = append(problems, decodeAll(source, func(file string, f *Fix) []error {
+		problems = append(problems, datafile.Read(source, func(file *datafile.File, f *Fix) []error {
 			f.file = file
 			bad := f.validate(compiler)
 			if first, twice := c.byID[f.ID]; twice {
-				return append(bad, fmt.Errorf("fix %s is already in %s", f.ID, first.file))
+				return append(bad, f.Errorf(datafile.Path{"id"}, "is already in %s", first.file.Name))
 			}
 			c.byID[f.ID] = f
 			c.fixes = append(c.fixes, f)
 			return bad
 		})...)
 	}
+	slices.SortFunc(c.fixes, func(a, b *Fix) int { return strings.Compare(a.ID, b.ID) })
+	if len(problems) == 0 {
+		problems = c.between()
+	}
 	if len(problems) > 0 {
 		return nil, fmt.Errorf("load fixes: %w", errors.Join(problems...))
 	}
-	slices.SortFunc(c.fixes, func(a, b *Fix) int { return strings.Compare(a.ID, b.ID) })
 	return c, nil
 }
 
-// decodeAll decodes each of a source's files into a T and hands it on; what
-// either of both complains about comes back with the file's name.
-func decodeAll[T any](source Source, accept func(file string, v *T) []error) []error {
-	entries, err := fs.ReadDir(source.FS, ".")
-	if err != nil {
-		return []error{fmt.Errorf("read folder %s: %w", source.Name, err)}
-	}
-	var problems []error
-	for _, entry := range entries {
-		if entry.IsDir() || path.Ext(entry.Name()) != ".yaml" {
-			continue
-		}
-		file := path.Join(source.Name, entry.Name())
-		data, err := fs.ReadFile(source.FS, entry.Name())
-		if err != nil {
-			problems = append(problems, fmt.Errorf("read %s: %w", file, err))
-			continue
-		}
-		v := new(T)
-		if err := yaml.Load(data, v, yaml.WithV4Defaults(), yaml.WithKnownFields()); err != nil {
-			problems = append(problems, positioned(file, err)...)
-			continue
-		}
-		for _, err := range accept(file, v) {
-			problems = append(problems, fmt.Errorf("%s: %w", file, err))
-		}
-	}
-	return problems
-}
-
-// positioned turns a decoder's error into one problem per position.
-func positioned(file string, err error) []error {
-	var many *yaml.LoadErrors
-	if errors.As(err, &many) {
-		var problems []error
-		for _, one := range many.Errors {
-			problems = append(problems, fmt.Errorf("%s:%d:%d: %s", file, one.Mark.Line, one.Mark.Column, one.Message))
-		}
-		return problems
-	}
-	var one *yaml.LoadError
-	if errors.As(err, &one) && one.Mark.Line > 0 {
-		return []error{fmt.Errorf("%s:%d:%d: %s", file, one.Mark.Line, one.Mark.Column, one.Message)}
-	}
-	return []error{fmt.Errorf("%s: %w", file, err)}
+// Errorf is an error about what is at a path of the fix's file.
+func (f *Fix) Errorf(at datafile.Path, format string, args ...any) error {
+	return f.file.Errorf(at, "fix %s: "+format, append([]any{f.ID}, args...)...)
 }
 
 // identifier is the form of the IDs of fixes, gates and signatures.
@@ -258,60 +236,70 @@ func identifier() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]+(-[a-z0-
 // validate finds everything that is wrong with a fix by itself.
 func (f *Fix) validate(compiler *compiler) []error {
 	var problems []error
-	bad := func(format string, args ...any) {
-		problems = append(problems, fmt.Errorf("fix %s: "+format, append([]any{f.ID}, args...)...))
+	bad := func(at datafile.Path, format string, args ...any) {
+		problems = append(problems, f.Errorf(at, format, args...))
 	}
 	if !identifier().MatchString(f.ID) {
-		bad("id %q: want lower-case words joined by hyphens", f.ID)
+		bad(datafile.Path{"id"}, "id %q: want lower-case words joined by hyphens", f.ID)
 	}
 	if f.Title == "" || f.Why == "" {
-		bad("needs a title and a why")
+		bad(nil, "needs a title and a why")
 	}
 	if len(f.Sources) == 0 {
-		bad("needs sources")
+		bad(nil, "needs sources")
 	}
 	if len(f.Verify) == 0 {
-		bad("needs verify: what nobody can see is not known to be in effect")
+		bad(nil, "needs verify: what nobody can see is not known to be in effect")
+	}
+	if f.Harmful && f.Optional {
+		bad(datafile.Path{"optional"}, "is harmful, and so not optional")
+	}
+	if f.Harmful && len(f.Cures) > 0 || !f.OnRequest() && len(f.Causes) > 0 {
+		bad(nil, "a harmful fix causes, any other cures")
 	}
 	var err error
 	if f.condition, err = compiler.compile(f.When); err != nil {
-		bad("when: %w", err)
+		bad(datafile.Path{"when"}, "when: %w", err)
 	}
 	rendered, err := f.render(sample())
 	if err != nil {
-		bad("%w", err)
+		bad(datafile.Path{"effects"}, "%w", err)
 		return problems
 	}
+	f.sampled = rendered
 	if line := rendered.Effects.Incus.RawLXC; line != "" {
 		key, _, assigned := strings.Cut(line, "=")
 		if !assigned || strings.ContainsAny(line, "\n\r") || !strings.HasPrefix(key, "lxc.") {
-			bad("rawLXC %q: want one line, lxc.KEY=VALUE", line)
+			bad(datafile.Path{"effects", "incus", "rawLXC"}, "rawLXC %q: want one line, lxc.KEY=VALUE", line)
 		}
 	}
-	for _, file := range rendered.Effects.Node.Files {
+	for i, file := range rendered.Effects.Node.Files {
+		at := datafile.Path{"effects", "node", "files", i}
 		if !path.IsAbs(file.Path) || path.Clean(file.Path) != file.Path {
-			bad("file %q: want a clean absolute path", file.Path)
+			bad(append(at, "path"), "file %q: want a clean absolute path", file.Path)
 		}
 		if _, err := parseMode(file.Mode); err != nil {
-			bad("file %s: %w", file.Path, err)
+			bad(append(at, "mode"), "file %s: %w", file.Path, err)
 		}
 	}
-	for _, unit := range rendered.Effects.Node.Units {
+	for i, unit := range rendered.Effects.Node.Units {
+		at := datafile.Path{"effects", "node", "units", i}
 		if unit.Name == "" || strings.Contains(unit.Name, "/") || path.Ext(unit.Name) == "" {
-			bad("unit %q: want a name such as example.service", unit.Name)
+			bad(append(at, "name"), "unit %q: want a name such as example.service", unit.Name)
 		}
 	}
 	for i, v := range rendered.Verify {
+		at := datafile.Path{"verify", i}
 		if strings.TrimSpace(v.Command) == "" || v.Want == "" {
-			bad("verify %d: needs command and want", i+1)
+			bad(at, "verify %d: needs command and want", i+1)
 		}
 		if _, err := wanted(v.Want); err != nil {
-			bad("verify %d: want: %w", i+1, err)
+			bad(append(at, "want"), "verify %d: want: %w", i+1, err)
 		}
 		switch v.After {
 		case "", matrix.PhaseFix, matrix.PhaseInstall, matrix.PhaseBaseline:
 		default:
-			bad("verify %d: after %q: want fix, install or baseline", i+1, v.After)
+			bad(append(at, "after"), "verify %d: after %q: want fix, install or baseline", i+1, v.After)
 		}
 	}
 	return problems

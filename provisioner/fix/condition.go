@@ -149,6 +149,7 @@ type Condition struct {
 	program cel.Program
 	// facts are the names of the facts that it looks at.
 	facts []string
+	tree  *ast.AST
 }
 
 // String is the expression as it was written; "always" where there is none.
@@ -246,6 +247,7 @@ func newCompiler() (*compiler, error) {
 		cel.Variable("variants", cel.ListType(cel.StringType)),
 		cel.Variable("proxy_mode", cel.StringType),
 		cel.Variable("lxc_cgroup1_keys", cel.BoolType),
+		cel.Variable("feature_gates", cel.ListType(cel.StringType)),
 		cel.Function("atLeast",
 			cel.Overload("atLeast_string_string", []*cel.Type{cel.StringType, cel.StringType}, cel.BoolType,
 				cel.BinaryBinding(atLeast))),
@@ -281,7 +283,7 @@ func (c *compiler) compile(source string) (*Condition, error) {
 	if err != nil {
 		return nil, fmt.Errorf("condition %q: %w", source, err)
 	}
-	return &Condition{source: source, env: c.env, program: program, facts: factsIn(checked.NativeRep())}, nil
+	return &Condition{source: source, env: c.env, program: program, facts: factsIn(checked.NativeRep()), tree: checked.NativeRep()}, nil
 }
 
 // factsIn lists the facts that an expression names, sorted.

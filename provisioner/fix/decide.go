@@ -173,7 +173,7 @@ func Opposed(decisions []Decision) error {
 			if i == j || both && j < i || other.State != Applied && other.State != Undecided {
 				continue
 			}
-			if _, err := Merge([]*Fix{asked.Fix, other.Fix}, sample()); err != nil {
+			if err := differ(asked.Fix.sampled, other.Fix.sampled); err != nil {
 				problems = append(problems, &OpposedError{Asked: asked.Fix.ID, Against: other.Fix.ID, Both: both, Err: err})
 			}
 		}

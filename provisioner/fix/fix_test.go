@@ -106,16 +106,16 @@ func TestLoadListsEveryProblemWithItsFile(t *testing.T) {
 	}
 	for _, want := range []string{
 		"one/key.yaml:2:", "one/dup.yaml:2:", "one/type.yaml:2:", "one/type.yaml:3:",
-		"two/cel.yaml: fix cel: when: ", "undeclared reference to 'cgrup'",
-		"two/notbool.yaml: fix notbool: when: condition \"cgroup\": is a string, want a bool",
-		`two/version.yaml: fix version: when: condition "atLeast(kernel, \"latest\")": "latest" is not a version`,
-		`two/word.yaml: fix word: when: condition "distro == \"kubedm\"": distro is never "kubedm", only one of kubeadm, k3s, rke2`,
-		`two/template.yaml: fix template: template "{{.Node.Adress}}"`, `no entry for key "Adress"`,
-		`two/partly.yaml: fix partly: when: condition "atLeast(kernel, \"6.x\")": "6.x" is not one version`,
+		"two/cel.yaml:2:7: fix cel: when: ", "undeclared reference to 'cgrup'",
+		"two/notbool.yaml:2:7: fix notbool: when: condition \"cgroup\": is a string, want a bool",
+		`two/version.yaml:2:7: fix version: when: condition "atLeast(kernel, \"latest\")": "latest" is not a version`,
+		`two/word.yaml:2:7: fix word: when: condition "distro == \"kubedm\"": distro is never "kubedm", only one of kubeadm, k3s, rke2`,
+		`two/template.yaml:2:10: fix template: template "{{.Node.Adress}}"`, `no entry for key "Adress"`,
+		`two/partly.yaml:2:7: fix partly: when: condition "atLeast(kernel, \"6.x\")": "6.x" is not one version`,
 		`cpu_level is never "v3", only one of x86-64-v1, `,
-		"two/raw.yaml: fix raw: rawLXC", `two/path.yaml: fix path: file "etc/x"`, `mode "0999"`,
-		"two/want.yaml: fix want: verify 1: want: ", `two/want.yaml: fix want: verify 2: after "destroy"`,
-		"three/same.yaml: fix same is already in two/same.yaml",
+		"two/raw.yaml:2:27: fix raw: rawLXC", `two/path.yaml:2:33: fix path: file "etc/x"`, `mode "0999"`,
+		"two/want.yaml:2:29: fix want: verify 1: want: ", `two/want.yaml:2:64: fix want: verify 2: after "destroy"`,
+		"three/same.yaml:1:5: fix same: is already in two/same.yaml",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error lacks %q", want)
@@ -123,6 +123,52 @@ func TestLoadListsEveryProblemWithItsFile(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Log(err)
+	}
+}
+
+// What is wrong between fixes is told with the place in the file of one of them.
+func TestLoadListsWhatIsWrongBetweenFixes(t *testing.T) {
+	for name, tc := range map[string]struct {
+		fixes []string
+		want  []string
+	}{
+		"a cycle": {[]string{"id: a\nafter: [c]\n", "id: b\nafter: [a]\n", "id: c\nafter:\n  - b\n"},
+			[]string{"fixes/a.yaml:2:8: fix a: after: it comes after itself: a after c after b after a"}},
+		"after itself":       {[]string{"id: a\nafter: [a]\n"}, []string{"fixes/a.yaml:2:8: fix a: after: it comes after itself: a after a"}},
+		"after nothing":      {[]string{"id: a\n", "id: b\nafter: [a, c]\n"}, []string{`fixes/b.yaml:2:12: fix b: after: there is no fix "c"`}},
+		"contradicts nobody": {[]string{"id: a\ncontradicts: [swpa]\n", "id: swap\n"}, []string{`fixes/a.yaml:2:15: fix a: contradicts: there is no fix "swpa"; did you mean swap?`}},
+		"one key": {[]string{"id: a\neffects: {kubelet: {x: 1}}\n", "id: b\neffects:\n  kubelet:\n    x: 2\n"},
+			[]string{`fixes/b.yaml:4:8: fix b: stands against a in fixes/a.yaml, and both may apply to one cell: fixes a and b differ on kubelet.x: "1" and "2"`}},
+		"one key under conditions that meet": {[]string{"id: a\nwhen: atLeast(kernel, \"6.1\")\neffects: {kubelet: {x: 1}}\n", "id: b\nwhen: '!atLeast(kernel, \"6.12\") && apparmor'\neffects: {kubelet: {x: 2}}\n"},
+			[]string{"fixes/b.yaml:3:24: fix b: stands against a"}},
+		"conditions that never meet": {[]string{"id: a\nwhen: cgroup == \"v1\"\neffects: {kubelet: {x: 1}}\n", "id: b\nwhen: cgroup == \"v2\"\neffects: {kubelet: {x: 2}}\n",
+			"id: c\nwhen: atLeast(lxc, \"6\")\neffects: {kubelet: {y: 1}}\n", "id: d\nwhen: '!atLeast(lxc, \"6\")'\neffects: {kubelet: {y: 2}}\n",
+			"id: e\nwhen: '\"CAP_SYS_TIME\" in capabilities'\neffects: {kubelet: {z: 1}}\n", "id: f\nwhen: '!(\"CAP_SYS_TIME\" in capabilities)'\neffects: {kubelet: {z: 2}}\n"}, nil},
+		"one of them is asked for": {[]string{"id: a\noptional: true\neffects: {kubelet: {x: 1}}\n", "id: b\neffects: {kubelet: {x: 2}}\n"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := fix.Load(written("fixes", tc.fixes...))
+			if (err != nil) != (tc.want != nil) {
+				t.Fatalf("error %v", err)
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%v lacks %q", err, want)
+				}
+			}
+			if err != nil && strings.Count(err.Error(), "\n")+1 != len(tc.want) {
+				t.Errorf("more is said than %v: %v", tc.want, err)
+			}
+		})
+	}
+}
+
+func TestFixesAreMergedAfterThoseThatComeBefore(t *testing.T) {
+	cat := load(t, "id: a\nafter: [c]\neffects: {incus: {rawLXC: lxc.cap.drop=sys_time}}\n", "id: b\neffects: {incus: {rawLXC: lxc.mount.auto=proc:rw}}\n",
+		"id: c\neffects: {incus: {rawLXC: lxc.cap.drop=}}\n")
+	got, err := fix.Merge(cat.All(), fix.Context{})
+	if want := []string{"lxc.cap.drop=", "lxc.cap.drop=sys_time", "lxc.mount.auto=proc:rw"}; err != nil || !slices.Equal(got.Incus.RawLXC, want) {
+		t.Errorf("%v, %v", got.Incus.RawLXC, err)
 	}
 }
 
@@ -222,13 +268,13 @@ func TestWhatIsAskedForAgainstAnotherFixSaysHow(t *testing.T) {
 		want   string
 	}{
 		{fix.Facts{}, fix.Choice{}, ""},
-		{fix.Facts{"apparmor": true}, fix.Choice{With: []string{"a"}}, `fix a cannot be applied beside b; leave that out with --without b: merge fixes: fixes a and b differ on kubelet.x`},
+		{fix.Facts{"apparmor": true}, fix.Choice{With: []string{"a"}}, `fix a cannot be applied beside b; leave that out with --without b: fixes a and b differ on kubelet.x`},
 		// It may turn out to apply.
 		{fix.Facts{}, fix.Choice{With: []string{"a"}}, "--without b"},
 		{fix.Facts{"apparmor": false}, fix.Choice{With: []string{"a"}}, ""},
 		{fix.Facts{"apparmor": true}, fix.Choice{With: []string{"a"}, Without: []string{"b"}}, ""},
-		{fix.Facts{"apparmor": false}, fix.Choice{With: []string{"c"}}, "leave that out with --without d: merge fixes: fix c contradicts d"},
-		{fix.Facts{"apparmor": false}, fix.Choice{With: []string{"c", "e"}, Without: []string{"d"}}, "fixes c and e cannot both be asked for: merge fixes: fix e contradicts c"},
+		{fix.Facts{"apparmor": false}, fix.Choice{With: []string{"c"}}, "leave that out with --without d: fix c contradicts d"},
+		{fix.Facts{"apparmor": false}, fix.Choice{With: []string{"c", "e"}, Without: []string{"d"}}, "fixes c and e cannot both be asked for: fix e contradicts c"},
 	} {
 		if got := opposed(tc.facts, tc.choice); !strings.Contains(got, tc.want) || tc.want == "" && got != "" {
 			t.Errorf("%v, %+v: %q, want %q", tc.facts, tc.choice, got, tc.want)
@@ -254,10 +300,12 @@ func TestMergeConflictsNameBothFixesAndValues(t *testing.T) {
 		"node sysctl":     {"node: {sysctls: {net.x: '1'}}", "node: {sysctls: {net.x: '2'}}", "node.sysctls.net.x", "1", "2"},
 		"node IP":         {"nodeIP: 10.0.0.1", "nodeIP: 10.0.0.2", "nodeIP", "10.0.0.1", "10.0.0.2"},
 		"file's contents": {"node: {files: [{path: /f, content: a}]}", "node: {files: [{path: /f, content: b}]}", "node.files./f", "content: a", "content: b"},
+		"snapshotter":     {"containerd: {snapshotter: native}", "containerd: {snapshotter: overlayfs}", "containerd.snapshotter", "native", "overlayfs"},
+		"distribution":    {"distro: {disable-etcd: true}", "distro: {disable-etcd: false}", "distro.disable-etcd", "true", "false"},
 		"unit":            {"node: {units: [{name: u.service, content: a}]}", "node: {units: [{name: u.service, content: b}]}", "node.units.u.service", "content: a", "content: b"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cat := load(t, "id: one\neffects: {"+tc.a+"}\n", "id: two\neffects: {"+tc.b+"}\n", "id: three\neffects: {"+tc.a+"}\n")
+			cat := load(t, "id: one\neffects: {"+tc.a+"}\n", "id: two\noptional: true\neffects: {"+tc.b+"}\n", "id: three\neffects: {"+tc.a+"}\n")
 			find := func(id string) *fix.Fix {
 				f, err := cat.Fix(id)
 				if err != nil {
@@ -282,7 +330,7 @@ func TestMergeConflictsNameBothFixesAndValues(t *testing.T) {
 }
 
 func TestMergeReportsEveryConflict(t *testing.T) {
-	cat := load(t, "id: a\neffects: {kubelet: {x: 1, y: 1}}\n", "id: b\neffects: {kubelet: {x: 2, y: 2}}\n")
+	cat := load(t, "id: a\neffects: {kubelet: {x: 1, y: 1}}\n", "id: b\noptional: true\neffects: {kubelet: {x: 2, y: 2}}\n")
 	_, err := fix.Merge(cat.All(), fix.Context{})
 	if err == nil || !strings.Contains(err.Error(), "kubelet.x") || !strings.Contains(err.Error(), "kubelet.y") {
 		t.Errorf("error %v", err)

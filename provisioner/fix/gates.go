@@ -1,34 +1,50 @@
 package fix
 
 import (
+	_ "embed" // this file, whose comments describe the schema
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/datafile"
 )
+
+//go:embed gates.go
+var gatesSource string
+
+// GateSchema is the JSON Schema (draft 2020-12) of a gate's file.
+func GateSchema() ([]byte, error) { return datafile.Schema[Gate]("lxcmatrix gate", gatesSource) }
 
 // Gate is a combination that cannot work whatever is fixed.
 type Gate struct {
-	ID    string `yaml:"id"`
-	Title string `yaml:"title"`
+	ID    string `yaml:"id" jsonschema:"required,minLength=1"`
+	Title string `yaml:"title" jsonschema:"required,minLength=1"`
 	// When is the CEL condition that rules a cell out.
-	When string `yaml:"when"`
+	When string `yaml:"when" jsonschema:"required,minLength=1"`
 	// Unless names fixes that open the gate: it rules nothing out where one of
 	// them is to be applied, or is left out on purpose to show that it fails.
 	Unless []string `yaml:"unless"`
-	Reason string   `yaml:"reason"`
+	Reason string   `yaml:"reason" jsonschema:"required,minLength=1"`
 	// Source is an https link to where that is known from.
-	Source string `yaml:"source"`
+	Source string `yaml:"source" jsonschema:"required,minLength=1"`
 	// Probe says how a cell that runs all the same fails while the gate holds.
 	// Without it running the cell shows nothing: it ends before it has a phase,
 	// or in a way that tells nothing of the gate.
 	Probe *matrix.Probe `yaml:"probe"`
 
 	condition *Condition
-	file      string
+	file      *datafile.File
 }
+
+// Errorf is an error about what is at a path of the gate's file.
+func (gate *Gate) Errorf(at datafile.Path, format string, args ...any) error {
+	return gate.file.Errorf(at, "gate %s: "+format, append([]any{gate.ID}, args...)...)
+}
+
+// File is where the gate was loaded from.
+func (gate *Gate) File() string { return gate.file.Name }
 
 // Gates holds loaded gates.
 type Gates struct{ gates []*Gate }
@@ -44,33 +60,36 @@ func LoadGates(catalogue *Catalogue, sources ...Source) (*Gates, error) {
 	byID := map[string]*Gate{}
 	var problems []error
 	for _, source := range sources {
-		problems = append(problems, decodeAll(source, func(file string, gate *Gate) (bad []error) {
+		problems = append(problems, datafile.Read(source, func(file *datafile.File, gate *Gate) (problems []error) {
 			gate.file = file
+			bad := func(at datafile.Path, format string, args ...any) {
+				problems = append(problems, gate.Errorf(at, format, args...))
+			}
 			if !identifier().MatchString(gate.ID) {
-				bad = append(bad, fmt.Errorf("gate id %q: want lower-case words joined by hyphens", gate.ID))
+				bad(datafile.Path{"id"}, "id %q: want lower-case words joined by hyphens", gate.ID)
 			}
 			if gate.Title == "" || gate.When == "" || gate.Reason == "" || gate.Source == "" {
-				bad = append(bad, fmt.Errorf("gate %s: needs title, when, reason and source", gate.ID))
+				bad(nil, "needs title, when, reason and source")
 			}
 			if p := gate.Probe; p != nil && (!slices.Contains(matrix.ProvingPhases(), p.Phase) || !identifier().MatchString(p.Signature)) {
-				bad = append(bad, fmt.Errorf("gate %s: probe: wants the phase that fails and the ID of a signature", gate.ID))
+				bad(datafile.Path{"probe"}, "probe: wants the phase that fails and the ID of a signature")
 			}
-			for _, id := range gate.Unless {
+			for i, id := range gate.Unless {
 				if _, err := catalogue.Fix(id); err != nil {
-					bad = append(bad, fmt.Errorf("gate %s: unless: %w", gate.ID, err))
+					bad(datafile.Path{"unless", i}, "unless: %w", err)
 				}
 			}
 			var err error
 			if gate.condition, err = compiler.compile(gate.When); err != nil {
-				bad = append(bad, fmt.Errorf("gate %s: when: %w", gate.ID, err))
+				bad(datafile.Path{"when"}, "when: %w", err)
 			}
 			if first, twice := byID[gate.ID]; twice {
-				bad = append(bad, fmt.Errorf("gate %s is already in %s", gate.ID, first.file))
+				bad(datafile.Path{"id"}, "is already in %s", first.file.Name)
 			} else {
 				byID[gate.ID] = gate
 				g.gates = append(g.gates, gate)
 			}
-			return bad
+			return problems
 		})...)
 	}
 	if len(problems) > 0 {
@@ -180,24 +199,33 @@ func (gate *Gate) liftedBy(decisions []Decision) string {
 // While one is undecided that would change such a fact, it is not known.
 func factsOfFixes(decisions []Decision) Facts {
 	proxyMode, cgroup1Keys := "iptables", false // as kube-proxy and LXC have it where nobody says
+	gates := []string{}
 	open := map[string]bool{}
 	for _, d := range decisions {
 		mode, setsMode := d.Fix.Effects.KubeProxy["mode"].(string)
+		switches, setsGates := d.Fix.Effects.Kubelet["featureGates"].(map[string]any)
 		setsKeys := strings.HasPrefix(d.Fix.Effects.Incus.RawLXC, "lxc.cgroup.")
 		switch d.State {
 		case Undecided:
 			open["proxy_mode"] = open["proxy_mode"] || setsMode
+			open["feature_gates"] = open["feature_gates"] || setsGates
 			open["lxc_cgroup1_keys"] = open["lxc_cgroup1_keys"] || setsKeys
 		case Applied, Satisfied:
 			if setsMode {
 				proxyMode = mode
 			}
+			for name, value := range switches {
+				gates = append(gates, fmt.Sprintf("%s=%v", name, value))
+			}
 			cgroup1Keys = cgroup1Keys || setsKeys
 		}
 	}
-	f := Facts{"proxy_mode": proxyMode}
-	if open["proxy_mode"] {
-		delete(f, "proxy_mode")
+	slices.Sort(gates)
+	f := Facts{"proxy_mode": proxyMode, "feature_gates": gates}
+	for _, name := range []string{"proxy_mode", "feature_gates"} {
+		if open[name] {
+			delete(f, name)
+		}
 	}
 	if cgroup1Keys || !open["lxc_cgroup1_keys"] {
 		f["lxc_cgroup1_keys"] = cgroup1Keys

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/datafile"
 )
 
 // Hosts is what is known of qemu hosts before they are up, by what the matrix
@@ -26,14 +27,14 @@ func LoadHosts(sources ...Source) (*Hosts, error) {
 	all := &Hosts{Systemd: map[string]string{}, Incus: map[string]string{}, LXC: map[string]string{}}
 	var problems []error
 	for _, source := range sources {
-		problems = append(problems, decodeAll(source, func(_ string, h *Hosts) (bad []error) {
+		problems = append(problems, datafile.Read(source, func(file *datafile.File, h *Hosts) (bad []error) {
 			for into, from := range map[*map[string]string]map[string]string{&all.Systemd: h.Systemd, &all.Incus: h.Incus, &all.LXC: h.LXC} {
 				for key, version := range from {
 					if _, there := (*into)[key]; there {
-						bad = append(bad, fmt.Errorf("%s is there twice", key))
+						bad = append(bad, file.Errorf(nil, "%s is there twice", key))
 					}
 					if parts, _, err := parseVersion(version); err != nil || strings.Count(version, ".") != len(parts)-1 {
-						bad = append(bad, fmt.Errorf("%s: %q is no version of numbers alone", key, version))
+						bad = append(bad, file.Errorf(nil, "%s: %q is no version of numbers alone", key, version))
 					}
 				}
 				maps.Copy(*into, from)

@@ -20,8 +20,9 @@ type Context struct {
 	NodeName, NodeAddress string
 	// Gateway and Subnet are .Network.Gateway and .Network.Subnet.
 	Gateway, Subnet string
-	// Kernel is .Host.Kernel, the host's `uname -r`.
-	Kernel string
+	// Kernel is .Host.Kernel, the host's `uname -r`, and Cgroup .Host.Cgroup, v1
+	// or v2.
+	Kernel, Cgroup string
 }
 
 // data is the context as templates see it, without what is not known.
@@ -29,7 +30,7 @@ func (c Context) data() map[string]map[string]string {
 	all := map[string]map[string]string{
 		"Node":    {"Name": c.NodeName, "Address": c.NodeAddress},
 		"Network": {"Gateway": c.Gateway, "Subnet": c.Subnet},
-		"Host":    {"Kernel": c.Kernel},
+		"Host":    {"Kernel": c.Kernel, "Cgroup": c.Cgroup},
 	}
 	for _, group := range all {
 		maps.DeleteFunc(group, func(_, value string) bool { return value == "" })
@@ -39,7 +40,7 @@ func (c Context) data() map[string]map[string]string {
 
 // sample is a context that knows everything, to try templates with.
 func sample() Context {
-	return Context{NodeName: "node", NodeAddress: "192.0.2.2", Gateway: "192.0.2.1", Subnet: "192.0.2.0/24", Kernel: "6.12.0"}
+	return Context{NodeName: "node", NodeAddress: "192.0.2.2", Gateway: "192.0.2.1", Subnet: "192.0.2.0/24", Kernel: "6.12.0", Cgroup: "v2"}
 }
 
 // ConflictError is two fixes that want different things of one place.
@@ -63,30 +64,67 @@ func (e *ContradictionError) Error() string {
 	return fmt.Sprintf("fix %s contradicts %s", e.Fix, e.Contradicts)
 }
 
-// Merge makes one desired state of a node from fixes. It keeps the order in
-// which they are given for raw.lxc lines, files and units. Fixes that want the
+// Merge makes one desired state of a node from fixes. Their raw.lxc lines, files
+// and units are in the order in which the fixes are given, but for what they say
+// themselves of what comes after what. Fixes that want the
 // same are no conflict; every conflict is reported, as a *ConflictError or a
 // *ContradictionError.
 func Merge(fixes []*Fix, c Context) (provisioner.Desired, error) {
-	m := merger{owner: map[string]setting{}}
+	rendered := make([]*Fix, 0, len(fixes))
 	var problems []error
-	for _, f := range fixes {
-		rendered, err := f.render(c)
+	for _, f := range inOrder(fixes) {
+		one, err := f.render(c)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("fix %s: %w", f.ID, err))
 			continue
 		}
-		m.add(rendered)
-		for _, other := range fixes {
+		rendered = append(rendered, one)
+	}
+	m := merged(rendered)
+	if err := errors.Join(append(problems, m.conflicts...)...); err != nil {
+		return provisioner.Desired{}, fmt.Errorf("merge fixes: %w", err)
+	}
+	return m.want, nil
+}
+
+// differ says where fixes, rendered, cannot be in effect together.
+func differ(rendered ...*Fix) error { return errors.Join(merged(rendered).conflicts...) }
+
+func merged(rendered []*Fix) *merger {
+	m := &merger{owner: map[string]setting{}}
+	for _, f := range rendered {
+		m.add(f)
+		for _, other := range rendered {
 			if slices.Contains(f.Contradicts, other.ID) {
 				m.conflicts = append(m.conflicts, &ContradictionError{Fix: f.ID, Contradicts: other.ID})
 			}
 		}
 	}
-	if err := errors.Join(append(problems, m.conflicts...)...); err != nil {
-		return provisioner.Desired{}, fmt.Errorf("merge fixes: %w", err)
+	return m
+}
+
+// inOrder puts fixes behind those that they come after, and changes their order
+// no further. That none comes after itself was checked when they were loaded.
+func inOrder(fixes []*Fix) []*Fix {
+	ordered := make([]*Fix, 0, len(fixes))
+	placed := map[string]bool{}
+	var place func(f *Fix)
+	place = func(f *Fix) {
+		if placed[f.ID] {
+			return
+		}
+		placed[f.ID] = true
+		for _, earlier := range fixes {
+			if slices.Contains(f.After, earlier.ID) {
+				place(earlier)
+			}
+		}
+		ordered = append(ordered, f)
 	}
-	return m.want, nil
+	for _, f := range fixes {
+		place(f)
+	}
+	return ordered
 }
 
 type setting struct {
@@ -169,6 +207,10 @@ func (m *merger) add(f *Fix) {
 	m.tree(f.ID, "kubeProxy", &w.KubeProxy, e.KubeProxy)
 	m.tree(f.ID, "containerd.cri", &w.Containerd.CRI, e.Containerd.CRI)
 	m.tree(f.ID, "containerd.runc", &w.Containerd.Runc, e.Containerd.Runc)
+	m.tree(f.ID, "distro", &w.Distro, e.Distro)
+	if s := e.Containerd.Snapshotter; s != "" && m.set(f.ID, "containerd.snapshotter", s) {
+		w.Containerd.Snapshotter = s
+	}
 	if e.NodeIP != "" && m.set(f.ID, "nodeIP", e.NodeIP) {
 		w.NodeIP = e.NodeIP
 	}

@@ -216,7 +216,13 @@ func class(c view.Cell) string {
 func details(c view.Cell) string {
 	var b strings.Builder
 	for _, d := range c.Diagnoses {
-		fmt.Fprintf(&b, "diagnosis: %s (%s)\n%s: %s\n", d.Title, d.Signature, d.Log, d.Line)
+		fmt.Fprintf(&b, "diagnosis: %s (%s)\n", d.Title, d.Signature)
+		if d.Log != "" {
+			fmt.Fprintf(&b, "%s: %s\n", d.Log, d.Line)
+		}
+		if d.Cause != "" {
+			fmt.Fprintf(&b, "cause: %s\n", d.Cause)
+		}
 		if remedy := c.Remedy(d); remedy != "" {
 			fmt.Fprintf(&b, "remedy: %s\n", remedy)
 		}

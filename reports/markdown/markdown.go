@@ -107,7 +107,12 @@ func deviations(out *bytes.Buffer, v view.Run) {
 		}
 		for _, d := range c.Diagnoses {
 			fmt.Fprintf(out, "- diagnosis: %s (%s)\n", escape(d.Title), escape(d.Signature))
-			fmt.Fprintf(out, "  - evidence: %s: %s\n", code(d.Log), code(d.Line))
+			if d.Log != "" {
+				fmt.Fprintf(out, "  - evidence: %s: %s\n", code(d.Log), code(d.Line))
+			}
+			if d.Cause != "" {
+				fmt.Fprintf(out, "  - cause: %s\n", escape(d.Cause))
+			}
 			if remedy := c.Remedy(d); remedy != "" {
 				fmt.Fprintf(out, "  - remedy: %s\n", escape(remedy))
 			}

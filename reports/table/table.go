@@ -215,7 +215,12 @@ func (p *page) deviations() {
 		}
 		for _, d := range c.Diagnoses {
 			p.wrapped("  ", fmt.Sprintf("diagnosis: %s (%s)", d.Title, d.Signature))
-			p.wrapped("    ", d.Log+": "+d.Line)
+			if d.Log != "" {
+				p.wrapped("    ", d.Log+": "+d.Line)
+			}
+			if d.Cause != "" {
+				p.wrapped("  ", "cause: "+d.Cause)
+			}
 			if remedy := c.Remedy(d); remedy != "" {
 				p.wrapped("  ", "remedy: "+remedy)
 			}

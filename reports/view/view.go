@@ -208,8 +208,8 @@ func newCell(r matrix.Result) Cell {
 		c.Fixes[i].Fixes = append(c.Fixes[i].Fixes, Plain(f.ID))
 	}
 	for _, d := range a.Diagnoses {
-		c.Diagnoses = append(c.Diagnoses, matrix.Diagnosis{Signature: Plain(d.Signature), Title: Plain(d.Title), Cure: Plain(d.Cure),
-			Log: Plain(d.Log), Line: Plain(d.Line), Issue: Plain(d.Issue)})
+		c.Diagnoses = append(c.Diagnoses, matrix.Diagnosis{Signature: Plain(d.Signature), Title: Plain(d.Title), Cause: Plain(d.Cause), Cure: Plain(d.Cure),
+			CausedBy: Plain(d.CausedBy), Log: Plain(d.Log), Line: Plain(d.Line), At: d.At, Issue: Plain(d.Issue)})
 	}
 	c.Kept, c.Provenance, c.Hygiene = Plain(a.Kept), Plain(a.Provenance), plainHygiene(a.Hygiene)
 	return c
@@ -256,8 +256,12 @@ func (c Cell) Chosen() string {
 	return chosen
 }
 
-// Remedy says what a diagnosis asks for; empty where it names no cure.
+// Remedy says what a diagnosis asks for; empty where it names neither a cure nor
+// a fix of the cell's that causes it.
 func (c Cell) Remedy(d matrix.Diagnosis) string {
+	if d.CausedBy != "" && slices.Contains(c.With, d.CausedBy) {
+		return "leave " + d.CausedBy + " out: it was asked for, and causes this"
+	}
 	if d.Cure == "" {
 		return ""
 	}

@@ -36,7 +36,11 @@ func known(r matrix.Result) string {
 	var b strings.Builder
 	if a, ok := r.Last(); ok {
 		for _, d := range a.Diagnoses {
-			fmt.Fprintf(&b, "\n%s (cured by %s): %s", d.Title, d.Cure, strings.TrimSpace(d.Line))
+			fmt.Fprintf(&b, "\n%s", d.Title)
+			if d.Cure != "" {
+				fmt.Fprintf(&b, " (cured by %s)", d.Cure)
+			}
+			fmt.Fprintf(&b, ": %s", strings.TrimSpace(d.Line))
 		}
 	}
 	return b.String()

@@ -53,6 +53,13 @@ func containerdConfig(said, pause string, s provisioner.ContainerdSettings) (str
 	if version == 3 {
 		line("\n[plugins.\"io.containerd.cri.v1.images\".pinned_images]\n  sandbox = %q", pause)
 	}
+	if s.Snapshotter != "" {
+		owner := runtime + ".containerd"
+		if version == 3 {
+			owner = `plugins."io.containerd.cri.v1.images"`
+		}
+		line("\n[%s]\n  snapshotter = %q", owner, s.Snapshotter)
+	}
 	line("\n[%s.cni]\n  %s\n  conf_dir = %q", runtime, plugins, "/etc/cni/net.d")
 	line("\n[%s.containerd.runtimes.runc]\n  runtime_type = %q", runtime, "io.containerd.runc.v2")
 	line("\n[%s.containerd.runtimes.runc.options]", runtime)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +49,10 @@ var _ provisioner.Distro = (*Distro)(nil)
 // Configure writes kubeadm's and containerd's configuration and restarts
 // containerd.
 func (d *Distro) Configure(ctx context.Context, node provisioner.Node, want provisioner.Desired) error {
+	if len(want.Distro) > 0 {
+		return fmt.Errorf("configure kubeadm on node %s: a fix wants %s of a configuration file of the distribution's own, and kubeadm has none",
+			node.Name(), strings.Join(slices.Sorted(maps.Keys(want.Distro)), ", "))
+	}
 	out, err := node.Exec(ctx, provisioner.Command{Args: []string{"containerd", "--version"}})
 	if err != nil {
 		return fmt.Errorf("configure kubeadm on node %s: %w", node.Name(), err)

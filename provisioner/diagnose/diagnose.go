@@ -1,0 +1,95 @@
+package diagnose
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+)
+
+// mostTelling is how many lines are shown where no signature is found.
+const mostTelling = 3
+
+// Diagnose says what a cell failed of, by its logs: the signatures that are
+// found, as Scan does, and where none is, the lines that tell the most, each
+// as a diagnosis by the name of matrix.Unclassified.
+func Diagnose(ctx context.Context, signatures []*Signature, logs fs.FS) ([]matrix.Diagnosis, error) {
+	found, err := Scan(ctx, signatures, logs)
+	if len(found) > 0 {
+		return found, err
+	}
+	telling, readErr := tellingLines(ctx, logs)
+	return telling, errors.Join(err, readErr)
+}
+
+// Words by which programs say that they ended, and that something went wrong.
+var (
+	fatal = regexp.MustCompile(`\bpanic: |\blevel=(fatal|panic)\b|"?command failed"? err=|\[ERROR [A-Za-z-]+\]|\bF\d{4} \d{2}:\d{2}:|: Failed with result |Failed to start `)
+	wrong = regexp.MustCompile(`\blevel=error\b|\bE\d{4} \d{2}:\d{2}:|\b[Ee]rror:|\bfailed to `)
+	// variable is what differs between two lines that say the same.
+	variable = regexp.MustCompile(`[0-9a-f]{8,}|\d+`)
+)
+
+// kind is what lines say that differ in times, numbers and IDs alone.
+type kind struct {
+	first    matrix.Diagnosis
+	fatal    bool
+	position int
+}
+
+// tellingLines chooses the lines that say the most: those by which a program
+// ended before those that say that something went wrong, and of both the
+// earliest, since what comes later follows from them. What is said often is
+// shown once.
+func tellingLines(ctx context.Context, logs fs.FS) ([]matrix.Diagnosis, error) {
+	kinds := map[string]*kind{}
+	err := eachLog(ctx, logs, func(name string, log io.Reader) error {
+		lines := bufio.NewScanner(log)
+		lines.Buffer(make([]byte, 64<<10), 1<<20)
+		for lines.Scan() {
+			line := strings.ToValidUTF8(lines.Text(), "\uFFFD")
+			line = line[:min(len(line), longest)]
+			ends := fatal.MatchString(line)
+			if !ends && !wrong.MatchString(line) {
+				continue
+			}
+			said := variable.ReplaceAllString(line, "#")
+			d := matrix.Diagnosis{Signature: matrix.Unclassified, Title: "no known cause; what the logs say first", Log: name, Line: line, At: timeOf(line)}
+			if known := kinds[said]; known == nil {
+				kinds[said] = &kind{first: d, fatal: ends, position: len(kinds)}
+			} else if earlier(d, known.first) < 0 {
+				known.first = d
+			}
+		}
+		return lines.Err()
+	})
+	var all []*kind
+	for _, k := range kinds {
+		all = append(all, k)
+	}
+	slices.SortFunc(all, func(a, b *kind) int {
+		if a.fatal != b.fatal {
+			if a.fatal {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(earlier(a.first, b.first), a.position-b.position)
+	})
+	telling := []matrix.Diagnosis{}
+	for _, k := range all[:min(len(all), mostTelling)] {
+		telling = append(telling, k.first)
+	}
+	if len(telling) == 0 {
+		telling = append(telling, matrix.Diagnosis{Signature: matrix.Unclassified, Title: "no known cause, and no error in the logs"})
+	}
+	slices.SortStableFunc(telling, earlier)
+	return telling, err
+}
