@@ -81,8 +81,11 @@ func TestWhichFixesApply(t *testing.T) {
 		node    matrix.NodeFacts
 		with    []string
 		without []string
-		want    []string
-		leftOut []string
+		// unprivileged cells need other fixes in the place of some that every
+		// privileged one needs.
+		unprivileged bool
+		want         []string
+		leftOut      []string
 	}{
 		"kubeadm on a split cgroup v1 host without CAP_SYS_RESOURCE": {
 			cell: cell("kubeadm", "1.34.4"),
@@ -111,6 +114,30 @@ func TestWhichFixesApply(t *testing.T) {
 			host: matrix.HostFacts{Kernel: "6.12.43+deb13-cloud-amd64", Cgroup: "v2", AppArmor: new(true), Incus: "6.0.4", LXC: "6.0.4",
 				Storage: "dir", Capabilities: full},
 			want: append(kubeadmOnly(), "containerd-apparmor", "raw-lxc-apparmor", "raw-lxc-devices-v2", "rshared-by-lxc"),
+		},
+		"unprivileged on a cgroup v2 host": {
+			cell: cell("kubeadm", "1.34.4", "unprivileged"),
+			host: matrix.HostFacts{Kernel: "6.12.43+deb13-cloud-amd64", Cgroup: "v2", AppArmor: new(true), Incus: "6.0.4", LXC: "6.0.4",
+				Storage: "dir", Capabilities: full},
+			unprivileged: true,
+			want:         append(kubeadmOnly(), "containerd-apparmor", "restrict-oom-score-adj", "rshared-by-lxc", "userns-conntrack"),
+		},
+		"unprivileged RKE2 before Linux 5.11, on ZFS": {
+			cell: cell("rke2", "1.34.2+rke2r1", "unprivileged"),
+			host: matrix.HostFacts{Kernel: "5.10.0-35-amd64", Cgroup: "v2", AppArmor: new(false), Incus: "6.0.4", LXC: "5.0.2",
+				Storage: "zfs", Capabilities: full},
+			unprivileged: true,
+			want:         []string{"restrict-oom-score-adj", "rshared", "snapshotter-fuse-overlayfs", "syscall-intercept"},
+		},
+		"kubeadm on btrfs": {
+			cell: cell("kubeadm", "1.34.4"),
+			host: matrix.HostFacts{Kernel: "6.12.43", Cgroup: "v2", AppArmor: new(false), Incus: "6.0.4", LXC: "6.0.4", Storage: "btrfs", Capabilities: full},
+			want: append(kubeadmOnly(), "btrfs-rootfs", "raw-lxc-devices-v2", "rshared-by-lxc"),
+		},
+		"k3s on ZFS": {
+			cell: cell("k3s", "1.34.2+k3s1"),
+			host: matrix.HostFacts{Kernel: "6.12.43", Cgroup: "v2", AppArmor: new(false), Incus: "6.0.4", LXC: "6.0.4", Storage: "zfs", Capabilities: full},
+			want: []string{"raw-lxc-devices-v2", "rshared-by-lxc", "snapshotter-native-zfs"},
 		},
 		"RKE2 on a cgroup v1 host with joint controllers": {
 			cell: cell("rke2", "1.36.3+rke2r1"),
@@ -160,7 +187,12 @@ func TestWhichFixesApply(t *testing.T) {
 					leftOut = append(leftOut, d.Fix.ID)
 				}
 			}
-			want := slices.Sorted(slices.Values(append(tc.want, always...)))
+			needed := always
+			if tc.unprivileged {
+				needed = slices.DeleteFunc(slices.Clone(always), func(id string) bool { return id == "incus-privileged" || strings.HasPrefix(id, "raw-lxc-") })
+				needed = append(needed, "userns-cgroup-delegation", "userns-instance", "userns-kubelet")
+			}
+			want := slices.Sorted(slices.Values(append(tc.want, needed...)))
 			if !slices.Equal(applied, want) {
 				t.Errorf("applied:\n%v\nwant:\n%v", applied, want)
 			}
@@ -192,7 +224,53 @@ func TestAFirewallIsOffOrOpen(t *testing.T) {
 }
 
 func known() fix.Context {
-	return fix.Context{NodeName: "cp1", NodeAddress: "10.7.0.5", Gateway: "10.7.0.1", Subnet: "10.7.0.0/24", Kernel: "6.18.44"}
+	return fix.Context{Cgroup: "v2", NodeName: "cp1", NodeAddress: "10.7.0.5", Gateway: "10.7.0.1", Subnet: "10.7.0.0/24", Kernel: "6.18.44"}
+}
+
+// Whatever is asked for can be had: with what stands against it left out, the
+// rest of a cell's fixes merge with it.
+func TestWhatIsAskedForMerges(t *testing.T) {
+	cat, _ := embedded(t)
+	for _, asked := range cat.All() {
+		if !asked.OnRequest() {
+			continue
+		}
+		t.Run(asked.ID, func(t *testing.T) {
+			choice := fix.Choice{With: []string{asked.ID}}
+			facts := fix.Facts{"privileged": true, "distro": "kubeadm", "cgroup": "v2", "apparmor": true, "firewalld": true}
+			if strings.Contains(asked.When, `"rke2"`) {
+				facts["distro"] = "rke2"
+			}
+			decide := func() []fix.Decision {
+				decisions, err := cat.Decide(facts, choice)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return decisions
+			}
+			for _, other := range cat.All() {
+				if !other.OnRequest() && opposes(fix.Opposed(decide()), other.ID) {
+					choice.Without = append(choice.Without, other.ID)
+				}
+			}
+			decisions := decide()
+			if err := fix.Opposed(decisions); err != nil {
+				t.Fatal(err)
+			}
+			chosen := fix.Chosen(decisions)
+			if !slices.ContainsFunc(chosen, func(f *fix.Fix) bool { return f.ID == asked.ID }) {
+				t.Fatal("it is not applied where it is asked for")
+			}
+			if _, err := fix.Merge(chosen, known()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// opposes says whether an error names a fix as one to leave out.
+func opposes(err error, id string) bool {
+	return err != nil && strings.Contains(err.Error(), "--without "+id+":")
 }
 
 func TestNothingIsDecidedOnWhatNobodyObserved(t *testing.T) {
@@ -227,10 +305,12 @@ func TestGates(t *testing.T) {
 	cat, gates := embedded(t)
 	v1 := []string{"cpu", "cpuset", "memory"}
 	nftables := []string{"id: nftables\neffects: {kubeProxy: {mode: nftables}}\n"}
+	apparmorOff := []string{"id: mine\neffects: {kubelet: {featureGates: {AppArmor: false}}}\n"}
 	cgroup1Keys := []string{"id: keys\neffects: {incus: {rawLXC: lxc.cgroup.devices.allow=c 1:3 rwm}}\n"}
 	type side struct {
 		name    string
 		facts   fix.Facts
+		with    []string
 		without []string
 		// fixes join the embedded ones; none is for a catalogue without any.
 		fixes  []string
@@ -262,6 +342,24 @@ func TestGates(t *testing.T) {
 			{name: "1.34 on v1", facts: fix.Facts{"cgroup": "v1", "kubernetes": "1.34.9"}, none: true, answer: fix.Passes},
 			{name: "1.36 on v2", facts: fix.Facts{"cgroup": "v2", "kubernetes": "1.36.3"}, none: true, answer: fix.Passes},
 			{name: "mode not known", facts: fix.Facts{"kubernetes": "1.36.3"}, none: true, answer: fix.Undetermined},
+		},
+		"unprivileged-cgroup-v1": {
+			{name: "unprivileged on v1", facts: fix.Facts{"cgroup": "v1", "privileged": false}, answer: fix.RulesOut},
+			{name: "unprivileged on v2", facts: fix.Facts{"cgroup": "v2", "privileged": false}, answer: fix.Passes},
+			{name: "privileged on v1", facts: fix.Facts{"cgroup": "v1", "privileged": true}, answer: fix.Passes},
+			{name: "mode not known", facts: fix.Facts{"privileged": false}, answer: fix.Undetermined},
+		},
+		"incus6-kernel": {
+			{name: "6.0 on 5.3", facts: fix.Facts{"incus": "6.0.6", "kernel": "5.3.18"}, answer: fix.RulesOut},
+			{name: "6.0 on 5.4", facts: fix.Facts{"incus": "6.0.6", "kernel": "5.4.0"}, answer: fix.Passes},
+			{name: "kernel not known", facts: fix.Facts{"incus": "6.0.6"}, answer: fix.Undetermined},
+		},
+		"kubelet-apparmor-gate": {
+			{name: "a user's fix on 1.31", facts: fix.Facts{"privileged": true, "kubernetes": "1.31.0"}, fixes: apparmorOff, answer: fix.RulesOut},
+			{name: "a user's fix on 1.30", facts: fix.Facts{"privileged": true, "kubernetes": "1.30.4"}, fixes: apparmorOff, answer: fix.Passes},
+			{name: "no such fix", facts: fix.Facts{"privileged": true, "kubernetes": "1.34.4"}, answer: fix.Passes},
+			{name: "asked for", facts: fix.Facts{"privileged": true, "kubernetes": "1.34.4"}, with: []string{"kubelet-apparmor-gate"}, answer: fix.Lifted},
+			{name: "version not known", facts: fix.Facts{"privileged": true}, fixes: apparmorOff, answer: fix.Undetermined},
 		},
 		"cgroup-v1-controllers": {
 			{name: "all there", facts: fix.Facts{"cgroup": "v1", "controllers": v1}, answer: fix.Passes},
@@ -318,7 +416,7 @@ func TestGates(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				decisions, err := cat.Decide(tc.facts, fix.Choice{Without: tc.without})
+				decisions, err := cat.Decide(tc.facts, fix.Choice{With: tc.with, Without: tc.without})
 				if err != nil {
 					t.Fatal(err)
 				}
