@@ -64,8 +64,10 @@ func (x *run) boot(ctx context.Context, node provisioner.Node) (matrix.Evidence,
 	}
 }
 
-// observation prints one fact a line.
-const observation = `echo kernel=$(uname -r)
+// observation prints one fact a line. k3s and RKE2 bring a runtime of their own,
+// which is there once they have started, and say what they are themselves.
+const observation = `PATH=$PATH:/usr/local/bin:/var/lib/rancher/rke2/bin:/var/lib/rancher/k3s/data/current/bin
+echo kernel=$(uname -r)
 echo cgroup=$(stat -fc %T /sys/fs/cgroup)
 . /etc/os-release; echo id=$ID; echo version=$VERSION_ID
 echo systemd=$(systemctl --version | head -n 1)
@@ -74,7 +76,7 @@ echo firewalld=$(systemctl show --property LoadState --value firewalld.service)
 echo selinux=$(cat /sys/fs/selinux/enforce 2>/dev/null || echo none)
 echo containerd=$(containerd --version 2>/dev/null)
 echo runc=$(runc --version 2>/dev/null | head -n 1)
-echo kubernetes=$(kubelet --version 2>/dev/null)
+echo kubernetes=$(k3s --version 2>/dev/null || rke2 --version 2>/dev/null || kubelet --version 2>/dev/null)
 echo boot=$(cat /proc/sys/kernel/random/boot_id)`
 
 // A bare number may be part of a module's path, as in containerd/v2.

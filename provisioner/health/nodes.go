@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -232,7 +233,11 @@ func proxyHealth() check {
 			var findings []finding
 			for _, n := range s.cluster.Nodes {
 				f := finding{node: n.Name(), want: "200 OK"}
-				status, err := s.getPlain(ctx, n, s.expect.proxyHealth, "/healthz")
+				ask := s.getPlain
+				if s.expect.proxyLoopback {
+					ask = getLoopback
+				}
+				status, err := ask(ctx, n, s.expect.proxyHealth, "/healthz")
 				switch {
 				case err != nil && isBlind(err):
 					return nil, err
@@ -265,6 +270,23 @@ func (s *session) getPlain(ctx context.Context, node provisioner.Node, port int,
 		return "", fmt.Errorf("get %s on port %d: %w", path, port, err)
 	}
 	line, err := readStatus(conn)
+	if err != nil {
+		return "", fmt.Errorf("get %s on port %d: %w", path, port, err)
+	}
+	return line, nil
+}
+
+// getLoopback is getPlain for a port that only the node itself reaches, through
+// its bash.
+func getLoopback(ctx context.Context, node provisioner.Node, port int, path string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	out, err := run(ctx, node, "bash", "-c",
+		`exec 3<>"/dev/tcp/127.0.0.1/$1" && printf 'GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n' "$2" >&3 && cat <&3`, "get", strconv.Itoa(port), path)
+	if err != nil {
+		return "", fmt.Errorf("get %s on port %d: %w", path, port, err)
+	}
+	line, err := readStatus(strings.NewReader(out))
 	if err != nil {
 		return "", fmt.Errorf("get %s on port %d: %w", path, port, err)
 	}

@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
 
@@ -30,7 +29,7 @@ type session struct {
 
 // newSession connects to nothing yet.
 func newSession(cluster *provisioner.Cluster) (*session, error) {
-	expect, err := expected(cluster.Cell.Distro)
+	expect, err := expected(cluster.Cell)
 	if err != nil {
 		return nil, err
 	}
@@ -143,44 +142,6 @@ func (v *view[T]) get(ctx context.Context, maxAge time.Duration, fetch func(cont
 		v.at = time.Now()
 	}
 	return v.value, v.err
-}
-
-// expectations are what a distribution's clusters are made of.
-type expectations struct {
-	// staticPods are the pods named PREFIX-NODE in kube-system of each server.
-	staticPods []string
-	// perNode holds labels of pods that every node has one of in kube-system.
-	perNode []string
-	// dns is the label of the DNS server's pods, dnsReplicas how many, and
-	// dnsService the service in kube-system that leads to them.
-	dns         string
-	dnsReplicas int
-	dnsService  string
-	// serverTaints are those that servers may have.
-	serverTaints []corev1.Taint
-	// pki is the folder of the cluster's certificates on a node.
-	pki string
-	// proxyHealth is the port of kube-proxy's health server; 0 where there is
-	// none.
-	proxyHealth int
-}
-
-// expected knows kubeadm's clusters: kubernetes/cmd/kubeadm/app/constants and
-// the manifests of app/phases/addons.
-func expected(d matrix.Distro) (expectations, error) {
-	if d.Name == "kubeadm" {
-		return expectations{
-			staticPods:   []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"},
-			perNode:      []string{"k8s-app=kube-proxy"},
-			dns:          "k8s-app=kube-dns",
-			dnsReplicas:  2,
-			dnsService:   "kube-dns",
-			serverTaints: []corev1.Taint{{Key: "node-role.kubernetes.io/control-plane", Effect: corev1.TaintEffectNoSchedule}},
-			pki:          "/etc/kubernetes/pki",
-			proxyHealth:  10256,
-		}, nil
-	}
-	return expectations{}, fmt.Errorf("it is not known what a healthy %s cluster is made of", d.Name)
 }
 
 // hasLabel says whether a pod has a label given as KEY=VALUE.

@@ -170,7 +170,8 @@ func (s *session) leaseTime(ctx context.Context, node string) (time.Time, error)
 
 // pki sums up the cluster's certificates on a node.
 func (s *session) pki(ctx context.Context, node provisioner.Node) (map[string]string, error) {
-	out, err := run(ctx, node, "find", s.expect.pki, "-name", "*.crt", "-type", "f", "-exec", "sha256sum", "{}", "+")
+	// Deeper than this lie a runtime's files, of which there are very many.
+	out, err := run(ctx, node, "find", s.expect.pki, "-maxdepth", "4", "-name", s.expect.certificates, "-type", "f", "-exec", "sha256sum", "{}", "+")
 	if err != nil {
 		return nil, fmt.Errorf("sum up the certificates of node %s: %w", node.Name(), err)
 	}
@@ -182,8 +183,8 @@ func (s *session) pki(ctx context.Context, node provisioner.Node) (map[string]st
 		}
 		sums[file] = sum
 	}
-	if _, ok := sums[path.Join(s.expect.pki, "ca.crt")]; !ok {
-		return nil, fmt.Errorf("sum up the certificates of node %s: no ca.crt in %s", node.Name(), s.expect.pki)
+	if _, ok := sums[path.Join(s.expect.pki, s.expect.ca)]; !ok {
+		return nil, fmt.Errorf("sum up the certificates of node %s: no %s in %s", node.Name(), s.expect.ca, s.expect.pki)
 	}
 	return sums, nil
 }
