@@ -194,6 +194,7 @@ func (m *Matrix) include(p *problems, cells []matrix.Cell) []matrix.Cell {
 		for _, c := range m.combine(a) {
 			if k := keyOf(c); !seen[k] {
 				seen[k], added = true, true
+				c.Optional = rule.Optional
 				cells = append(cells, c)
 			}
 		}
@@ -315,7 +316,8 @@ func (m *Matrix) expect(p *problems, cells []matrix.Cell) {
 	}
 }
 
-// setOptional makes cells optional whose host, distro or OS is.
+// setOptional makes cells optional whose host, distro or OS is; others stay what
+// their rule says.
 func (m *Matrix) setOptional(cells []matrix.Cell) {
 	hosts, distros, oses := map[string]bool{}, map[matrix.Distro]bool{}, map[string]bool{}
 	for _, h := range m.Hosts {
@@ -328,7 +330,7 @@ func (m *Matrix) setOptional(cells []matrix.Cell) {
 		oses[o.os().Written()] = o.Optional
 	}
 	for i, c := range cells {
-		cells[i].Optional = hosts[c.Host.Name] || distros[c.Distro] || oses[c.OS.Written()]
+		cells[i].Optional = c.Optional || hosts[c.Host.Name] || distros[c.Distro] || oses[c.OS.Written()]
 	}
 }
 

@@ -146,8 +146,8 @@ func TestFind(t *testing.T) {
 		{"./default", "with", "./default", ""},
 		{"other", "with", "other", ""},
 		{"../with/matrix.yaml", "without", "../with/matrix.yaml", ""},
-		{"somke", "with", "", `somke: neither a file nor a built-in matrix (did you mean "smoke"?); built in are default, gates, kernels, smoke`},
-		{"gone.yaml", "with", "", `gone.yaml: neither a file nor a built-in matrix; built in are default, gates, kernels, smoke`},
+		{"somke", "with", "", `somke: neither a file nor a built-in matrix (did you mean "smoke"?); built in are default, distros, gates, kernels, smoke`},
+		{"gone.yaml", "with", "", `gone.yaml: neither a file nor a built-in matrix; built in are default, distros, gates, kernels, smoke`},
 		{"folder", "without", "", `folder: cannot be read: is a directory`},
 	} {
 		t.Run(test.arg+" in "+test.cwd, func(t *testing.T) {

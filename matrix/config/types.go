@@ -156,6 +156,8 @@ type Selector struct {
 // means every value of the axis. The host must be on its axis.
 type Combination struct {
 	Selector `yaml:",inline"`
+	// Where what they need cannot be had, the added cells are blocked and counted, but do not fail the run.
+	Optional bool `yaml:"optional,omitempty"`
 }
 
 // Expect is a failure that is known, so that anything else still counts as
