@@ -145,6 +145,9 @@ func lines() map[string][][2]string {
 		"kernel-config": {
 			{"kubeadm-init.log", `[ERROR SystemVerification]: failed to parse kernel config: unable to load kernel module: "configs", output: "modprobe: FATAL: Module configs not found in directory /lib/modules/6.18.44\n", err: exit status 1`},
 		},
+		"cni-plugin-missing": {
+			{"kubelet.log", `E1121 15:39:28.784911     760 remote_runtime.go:237] "RunPodSandbox from runtime service failed" err="rpc error: code = Unknown desc = failed to setup network for sandbox \"384d6a71\": plugin type=\"bridge\" failed (add): failed to find plugin \"bridge\" in path [/usr/lib/cni]"`},
+		},
 		"no-default-route": {
 			{"kubeadm-init.log", `error execution phase preflight: couldn't look up: no default routes found in "/proc/net/route" or "/proc/net/ipv6_route"`},
 		},
