@@ -331,14 +331,6 @@ func (t Topology) Role(index int) Role {
 	return RoleAgent
 }
 
-// Roles lists the roles that nodes have.
-func (t Topology) Roles() []Role {
-	if t.Agents == 0 {
-		return []Role{RoleServer}
-	}
-	return []Role{RoleServer, RoleAgent}
-}
-
 // OSOf is the OS of the nodes with a role, alone.
 func (c Cell) OSOf(role Role) OS {
 	if role == RoleAgent && c.OS.Agents != "" {
@@ -351,6 +343,15 @@ func (c Cell) OSOf(role Role) OS {
 func (c Cell) As(role Role) Cell {
 	c.OS = c.OSOf(role)
 	return c
+}
+
+// ByOS is the cell once for each OS that its nodes have: what is decided by
+// the OS is decided for each.
+func (c Cell) ByOS() []Cell {
+	if c.OS.Agents == "" || c.Topology.Agents == 0 {
+		return []Cell{c.As(RoleServer)}
+	}
+	return []Cell{c.As(RoleServer), c.As(RoleAgent)}
 }
 
 // NewID makes the ID from the cell's declared names.

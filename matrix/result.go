@@ -202,6 +202,8 @@ type AppliedFix struct {
 	State string `json:"state"`
 	// Why is the condition that decided it.
 	Why string `json:"why,omitempty"`
+	// Role is that of the nodes where it is so; empty where it is on all.
+	Role Role `json:"role,omitempty"`
 }
 
 // Attempt is one try at a cell. Every attempt is kept.

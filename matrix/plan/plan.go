@@ -3,6 +3,7 @@
 package plan
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -87,14 +88,19 @@ func Make(ctx context.Context, m *config.Matrix, resolver Resolver, gates Gates,
 		if !c.Runs() {
 			continue
 		}
-		base, err := r.image(ctx, c)
-		if err != nil {
-			return matrix.Plan{}, err
+		needed := []*answer{release}
+		for _, one := range c.ByOS() {
+			base, err := r.image(ctx, one)
+			if err != nil {
+				return matrix.Plan{}, err
+			}
+			c.Unavailable = cmp.Or(c.Unavailable, base.unavailable)
+			needed = append(needed, base)
 		}
 		if c.Unavailable != "" {
 			continue
 		}
-		if err := r.use(release, base); err != nil {
+		if err := r.use(needed...); err != nil {
 			return matrix.Plan{}, fmt.Errorf("plan cell %s: %w", c.ID, err)
 		}
 	}
@@ -245,8 +251,8 @@ func (r *resolving) distro(ctx context.Context, c *matrix.Cell) (*answer, error)
 	return a, nil
 }
 
-// image resolves what the cell's nodes are made from.
-func (r *resolving) image(ctx context.Context, c *matrix.Cell) (*answer, error) {
+// image resolves what nodes of the cell's OS are made from.
+func (r *resolving) image(ctx context.Context, c matrix.Cell) (*answer, error) {
 	asked := image{c.OS.Name, c.Distro}
 	a, known := r.images[asked]
 	if !known {
@@ -258,7 +264,6 @@ func (r *resolving) image(ctx context.Context, c *matrix.Cell) (*answer, error) 
 		}
 		r.images[asked] = a
 	}
-	c.Unavailable = a.unavailable
 	return a, nil
 }
 

@@ -23,6 +23,9 @@ import (
 type recipe struct {
 	Distro string `yaml:"distro"`
 	Minor  string `yaml:"minor"`
+	// Addon is a release that is used beside a distribution's: what is ours is in
+	// that one.
+	Addon bool `yaml:"addon,omitempty"`
 	// Version is what a build makes, and nothing else.
 	Version string         `yaml:"version"`
 	Modules []moduleRecipe `yaml:"modules"`
@@ -136,7 +139,9 @@ func loadKnowledge(modules fs.FS) (knowledge, error) {
 		var r recipe
 		read(name, &r, func() []string {
 			// Last, as each is built.
-			r.Modules, r.Images = append(r.Modules, k.own.Modules...), append(r.Images, k.own.Images...)
+			if !r.Addon {
+				r.Modules, r.Images = append(r.Modules, k.own.Modules...), append(r.Images, k.own.Images...)
+			}
 			return r.problems(modules)
 		})
 		for _, b := range r.Binaries {

@@ -20,13 +20,15 @@ func TestEmbeddedRecipes(t *testing.T) {
 	g.Expect(known.upstreams).To(And(HaveKey("kubeadm"), HaveKey("k3s"), HaveKey("rke2")))
 	g.Expect(known.recipes).NotTo(BeEmpty())
 	for _, r := range known.recipes {
-		g.Expect(r.Binaries[:3]).To(Equal([]string{"kubeadm", "kubelet", "kubectl"}))
-		if r.Runtime.Containerd == RuntimeOS {
-			g.Expect(r.Binaries).To(HaveLen(3))
-		} else {
-			g.Expect(r.Binaries).To(ContainElements("containerd", "containerd-shim-runc-v2", "ctr", "runc"))
+		if r.Distro == "kubeadm" {
+			g.Expect(r.Binaries[:3]).To(Equal([]string{"kubeadm", "kubelet", "kubectl"}))
+			if r.Runtime.Containerd == RuntimeOS {
+				g.Expect(r.Binaries).To(HaveLen(3))
+			} else {
+				g.Expect(r.Binaries).To(ContainElements("containerd", "containerd-shim-runc-v2", "ctr", "runc"))
+			}
+			g.Expect(r.imageNames(true)).To(ContainElements("lxcmatrix.dev/probe:v1", "registry.k8s.io/kube-apiserver:v"+r.Version))
 		}
-		g.Expect(r.imageNames(true)).To(ContainElements("lxcmatrix.dev/probe:v1", "registry.k8s.io/kube-apiserver:v"+r.Version))
 		for _, m := range r.Modules {
 			files, err := moduleFiles(fixtures.Modules(), m.Name)
 			g.Expect(err).NotTo(HaveOccurred())
@@ -57,17 +59,22 @@ func TestRecipesBuildWhatTheyName(t *testing.T) {
 			// By image, the module that its tag is of.
 			tag := func(image string) string {
 				for _, name := range r.imageNames(false) {
-					if tag, found := strings.CutPrefix(name, "registry.k8s.io/"+image+":"); found {
+					if tag, found := strings.CutPrefix(name, image+":"); found {
 						return tag
 					}
 				}
 				t.Fatalf("there is no image %s", image)
 				return ""
 			}
-			required := map[string]string{
-				"k8s.io/kubernetes":          tag("kube-apiserver"),
-				"go.etcd.io/etcd/server/v3":  "v" + strings.TrimSuffix(tag("etcd"), "-0"),
-				"github.com/coredns/coredns": tag("coredns/coredns"),
+			required := map[string]string{}
+			switch r.Distro {
+			case "kubeadm":
+				required["k8s.io/kubernetes"] = tag("registry.k8s.io/kube-apiserver")
+				required["go.etcd.io/etcd/server/v3"] = "v" + strings.TrimSuffix(tag("registry.k8s.io/etcd"), "-0")
+				required["github.com/coredns/coredns"] = tag("registry.k8s.io/coredns/coredns")
+			case "flannel":
+				required["github.com/flannel-io/flannel"] = tag("ghcr.io/flannel-io/flannel")
+				g.Expect(tag("ghcr.io/flannel-io/flannel")).To(Equal("v" + r.Version))
 			}
 			for _, m := range r.Modules {
 				content, err := fs.ReadFile(fixtures.Modules(), path.Join(m.Name, "go.mod.in"))
@@ -97,7 +104,7 @@ func TestRecipesBuildWhatTheyName(t *testing.T) {
 			g.Expect(required).To(BeEmpty(), "what no module requires")
 		})
 	}
-	if want := []string{"kubeadm 1.33", "kubeadm 1.34", "kubeadm 1.36"}; !slices.Equal(minors, want) {
+	if want := []string{"flannel 0.26", "kubeadm 1.33", "kubeadm 1.34", "kubeadm 1.36"}; !slices.Equal(minors, want) {
 		t.Errorf("there are recipes of %q, want %q", minors, want)
 	}
 }

@@ -119,8 +119,30 @@ func (k *Knowledge) linked() error {
 }
 
 // Rule asks every gate about a cell, by what it declares and by what was
-// observed on its host and in a node; either is nil where nothing was.
+// observed on its host and in a node; either is nil where nothing was. Where
+// nodes are of two OSes, a gate that rules one out rules the cell out, and one
+// that is undecided about one is so about the cell.
 func (k *Knowledge) Rule(c matrix.Cell, host *matrix.HostFacts, node *matrix.NodeFacts) ([]fix.Ruling, error) {
+	var all []fix.Ruling
+	for _, one := range c.ByOS() {
+		rulings, err := k.rule(one, host, node)
+		if err != nil {
+			return nil, err
+		}
+		if all == nil {
+			all = rulings
+		}
+		for i, r := range rulings {
+			if is := all[i].Answer; r.Answer == fix.RulesOut || r.Answer == fix.Undetermined && is != fix.RulesOut {
+				all[i] = r
+			}
+		}
+	}
+	return all, nil
+}
+
+// rule asks every gate about a cell whose nodes are of one OS.
+func (k *Knowledge) rule(c matrix.Cell, host *matrix.HostFacts, node *matrix.NodeFacts) ([]fix.Ruling, error) {
 	declared, observed := fix.Declared(c).With(k.Hosts.Declared(c.Host)), fix.Observed(host, node)
 	decisions, err := k.Fixes.Decide(declared.With(observed), choice(c))
 	if err != nil {
@@ -356,10 +378,7 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 	if why := distro.cannot(c); why != "" {
 		return nil, &provisioner.UnavailableError{What: "cell " + string(c.ID), Tried: []string{why}}
 	}
-	if c.OS.Agents != "" || c.Distro.Name == "kubeadm" && len(c.Variants) > 0 {
-		return nil, &provisioner.UnavailableError{What: "cell " + string(c.ID), Tried: []string{"kubeadm: one OS for all nodes, and no variants"}}
-	}
-	release, err := h.Artifacts.Ensure(ctx, artifact.Request{Distro: c.Distro.Name, Version: c.Distro.Version, Parts: h.Artifacts.Parts(c.Distro.Name, c.Variants)})
+	release, err := Release(ctx, h.Artifacts, c)
 	if err != nil {
 		return nil, err
 	}
@@ -372,12 +391,16 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 	if err := h.host.Room(ctx, need*int64(c.Topology.Nodes())); err != nil {
 		return nil, err
 	}
-	prepared, err := h.prepare(ctx, c, release)
-	if err != nil {
-		return nil, err
+	images := map[matrix.OS]string{}
+	for _, one := range c.ByOS() {
+		prepared, err := h.prepare(ctx, one, release)
+		if err != nil {
+			return nil, err
+		}
+		images[one.OS] = prepared.Fingerprint
 	}
 	owner := map[string]string{"kind": "node", "run": h.RunID, "pid": strconv.Itoa(os.Getpid()), "created": h.Clock.Now().UTC().Format(time.RFC3339)}
-	facts, err := h.look(ctx, prepared.Fingerprint, owner)
+	facts, err := h.look(ctx, images[c.OSOf(matrix.RoleServer)], owner)
 	if err != nil {
 		return nil, err
 	}
@@ -408,17 +431,17 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 			}
 			return diagnose.Diagnose(ctx, h.Knowledge.Signatures, os.DirFS(logs))
 		},
-		Limits: h.Plan.Budget.Node, Timeouts: t, Image: prepared.Fingerprint, Provenance: release.Provenance,
+		Limits: h.Plan.Budget.Node, Timeouts: t, Images: images, Provenance: release.Provenance,
 		Owner: owner,
 	}
 	return r, nil
 }
 
-// prepare makes one image per OS and release for all hosts, and brings it to
+// prepare makes one image per OS, release and variant for all hosts, and brings it to
 // this one, however many cells wait for it.
 func (h *openHost) prepare(ctx context.Context, c matrix.Cell, release artifact.Release) (image.Prepared, error) {
 	content := Content(release, c)
-	key := strings.Join(append([]string{c.OS.Name, content.Name, content.Version}, release.Parts...), " ")
+	key := strings.Join(append([]string{c.OS.Name, content.Name, content.Version, c.Variant()}, release.Parts...), " ")
 	return h.imported.do(ctx, key, func() (image.Prepared, error) {
 		p, err := h.prepared.do(ctx, key, func() (image.Prepared, error) { return h.images.Prepare(ctx, c.OS.Name, content) })
 		if err != nil {
@@ -484,17 +507,30 @@ func (Fixes) Verify(ctx context.Context, node provisioner.Node, want provisioner
 type checks struct{ timeouts matrix.Timeouts }
 
 func (h checks) Baseline(ctx context.Context, cluster *provisioner.Cluster) ([]matrix.Evidence, time.Duration) {
-	return health.RunAll(ctx, cluster, health.Baseline(h.timeouts))
+	return health.RunAll(ctx, cluster, health.Baseline(cluster.Cell.Topology, h.timeouts))
 }
 
 func (h checks) Mark(ctx context.Context, cluster *provisioner.Cluster) (cell.Mark, error) {
 	return health.TakeSnapshot(ctx, cluster)
 }
 
+func (h checks) Returned(ctx context.Context, cluster *provisioner.Cluster, mark cell.Mark, nodes []string) []matrix.Evidence {
+	before, ok := mark.(health.Snapshot)
+	if !ok {
+		return noSnapshot(mark)
+	}
+	evidence, _ := health.RunAll(ctx, cluster, health.Returned(before, nodes))
+	return evidence
+}
+
+func noSnapshot(mark cell.Mark) []matrix.Evidence {
+	return []matrix.Evidence{{Check: "snapshot", Saw: fmt.Sprintf("a %T, which is no snapshot", mark)}}
+}
+
 func (h checks) AfterRestart(ctx context.Context, cluster *provisioner.Cluster, mark cell.Mark) ([]matrix.Evidence, time.Duration) {
 	before, ok := mark.(health.Snapshot)
 	if !ok {
-		return []matrix.Evidence{{Check: "snapshot", Saw: fmt.Sprintf("a %T, which is no snapshot", mark)}}, 0
+		return noSnapshot(mark), 0
 	}
 	return health.RunAll(ctx, cluster, health.AfterRestart(before, h.timeouts))
 }
@@ -518,7 +554,17 @@ func (r Resolver) Distro(ctx context.Context, d matrix.Distro, variants []string
 	if err == nil {
 		_, err = known(d.Name, exact)
 	}
-	return exact, inputs, err
+	if err != nil {
+		return exact, inputs, err
+	}
+	for _, a := range addons(d.Name, variants) {
+		_, more, err := r.Artifacts.Resolve(ctx, a)
+		if err != nil {
+			return "", nil, err
+		}
+		inputs = append(inputs, more...)
+	}
+	return exact, inputs, nil
 }
 
 // Members asks a remote server for its cluster's.

@@ -1,15 +1,20 @@
 package catalog
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/selector"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/flannel"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/kubeadm"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/image"
 )
 
@@ -19,9 +24,12 @@ type distribution struct {
 	install func(r artifact.Release, c matrix.Cell, t matrix.Timeouts) provisioner.Distro
 	// content is what a release puts into a cell's prepared image.
 	content func(r artifact.Release, c matrix.Cell) image.Content
-	// cannot says why a cell cannot be installed on any host; empty where it
-	// can.
+	// cannot says why a cell cannot be installed on any host, and what to write
+	// instead; empty where it can.
 	cannot func(c matrix.Cell) string
+	// addons are releases of other projects that cells of some variants need
+	// beside the distribution's own; nil where none do.
+	addons func(variants []string) []artifact.Request
 	// kubeconfig is where a server keeps the administrator's.
 	kubeconfig string
 }
@@ -31,10 +39,18 @@ func distributions() map[string]distribution {
 	return map[string]distribution{
 		"kubeadm": {
 			install: func(r artifact.Release, c matrix.Cell, t matrix.Timeouts) provisioner.Distro {
-				return &kubeadm.Distro{Version: r.Version, PauseImage: r.Image("registry.k8s.io/pause"), Servers: c.Topology.Servers, Timeout: t.Install.Std()}
+				return &kubeadm.Distro{Version: r.Version, PauseImage: r.Image("registry.k8s.io/pause"), Flannel: kubeadm.Flannel(c.Variants), Servers: c.Topology.Servers, Timeout: t.Install.Std()}
 			},
-			content:    kubeadmContent,
-			cannot:     evenServers,
+			content: kubeadmContent,
+			cannot: func(c matrix.Cell) string {
+				return cmp.Or(evenServers(c), unknownVariants(c, kubeadm.Variants()))
+			},
+			addons: func(variants []string) []artifact.Request {
+				if kubeadm.Flannel(variants) == nil {
+					return nil
+				}
+				return []artifact.Request{{Distro: "flannel", Version: flannel.Version}}
+			},
 			kubeconfig: kubeadm.AdminConf,
 		},
 		"k3s":  k3sDistribution(),
@@ -50,6 +66,67 @@ func evenServers(c matrix.Cell) string {
 		return ""
 	}
 	return fmt.Sprintf("%d servers survive the loss of no more of them than %d do, as most of etcd's members must agree; write %d or %d servers", n, n-1, n-1, n+1)
+}
+
+// unknownVariants says which of a cell's variants neither its distribution nor
+// the fixes know, and which of the distribution's exclude each other.
+func unknownVariants(c matrix.Cell, alternatives []string) string {
+	known := append(slices.Clone(alternatives), fix.Variants()...)
+	chosen := ""
+	for _, v := range c.Variants {
+		switch {
+		case !slices.Contains(known, v):
+			return fmt.Sprintf("%s has no variant %q%s; it has %s", c.Distro.Name, v, selector.DidYouMean(v, known), strings.Join(known, ", "))
+		case !slices.Contains(alternatives, v):
+		case chosen != "":
+			return fmt.Sprintf("the variants %s and %s exclude each other; write one of them", chosen, v)
+		default:
+			chosen = v
+		}
+	}
+	return ""
+}
+
+// Cannot says why a cell cannot be installed on any host, and what to write
+// instead; empty where it can, and where its distribution is not known.
+func Cannot(c matrix.Cell) string {
+	d, err := known(c.Distro.Name, c.Distro.Version)
+	if err != nil {
+		return ""
+	}
+	return d.cannot(c)
+}
+
+// addons are the releases that cells of a distribution and variants need beside
+// the distribution's own.
+func addons(distro string, variants []string) []artifact.Request {
+	if of := distributions()[distro].addons; of != nil {
+		return of(variants)
+	}
+	return nil
+}
+
+// Release gets a cell's release with its add-ons, whose files carry their names
+// before their own. It is built if any of it is.
+func Release(ctx context.Context, store *artifact.Store, c matrix.Cell) (artifact.Release, error) {
+	release, err := store.Ensure(ctx, artifact.Request{Distro: c.Distro.Name, Version: c.Distro.Version, Parts: store.Parts(c.Distro.Name, c.Variants)})
+	if err != nil {
+		return artifact.Release{}, err
+	}
+	for _, a := range addons(c.Distro.Name, c.Variants) {
+		addon, err := store.Ensure(ctx, a)
+		if err != nil {
+			return artifact.Release{}, err
+		}
+		for _, f := range addon.Files {
+			f.Name = addon.Distro + "-" + f.Name
+			release.Files = append(release.Files, f)
+		}
+		if addon.Provenance == artifact.ProvenanceBuilt {
+			release.Provenance = artifact.ProvenanceBuilt
+		}
+	}
+	return release, nil
 }
 
 // known finds a distribution by name; one that is not there is a
@@ -78,10 +155,13 @@ func Content(r artifact.Release, c matrix.Cell) image.Content {
 // where the distribution is not known.
 func Kubeconfig(distro string) string { return distributions()[distro].kubeconfig }
 
-func kubeadmContent(r artifact.Release, _ matrix.Cell) image.Content {
+func kubeadmContent(r artifact.Release, c matrix.Cell) image.Content {
 	content := image.Content{Name: r.Distro, Version: r.Version, Files: kubeadm.Files(), Units: kubeadm.Units(), Runtime: r.OwnRuntime()}
 	if content.Runtime {
 		content.Units = append(content.Units, kubeadm.RuntimeUnit())
+	}
+	if kubeadm.Flannel(c.Variants) != nil {
+		content.Files, content.Units = append(content.Files, flannel.Files()...), append(content.Units, flannel.Units()...)
 	}
 	for _, f := range r.Files {
 		blob := image.Blob{Name: f.Name, Path: f.Path, SHA256: f.SHA256}

@@ -63,6 +63,9 @@ type Health interface {
 	// AfterRestart is Baseline with the proofs that the restart since mark
 	// was real and lost nothing.
 	AfterRestart(ctx context.Context, cluster *provisioner.Cluster, mark Mark) (evidence []matrix.Evidence, waited time.Duration)
+	// Returned looks until nodes that were restarted since mark, by themselves,
+	// are back in the cluster and all nodes' pods reach each other.
+	Returned(ctx context.Context, cluster *provisioner.Cluster, mark Mark, nodes []string) []matrix.Evidence
 }
 
 // Mark is what Health remembers from before a restart.
@@ -116,8 +119,8 @@ type Runner struct {
 	Keep     Keep
 	Limits   matrix.NodeLimits
 	Timeouts matrix.Timeouts
-	// Image is the prepared image's fingerprint.
-	Image string
+	// Images are the prepared images' fingerprints, by the OS of the nodes.
+	Images map[matrix.OS]string
 	// Provenance of the distribution's files.
 	Provenance string
 	// Owner keys for every node.
@@ -156,21 +159,43 @@ type step struct {
 }
 
 // steps in order. The cell's way is this table.
-func (r *Runner) steps() []step {
-	t := r.Timeouts
+func (r *Runner) steps(t matrix.Topology) []step {
+	limits := r.Timeouts
 	// The stability window begins when all else is healthy; the rest is for
 	// the last answers on the way.
-	checked := matrix.Duration(t.Recover.Std() + t.Stability.Std() + 10*time.Second)
+	checked := matrix.Duration(limits.Recover.Std() + limits.Stability.Std() + 10*time.Second)
+	// Servers are installed one after another, and all agents at once.
+	installs := matrix.Duration(len(turns(t)))
+	restarting, gracefully := limits.Restart, restart(provisioner.Node.Restart)
+	if t.Nodes() > 1 {
+		restarting, gracefully = matrix.Duration(len(turns(t)))*(limits.Restart+limits.Recover), (*run).restartInTurns
+	}
 	return []step{
-		{matrix.PhaseCreate, t.Create, matrix.BlameWorld, (*run).create, (*run).admit},
-		{matrix.PhaseFix, t.Fix, matrix.BlameNode, (*run).fix, nil},
-		{matrix.PhaseInstall, t.Install, matrix.BlameNode, (*run).install, nil},
+		{matrix.PhaseCreate, limits.Create, matrix.BlameWorld, (*run).create, (*run).admit},
+		{matrix.PhaseFix, limits.Fix, matrix.BlameNode, (*run).fix, nil},
+		{matrix.PhaseInstall, installs * limits.Install, matrix.BlameNode, (*run).install, nil},
 		{matrix.PhaseBaseline, checked, matrix.BlameNode, (*run).baseline, nil},
-		{matrix.PhaseRestart, t.Restart, matrix.BlameNode, restart(provisioner.Node.Restart), nil},
+		{matrix.PhaseRestart, restarting, matrix.BlameNode, gracefully, nil},
 		{matrix.PhaseRecover, checked, matrix.BlameNode, (*run).recover, nil},
-		{matrix.PhaseForcedRestart, t.Restart, matrix.BlameNode, restart(provisioner.Node.ForceRestart), nil},
+		{matrix.PhaseForcedRestart, limits.Restart, matrix.BlameNode, restart(provisioner.Node.ForceRestart), nil},
 		{matrix.PhaseForcedRecover, checked, matrix.BlameNode, (*run).recover, nil},
 	}
+}
+
+// span is some of a cell's nodes: from an index to before another.
+type span struct{ from, to int }
+
+// turns are the nodes of a topology that may be gone at one time without the
+// cluster losing what it can lose: all agents, each server by itself.
+func turns(t matrix.Topology) []span {
+	var all []span
+	if t.Agents > 0 {
+		all = append(all, span{t.Servers, t.Nodes()})
+	}
+	for i := range t.Servers {
+		all = append(all, span{i, i + 1})
+	}
+	return all
 }
 
 // Run takes a cell through one attempt. changed is called after every phase
@@ -186,7 +211,7 @@ func (r *Runner) Run(ctx context.Context, c matrix.Cell, attempt int, changed fu
 		x.names = append(x.names, NodeName(c, r.Owner["run"], attempt, n))
 	}
 	passed := true
-	for _, s := range r.steps() {
+	for _, s := range r.steps(c.Topology) {
 		if passed = x.phase(ctx, s); !passed {
 			break
 		}
@@ -294,37 +319,42 @@ func (x *run) report() {
 // admit decides on the fixes by what the host showed, and takes the host's
 // lease for them.
 func (x *run) admit(ctx context.Context) error {
-	applied, err := x.Fixes.Decide(x.cell, x.Facts, nil)
-	if err != nil {
-		return err
-	}
-	x.attempt.Fixes = applied
 	x.wants = make([]provisioner.Desired, len(x.names))
 	x.addresses = make([]string, len(x.names))
 	// Only the wait for others has no deadline.
 	within, cancel := context.WithTimeout(ctx, x.Timeouts.Create.Std())
 	defer cancel()
+	decided := make([][]matrix.AppliedFix, len(x.names))
 	for i, name := range x.names {
+		var err error
 		if x.addresses[i], err = x.Host.Reserve(within, name); err != nil {
 			return err
 		}
-		if x.wants[i], err = x.Fixes.Desired(applied, x.nodeContext(i)); err != nil {
+		if decided[i], err = x.Fixes.Decide(x.cell.As(x.cell.Topology.Role(i)), x.Facts, nil); err != nil {
+			return err
+		}
+		if x.wants[i], err = x.Fixes.Desired(decided[i], x.nodeContext(i)); err != nil {
 			return err
 		}
 	}
+	x.attempt.Fixes = x.byRole(decided)
+	want, err := hostState(x.wants)
+	if err != nil {
+		return err
+	}
 	if x.Lease == nil {
-		if err := x.hasAlready(x.wants[0].Host); err != nil {
+		if err := x.hasAlready(want); err != nil {
 			return err
 		}
-		x.satisfied(x.wants[0])
+		x.satisfied(want)
 	} else {
-		release, satisfied, err := x.Lease.Acquire(ctx, x.wants[0].Host.Sysctls)
+		release, satisfied, err := x.Lease.Acquire(ctx, want.Sysctls)
 		if err != nil {
 			return err
 		}
 		x.release = release
 		if satisfied {
-			x.satisfied(x.wants[0])
+			x.satisfied(want)
 		}
 	}
 	// What the lease changed is the harness's doing; what differs from now on
@@ -333,6 +363,42 @@ func (x *run) admit(ctx context.Context) error {
 	defer cancel()
 	x.leave = x.Hygiene.Enter(looking, x.cell.ID)
 	return nil
+}
+
+// byRole is what was decided for each node, in one list: where servers and
+// agents differ, a fix is there once for each of both.
+func (x *run) byRole(decided [][]matrix.AppliedFix) []matrix.AppliedFix {
+	servers, agents := decided[0], decided[len(decided)-1]
+	var all []matrix.AppliedFix
+	for i, f := range servers {
+		if i < len(agents) && agents[i].ID == f.ID && agents[i].State != f.State {
+			other := agents[i]
+			f.Role, other.Role = matrix.RoleServer, matrix.RoleAgent
+			all = append(all, f, other)
+			continue
+		}
+		all = append(all, f)
+	}
+	return all
+}
+
+// hostState is what all nodes want of the host together.
+func hostState(wants []provisioner.Desired) (provisioner.HostState, error) {
+	all := provisioner.HostState{Sysctls: map[string]string{}}
+	for _, want := range wants {
+		for key, value := range want.Host.Sysctls {
+			if other, there := all.Sysctls[key]; there && other != value {
+				return all, fmt.Errorf("the fixes want the host's %s to be %s for some nodes and %s for others", key, other, value)
+			}
+			all.Sysctls[key] = value
+		}
+		for _, id := range want.Host.Fixes {
+			if !slices.Contains(all.Fixes, id) {
+				all.Fixes = append(all.Fixes, id)
+			}
+		}
+	}
+	return all, nil
 }
 
 // hasAlready says by the observed sysctls that a host which cannot be changed
@@ -370,7 +436,7 @@ func (x *run) create(ctx context.Context, result *matrix.PhaseResult) error {
 		group.Go(func() error {
 			owner := maps.Clone(x.Owner)
 			owner["cell"], owner["node"] = string(x.cell.ID), fmt.Sprint(i)
-			node, err := x.Host.CreateNode(gctx, provisioner.NodeSpec{Name: x.names[i], Image: x.Image,
+			node, err := x.Host.CreateNode(gctx, provisioner.NodeSpec{Name: x.names[i], Image: x.Images[x.cell.OSOf(x.cell.Topology.Role(i))],
 				Address: x.addresses[i], Owner: owner, Limits: x.Limits, Incus: x.wants[i].Incus})
 			x.nodes[i] = node
 			if err != nil {
@@ -390,9 +456,9 @@ func (x *run) create(ctx context.Context, result *matrix.PhaseResult) error {
 
 // satisfied marks the fixes whose host effects were there already: leaving
 // them out on this host would prove nothing.
-func (x *run) satisfied(want provisioner.Desired) {
+func (x *run) satisfied(want provisioner.HostState) {
 	for i, f := range x.attempt.Fixes {
-		if f.State == "applied" && slices.Contains(want.Host.Fixes, f.ID) {
+		if f.State == "applied" && slices.Contains(want.Fixes, f.ID) {
 			x.attempt.Fixes[i].State = "satisfied"
 		}
 	}
@@ -400,12 +466,13 @@ func (x *run) satisfied(want provisioner.Desired) {
 
 // fix decides again with what the nodes showed, applies and verifies.
 func (x *run) fix(ctx context.Context, result *matrix.PhaseResult) error {
-	states := map[string]string{}
+	satisfied := map[string]bool{}
 	for _, f := range x.attempt.Fixes {
-		states[f.ID] = f.State
+		satisfied[f.ID] = satisfied[f.ID] || f.State == "satisfied"
 	}
+	decided := make([][]matrix.AppliedFix, len(x.nodes))
 	for i, node := range x.nodes {
-		applied, err := x.Fixes.Decide(x.cell, x.Facts, &x.attempt.Nodes[i])
+		applied, err := x.Fixes.Decide(x.cell.As(x.cell.Topology.Role(i)), x.Facts, &x.attempt.Nodes[i])
 		if err != nil {
 			return err
 		}
@@ -423,15 +490,14 @@ func (x *run) fix(ctx context.Context, result *matrix.PhaseResult) error {
 			return fmt.Errorf("fix node %s: what it showed asks for another Incus configuration or other host sysctls than it was created with: such a fix may only depend on what is known of the host", node.Name())
 		}
 		x.wants[i] = want
-		if i == 0 {
-			for k := range applied {
-				if states[applied[k].ID] == "satisfied" {
-					applied[k].State = "satisfied"
-				}
+		for k := range applied {
+			if satisfied[applied[k].ID] && applied[k].State == "applied" {
+				applied[k].State = "satisfied"
 			}
-			x.attempt.Fixes = applied
 		}
+		decided[i] = applied
 	}
+	x.attempt.Fixes = x.byRole(decided)
 	return x.eachNode(ctx, result, func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
 		if err := x.Fixes.Apply(ctx, node, x.wants[i]); err != nil {
 			return nil, err
@@ -520,31 +586,67 @@ func (x *run) verifyRunning(ctx context.Context, result *matrix.PhaseResult) err
 	})
 }
 
-// restart marks the cluster, restarts every node, and shows by the boot IDs
-// that it happened and by the fixes' verification that they survived it.
+// restart marks the cluster, restarts every node at once, and shows by the boot
+// IDs that it happened and by the fixes' verification that they survived it.
 func restart(do func(provisioner.Node, context.Context) error) func(*run, context.Context, *matrix.PhaseResult) error {
 	return func(x *run, ctx context.Context, result *matrix.PhaseResult) error {
-		var err error
-		if x.mark, err = x.Health.Mark(ctx, x.cluster); err != nil {
-			return fmt.Errorf("mark the cluster before the restart: %w", err)
+		if err := x.takeMark(ctx); err != nil {
+			return err
 		}
-		return x.eachNode(ctx, result, func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
-			started := x.Clock.Now()
-			if err := do(node, ctx); err != nil {
-				return nil, err
-			}
-			evidence := []matrix.Evidence{done("restarted", node.Name(), "stopped and started", x.Clock.Now().Sub(started))}
-			boot, err := x.boot(ctx, node)
-			if err != nil {
-				return evidence, err
-			}
-			if err := x.observe(ctx, i, node); err != nil {
-				return append(evidence, boot), err
-			}
-			evidence = append(evidence, boot, bootIDs(node.Name(), x.attempt.Nodes[i].BootIDs))
-			return append(evidence, x.Fixes.Verify(ctx, node, x.wants[i], matrix.PhaseInstall)...), nil
-		})
+		return x.restartNodes(ctx, result, span{0, len(x.nodes)}, do)
 	}
+}
+
+// restartInTurns is a graceful restart of a cluster with several nodes, as its
+// operator would do it: all agents, then one server after the other, each
+// once those before are back and the nodes' pods reach each other.
+func (x *run) restartInTurns(ctx context.Context, result *matrix.PhaseResult) error {
+	if err := x.takeMark(ctx); err != nil {
+		return err
+	}
+	for _, turn := range turns(x.cell.Topology) {
+		if err := x.restartNodes(ctx, result, turn, provisioner.Node.Restart); err != nil {
+			return err
+		}
+		within, cancel := context.WithTimeout(ctx, x.Timeouts.Recover.Std())
+		seen := x.Health.Returned(within, x.cluster, x.mark, x.names[turn.from:turn.to])
+		cancel()
+		result.Evidence = append(result.Evidence, seen...)
+		if slices.ContainsFunc(seen, func(e matrix.Evidence) bool { return e.Outcome != matrix.Healthy }) {
+			return nil // which the evidence says, and decides
+		}
+	}
+	return nil
+}
+
+func (x *run) takeMark(ctx context.Context) (err error) {
+	if x.mark, err = x.Health.Mark(ctx, x.cluster); err != nil {
+		return fmt.Errorf("mark the cluster before the restart: %w", err)
+	}
+	return nil
+}
+
+func (x *run) restartNodes(ctx context.Context, result *matrix.PhaseResult, turn span, do func(provisioner.Node, context.Context) error) error {
+	return x.nodesAt(ctx, result, turn.from, turn.to, func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
+		started := x.Clock.Now()
+		if err := do(node, ctx); err != nil {
+			return nil, err
+		}
+		what := "stopped and started"
+		if len(x.nodes) > 1 {
+			what = fmt.Sprintf("stopped at %s, with %d of %d nodes, and started", started.UTC().Format(time.TimeOnly), turn.to-turn.from, len(x.nodes))
+		}
+		evidence := []matrix.Evidence{done("restarted", node.Name(), what, x.Clock.Now().Sub(started))}
+		boot, err := x.boot(ctx, node)
+		if err != nil {
+			return evidence, err
+		}
+		if err := x.observe(ctx, i, node); err != nil {
+			return append(evidence, boot), err
+		}
+		evidence = append(evidence, boot, bootIDs(node.Name(), x.attempt.Nodes[i].BootIDs))
+		return append(evidence, x.Fixes.Verify(ctx, node, x.wants[i], matrix.PhaseInstall)...), nil
+	})
 }
 
 // bootIDs shows that the last start was a new one.

@@ -328,7 +328,7 @@ func TestJoinOrder(t *testing.T) {
 	a := attempt(t, w, c, nil)
 	g.Expect(verdict(c, a)).To(Equal(matrix.Judgement{Verdict: matrix.Pass}))
 	g.Expect(most).To(Equal(map[matrix.Role]int{matrix.RoleServer: 1, matrix.RoleAgent: 2}))
-	g.Expect(slices.Index(w.calls, "connect 1")).To(Equal(slices.Index(w.calls, "join 4")+1))
+	g.Expect(slices.Index(w.calls, "connect 1")).To(Equal(slices.Index(w.calls, "join 4") + 1))
 	install, _ := a.Phase(matrix.PhaseInstall)
 	var joined []string
 	for _, e := range install.Evidence {
@@ -337,6 +337,89 @@ func TestJoinOrder(t *testing.T) {
 		}
 	}
 	g.Expect(joined).To(Equal([]string{"s2", "s3", "a1", "a2"}))
+}
+
+// TestTurns: a graceful restart of several nodes takes the agents, then each
+// server, and waits for those before; a forced one takes all at once.
+func TestTurns(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("3+2")
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a)).To(Equal(matrix.Judgement{Verdict: matrix.Pass}))
+	var turns []string
+	for _, call := range w.calls {
+		if strings.HasPrefix(call, "restart") || strings.HasPrefix(call, "returned") || strings.HasPrefix(call, "after-restart") {
+			turns = append(turns, call)
+		}
+	}
+	g.Expect(turns).To(Equal([]string{"restart 1", "restart 2", "returned a1 a2 1", "restart 3", "returned s1 1",
+		"restart 4", "returned s2 1", "restart 5", "returned s3 1", "after-restart 1", "after-restart 2"}))
+	g.Expect(w.counts).To(And(HaveKeyWithValue("mark", 2), HaveKeyWithValue("force-restart", 5)))
+	graceful, _ := a.Phase(matrix.PhaseRestart)
+	forced, _ := a.Phase(matrix.PhaseForcedRestart)
+	g.Expect(restarts(graceful)).To(Equal([]string{"a1 with 2 of 5", "a2 with 2 of 5", "s1 with 1 of 5", "s2 with 1 of 5", "s3 with 1 of 5"}))
+	g.Expect(restarts(forced)).To(Equal([]string{"s1 with 5 of 5", "s2 with 5 of 5", "s3 with 5 of 5", "a1 with 5 of 5", "a2 with 5 of 5"}))
+}
+
+// restarts says in which order nodes were restarted, and how many at once.
+func restarts(r matrix.PhaseResult) (all []string) {
+	for _, e := range r.Evidence {
+		if e.Check == "restarted" {
+			_, with, _ := strings.Cut(e.Saw, ", ")
+			with, _, _ = strings.Cut(with, " nodes")
+			all = append(all, e.Node[strings.LastIndex(e.Node, "-")+1:]+" "+with)
+		}
+	}
+	return all
+}
+
+// TestTurnThatDoesNotReturn: no other node is restarted then.
+func TestTurnThatDoesNotReturn(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1+1")
+	w.evidence = func(_ context.Context, called string) matrix.Evidence {
+		if called == "returned a1 1" {
+			return matrix.Evidence{Check: "returned", Outcome: matrix.Unhealthy, Saw: "Ready is Unknown"}
+		}
+		return matrix.Evidence{}
+	}
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a)).To(And(HaveField("Verdict", matrix.Fail), HaveField("Phase", matrix.PhaseRestart)))
+	g.Expect(w.counts["restart"]).To(Equal(1))
+}
+
+// TestMixedOS: each node has its role's image and fixes, and what differs is
+// told apart.
+func TestMixedOS(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1+1")
+	c.OS = matrix.OS{Name: "debian/13", Agents: "debian/12"}
+	c.ID = c.NewID()
+	w.appliedTo = func(c matrix.Cell) []matrix.AppliedFix {
+		state := map[string]string{"debian/13": "applied", "debian/12": "not-applicable"}[c.OS.Written()]
+		return []matrix.AppliedFix{{ID: "host-sysctls", State: "applied"}, {ID: "newer", State: state}}
+	}
+	a := attempt(t, w, c, nil)
+	g.Expect(w.specs[a.Nodes[0].Node].Image).To(Equal("image"))
+	g.Expect(w.specs[a.Nodes[1].Node].Image).To(Equal("older image"))
+	g.Expect(a.Nodes[0].Node).To(HavePrefix("kubeadm-134-debian-13-"))
+	g.Expect(a.Nodes[1].Node).To(HavePrefix("kubeadm-134-debian-12-"))
+	g.Expect(a.Fixes).To(Equal([]matrix.AppliedFix{{ID: "host-sysctls", State: "applied"},
+		{ID: "newer", State: "applied", Role: matrix.RoleServer}, {ID: "newer", State: "not-applicable", Role: matrix.RoleAgent}}))
+	g.Expect(verdict(c, a).Reason).To(ContainSubstring(`"debian" "13", the cell says debian/12`), "both of the world's nodes say 13")
+}
+
+// TestRolesWantAnotherHost: what one host cannot be at once is an error.
+func TestRolesWantAnotherHost(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1+1")
+	c.OS.Agents = "debian/12"
+	w.appliedTo = func(c matrix.Cell) []matrix.AppliedFix { return []matrix.AppliedFix{{ID: c.OS.Name, State: "applied"}} }
+	w.desired = func(applied []matrix.AppliedFix) provisioner.Desired {
+		return provisioner.Desired{Host: provisioner.HostState{Sysctls: map[string]string{"kernel.panic": applied[0].ID}}}
+	}
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a).Reason).To(ContainSubstring("kernel.panic to be debian/13 for some nodes and debian/12 for others"))
 }
 
 func TestSecondNodeCannotBeCreated(t *testing.T) {

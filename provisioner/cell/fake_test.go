@@ -29,6 +29,8 @@ type fakeWorld struct {
 	boot func(node string, start int) string
 	// applied is what the fixes decide; node is false before nodes are there.
 	applied func(node bool) []matrix.AppliedFix
+	// appliedTo is applied by the cell that the fixes are asked about.
+	appliedTo func(c matrix.Cell) []matrix.AppliedFix
 	// desired is what the fixes want of a node, by what they decided.
 	desired func(applied []matrix.AppliedFix) provisioner.Desired
 
@@ -200,7 +202,10 @@ func (n *fakeNode) Delete(ctx context.Context) error {
 
 type fakeFixes struct{ *fakeWorld }
 
-func (f fakeFixes) Decide(_ matrix.Cell, _ matrix.HostFacts, node *matrix.NodeFacts) ([]matrix.AppliedFix, error) {
+func (f fakeFixes) Decide(c matrix.Cell, _ matrix.HostFacts, node *matrix.NodeFacts) ([]matrix.AppliedFix, error) {
+	if f.appliedTo != nil {
+		return f.appliedTo(c), nil
+	}
 	if f.applied != nil {
 		return f.applied(node != nil), nil
 	}
@@ -265,6 +270,17 @@ func (h fakeHealth) AfterRestart(ctx context.Context, _ *provisioner.Cluster, ma
 		return nil, 0
 	}
 	return []matrix.Evidence{h.look(ctx, "after-restart", "")}, stability
+}
+
+func (h fakeHealth) Returned(ctx context.Context, _ *provisioner.Cluster, mark cell.Mark, nodes []string) []matrix.Evidence {
+	if mark != "mark" {
+		return nil
+	}
+	var ends []string
+	for _, n := range nodes {
+		ends = append(ends, n[strings.LastIndex(n, "-")+1:])
+	}
+	return []matrix.Evidence{h.look(ctx, "returned "+strings.Join(ends, " "), "")}
 }
 
 type fakeDistro struct{ *fakeWorld }
@@ -378,7 +394,7 @@ func (w *fakeWorld) runner() *cell.Runner {
 			w.logs[node+"/"+name] = string(content)
 			return nil
 		},
-		Keep: cell.KeepNever, Image: "image", Provenance: "release", Owner: map[string]string{"run": "r1"}, Clock: bubbleClock{},
+		Keep: cell.KeepNever, Images: map[matrix.OS]string{{Name: "debian/13"}: "image", {Name: "debian/12"}: "older image"}, Provenance: "release", Owner: map[string]string{"run": "r1"}, Clock: bubbleClock{},
 		Timeouts: matrix.Timeouts{Create: minute, Fix: minute, Install: 5 * minute, Recover: 3 * minute, Restart: 2 * minute,
 			Collect: minute, Destroy: minute, Stability: matrix.Duration(stability)},
 	}

@@ -46,6 +46,9 @@ type Facts map[string]any
 // unprivileged is the variant that makes a cell's nodes unprivileged.
 const unprivileged = "unprivileged"
 
+// Variants are those that fixes know, whatever the distribution.
+func Variants() []string { return []string{unprivileged} }
+
 // FactsOf gathers what is known of a cell: what it declares, and what was
 // observed, which counts where both say something. A nil host or node was not
 // observed yet.

@@ -153,15 +153,36 @@ func dialer(cluster *provisioner.Cluster) func(ctx context.Context, network, add
 		if err != nil {
 			return nil, fmt.Errorf("dial API server %q: port: %w", address, err)
 		}
-		// An address that is no node's is a name that stands for the servers.
-		node := cluster.Nodes[0].Name()
 		for _, n := range cluster.Nodes {
 			if n.Address() == host {
-				node = n.Name()
+				return dial(ctx, cluster.Host, n.Name(), port)
 			}
 		}
-		return dial(ctx, cluster.Host, node, port)
+		// An address that is no node's is a name that stands for the servers.
+		return dialFirst(ctx, cluster.Host, cluster.Nodes[:max(1, min(cluster.Cell.Topology.Servers, len(cluster.Nodes)))], port)
 	}
+}
+
+// nextServer is how long a server may take to accept before another is tried;
+// one that runs does so at once.
+const nextServer = time.Second
+
+// dialFirst reaches a port of the first of the servers that accepts.
+func dialFirst(ctx context.Context, host provisioner.Host, servers []provisioner.Node, port int) (net.Conn, error) {
+	var errs []error
+	for i, n := range servers {
+		try, cancel := ctx, context.CancelFunc(func() {})
+		if i < len(servers)-1 {
+			try, cancel = context.WithTimeout(ctx, nextServer)
+		}
+		conn, err := dial(try, host, n.Name(), port)
+		cancel()
+		if err == nil {
+			return conn, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
 }
 
 // dial reaches a port of a node; an error that is not the node's own answer is

@@ -3,6 +3,7 @@ package health
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -13,7 +14,8 @@ import (
 type expectations struct {
 	// staticPods are the pods named PREFIX-NODE in kube-system of each server.
 	staticPods []string
-	// perNode holds labels of pods that every node has one of in kube-system.
+	// perNode holds labels of pods that every node has one of in a system's
+	// namespace.
 	perNode []string
 	// dns is the label of the DNS server's pods, dnsReplicas how many there are
 	// at least, and dnsService the service in kube-system that leads to them.
@@ -38,9 +40,13 @@ func expected(c matrix.Cell) (expectations, error) {
 	const clusterDNS = "k8s-app=kube-dns"
 	switch c.Distro.Name {
 	case "kubeadm":
+		perNode := []string{"k8s-app=kube-proxy"}
+		if slices.ContainsFunc(c.Variants, func(v string) bool { return strings.HasPrefix(v, "flannel") }) {
+			perNode = append(perNode, "app=flannel")
+		}
 		return expectations{
 			staticPods:   []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"},
-			perNode:      []string{"k8s-app=kube-proxy"},
+			perNode:      perNode,
 			dns:          clusterDNS,
 			dnsReplicas:  2,
 			dnsService:   "kube-dns",

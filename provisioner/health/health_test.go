@@ -59,7 +59,7 @@ func TestBaselineOfAHealthyCluster(t *testing.T) {
 			w := newWorld(t, nodes...)
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
-			checks := Baseline(timeouts())
+			checks := Baseline(w.cluster.Cell.Topology, timeouts())
 			evidence, waited := RunAll(ctx, w.cluster, checks)
 			seen := map[string]bool{}
 			for _, e := range evidence {
@@ -230,10 +230,10 @@ func TestBaselineSpoiled(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t).withProbe()
 			c.spoil(w)
-			expectUnhealthy(t, w, byName(Baseline(timeouts()), c.check), c.saw)
+			expectUnhealthy(t, w, byName(Baseline(w.cluster.Cell.Topology, timeouts()), c.check), c.saw)
 		})
 	}
-	for _, name := range names(Baseline(timeouts())) {
+	for _, name := range names(Baseline(matrix.Topology{Servers: 1}, timeouts())) {
 		if !tested[name] {
 			t.Errorf("no test in which %s is not healthy", name)
 		}
@@ -366,7 +366,7 @@ func TestUndecided(t *testing.T) {
 			w := newWorld(t).withProbe()
 			way.spoil(w)
 			limits := matrix.Timeouts{Stability: matrix.Duration(time.Hour)}
-			checks := append(Baseline(limits), samePKI(Snapshot{Nodes: map[string]NodeSnapshot{"cp1": {BootID: "before"}}}))
+			checks := append(Baseline(w.cluster.Cell.Topology, limits), samePKI(Snapshot{Nodes: map[string]NodeSnapshot{"cp1": {BootID: "before"}}}))
 			evidence := runIntoDeadline(t, w, byName(checks, way.check))
 			g.Expect(evidence).To(HaveLen(1))
 			g.Expect(evidence[0].Outcome).To(Equal(matrix.Undecided), "%+v", evidence)
@@ -597,7 +597,7 @@ func TestDeadlineKeepsTheLastThingSeen(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	evidence := byName(Baseline(timeouts()), "nodes-ready").Run(ctx, w.cluster)
+	evidence := byName(Baseline(w.cluster.Cell.Topology, timeouts()), "nodes-ready").Run(ctx, w.cluster)
 	g.Expect(evidence).To(HaveLen(1))
 	g.Expect(evidence[0].Outcome).To(Equal(matrix.Unhealthy))
 	g.Expect(evidence[0].Saw).To(HavePrefix("Ready is False: KubeletNotReady"))
@@ -620,7 +620,7 @@ func TestErrorTellsWhatWasBefore(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	evidence := byName(Baseline(timeouts()), "nodes-ready").Run(ctx, w.cluster)
+	evidence := byName(Baseline(w.cluster.Cell.Topology, timeouts()), "nodes-ready").Run(ctx, w.cluster)
 	g.Expect(evidence).To(HaveLen(1))
 	g.Expect(evidence[0].Saw).To(ContainSubstring("list nodes"))
 	g.Expect(evidence[0].Saw).To(HaveSuffix("before that: cp1: no Ready condition yet"))
@@ -632,7 +632,7 @@ func TestInterruptedProvesNothing(t *testing.T) {
 	w.nodes[0].Status.Conditions = nil
 	ctx, cancel := context.WithCancel(t.Context())
 	defer time.AfterFunc(300*time.Millisecond, cancel).Stop()
-	evidence := byName(Baseline(timeouts()), "nodes-ready").Run(ctx, w.cluster)
+	evidence := byName(Baseline(w.cluster.Cell.Topology, timeouts()), "nodes-ready").Run(ctx, w.cluster)
 	g.Expect(evidence).To(HaveLen(1))
 	g.Expect(evidence[0].Outcome).To(Equal(matrix.Undecided))
 	g.Expect(evidence[0].Saw).To(Equal("interrupted; last seen: no Ready condition yet"))
@@ -706,7 +706,7 @@ func TestWindowDoesNotBegin(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 	defer cancel()
 	began := time.Now()
-	evidence, waited := RunAll(ctx, w.cluster, Baseline(matrix.Timeouts{Stability: matrix.Duration(2 * time.Second)}))
+	evidence, waited := RunAll(ctx, w.cluster, Baseline(w.cluster.Cell.Topology, matrix.Timeouts{Stability: matrix.Duration(2 * time.Second)}))
 	g.Expect(waited).To(BeZero())
 	last := evidence[len(evidence)-1]
 	g.Expect(last.Check).To(Equal("restart-stability"))
@@ -737,14 +737,14 @@ func TestExecFallsBackToSPDY(t *testing.T) {
 	w.noWS = true
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	evidence := byName(Baseline(timeouts()), "exec").Run(ctx, w.cluster)
+	evidence := byName(Baseline(w.cluster.Cell.Topology, timeouts()), "exec").Run(ctx, w.cluster)
 	g.Expect(evidence).To(HaveLen(1))
 	g.Expect(evidence[0].Outcome).To(Equal(matrix.Healthy), "%+v", evidence)
 	g.Expect(evidence[0].Saw).To(HaveSuffix("over SPDY"))
 	w.mu.Lock()
 	w.noWS = false
 	w.mu.Unlock()
-	evidence = byName(Baseline(timeouts()), "exec").Run(ctx, w.cluster)
+	evidence = byName(Baseline(w.cluster.Cell.Topology, timeouts()), "exec").Run(ctx, w.cluster)
 	g.Expect(evidence[0].Saw).To(HaveSuffix("over WebSocket"))
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
@@ -79,20 +80,7 @@ func (s *session) staleNode(ctx context.Context, before *Snapshot, node provisio
 func nodesReady(before *Snapshot) check {
 	return check{name: "nodes-ready", every: pollInterval, begin: func(s *session) look {
 		each := eachNode(before, s, func(_ context.Context, _ int, _ provisioner.Node, api corev1.Node) (finding, error) {
-			f := finding{want: "Ready"}
-			for _, c := range api.Status.Conditions {
-				if c.Type != corev1.NodeReady {
-					continue
-				}
-				if f.ok = c.Status == corev1.ConditionTrue; f.ok {
-					f.saw = "Ready"
-				} else {
-					f.saw = fmt.Sprintf("Ready is %s: %s: %s", c.Status, c.Reason, shorten(c.Message))
-				}
-				return f, nil
-			}
-			f.saw = "no Ready condition yet"
-			return f, nil
+			return readiness(api), nil
 		})
 		return func(ctx context.Context) ([]finding, error) {
 			findings, err := each(ctx)
@@ -119,6 +107,83 @@ func nodesReady(before *Snapshot) check {
 			return findings, nil
 		}
 	}}
+}
+
+// readiness is a node's condition Ready.
+func readiness(api corev1.Node) finding {
+	f := finding{want: "Ready", saw: "no Ready condition yet"}
+	for _, c := range api.Status.Conditions {
+		if c.Type != corev1.NodeReady {
+			continue
+		}
+		if f.ok = c.Status == corev1.ConditionTrue; f.ok {
+			f.saw = "Ready"
+		} else {
+			f.saw = fmt.Sprintf("Ready is %s: %s: %s", c.Status, c.Reason, shorten(c.Message))
+		}
+	}
+	return f
+}
+
+// nodesReturned: of the nodes named, each is Ready by a report of this start's
+// kubelet, and a server's control plane runs again.
+func nodesReturned(before Snapshot, names []string) check {
+	return check{name: "returned", every: pollInterval, begin: func(s *session) look {
+		return func(ctx context.Context) ([]finding, error) {
+			listed, err := s.nodes(ctx)
+			if err != nil {
+				return nil, err
+			}
+			var findings []finding
+			for i, n := range s.cluster.Nodes {
+				if !slices.Contains(names, n.Name()) {
+					continue
+				}
+				f := finding{node: n.Name(), want: "Ready since its restart, and a server's control plane with it"}
+				if f.saw, err = s.notReturned(ctx, before, i, listed); err != nil {
+					return nil, err
+				}
+				if f.ok = f.saw == ""; f.ok {
+					f.saw = "Ready"
+				}
+				findings = append(findings, f)
+			}
+			return findings, nil
+		}
+	}}
+}
+
+// notReturned says why the cluster's i-th node is not back; empty if it is.
+func (s *session) notReturned(ctx context.Context, before Snapshot, i int, listed map[string]corev1.Node) (string, error) {
+	node := s.cluster.Nodes[i]
+	api, ok := listed[node.Name()]
+	if !ok {
+		return "the API does not have this node", nil
+	}
+	if stale, err := s.staleNode(ctx, &before, node, api); err != nil || stale != "" {
+		return stale, err
+	}
+	if f := readiness(api); !f.ok {
+		return f.saw, nil
+	}
+	if !s.server(i) {
+		return "", nil
+	}
+	pods, err := s.pods(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, prefix := range s.expect.staticPods {
+		name := prefix + "-" + node.Name()
+		k := slices.IndexFunc(pods, func(p corev1.Pod) bool { return p.Namespace == metav1.NamespaceSystem && p.Name == name })
+		if k < 0 {
+			return "no pod " + name, nil
+		}
+		if problem, err := s.podProblem(ctx, &before, &pods[k]); err != nil || problem != "" {
+			return name + ": " + problem, err
+		}
+	}
+	return "", nil
 }
 
 // taints: no taint but those that the distribution gives its servers.

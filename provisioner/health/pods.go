@@ -91,7 +91,10 @@ func (s *session) stalePod(ctx context.Context, before *Snapshot, pod *corev1.Po
 	return "", nil
 }
 
-// systemPods: every pod of kube-system is Ready, and those that the
+// systemNamespaces are those of the pods that make the cluster itself.
+var systemNamespaces = [...]string{metav1.NamespaceSystem, "kube-flannel"}
+
+// systemPods: every pod of the system's namespaces is Ready, and those that the
 // distribution's clusters are made of are there.
 func systemPods(before *Snapshot) check {
 	return check{name: "system-pods", every: pollInterval, begin: func(s *session) look {
@@ -105,7 +108,7 @@ func systemPods(before *Snapshot) check {
 			dns, total := 0, 0
 			for i := range pods {
 				p := &pods[i]
-				if p.Namespace != metav1.NamespaceSystem || finishedJob(p) {
+				if !slices.Contains(systemNamespaces[:], p.Namespace) || finishedJob(p) {
 					continue
 				}
 				total++

@@ -32,6 +32,7 @@ const (
 	probeNamespace = "lxcmatrix-probe"
 	probeContainer = "probe"
 	probeService   = "probe"
+	probePort      = "8080"
 	probeLabel     = "app.kubernetes.io/name=lxcmatrix-probe"
 	nodeLabel      = "lxcmatrix.dev/node"
 	// probeFolder is the hostPath volume, in the node and in the pod.
@@ -171,6 +172,8 @@ type probePod struct {
 	node string
 	// name is the pod's; empty if there is none.
 	name string
+	// ip is the pod's own.
+	ip string
 	// problem says why it is not Ready; empty if it is.
 	problem string
 }
@@ -207,7 +210,7 @@ func (s *session) probePods(ctx context.Context, before *Snapshot) ([]probePod, 
 			if problem == "" && p.Spec.NodeName != n.Name() {
 				problem = "it is on node " + p.Spec.NodeName
 			}
-			best.name, best.problem = p.Name, problem
+			best.name, best.ip, best.problem = p.Name, p.Status.PodIP, problem
 			if problem == "" {
 				break
 			}
@@ -411,6 +414,40 @@ func serviceClusterIP(before *Snapshot) check {
 				f.ok, f.saw = true, fmt.Sprintf("%s answered by %s", address, strings.Join(by, ", "))
 			}
 			return f, nil
+		}).begin(s)
+	}
+	return c
+}
+
+// podToPod: the probe on each node is answered by those on all others, at their
+// pods' own addresses.
+func podToPod(before *Snapshot) check {
+	c := check{name: "pod-to-pod", every: pollInterval}
+	c.begin = func(s *session) look {
+		asked := 0
+		return fromEachProbe(c.name, before, func(ctx context.Context, s *session, from probePod, all []probePod) (finding, error) {
+			timeout := patience(asked).String()
+			asked++
+			var answered []string
+			for _, to := range all {
+				if to.node == from.node {
+					continue
+				}
+				address := net.JoinHostPort(to.ip, probePort)
+				want := fmt.Sprintf("an answer of pod %s at %s on node %s", to.name, address, to.node)
+				if to.problem != "" || net.ParseIP(to.ip) == nil {
+					return finding{saw: fmt.Sprintf("on node %s, %s", to.node, to.finding().saw), want: want}, nil
+				}
+				out, err := s.api.exec(ctx, from.name, "/probe", "get", "--timeout", timeout, "http://"+address+"/")
+				if err != nil {
+					return finding{want: want}, err
+				}
+				if !slices.Contains(strings.Fields(out.stdout), to.name) {
+					return finding{saw: fmt.Sprintf("%s answered %q", address, shorten(out.stdout)), want: want}, nil
+				}
+				answered = append(answered, fmt.Sprintf("%s on node %s", to.ip, to.node))
+			}
+			return finding{ok: true, saw: "answered by " + strings.Join(answered, ", ")}, nil
 		}).begin(s)
 	}
 	return c

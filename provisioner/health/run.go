@@ -14,8 +14,8 @@ const windowMargin = 10 * time.Second
 
 // Baseline is what must hold of a cluster that was just installed. It creates
 // the probe workload.
-func Baseline(timeouts matrix.Timeouts) []provisioner.Check {
-	return append(cluster(nil), restartStability(timeouts.Stability.Std()))
+func Baseline(t matrix.Topology, timeouts matrix.Timeouts) []provisioner.Check {
+	return append(cluster(nil, t.Nodes()), restartStability(timeouts.Stability.Std()))
 }
 
 // AfterRestart is what must hold after a restart of all nodes: everything that
@@ -25,17 +25,28 @@ func AfterRestart(before Snapshot, timeouts matrix.Timeouts) []provisioner.Check
 	proofs := []provisioner.Check{
 		bootID(before), leaseRenewed(before), newSandboxes(before), samePKI(before), objectSurvived(before), fileSurvived(before),
 	}
-	return append(append(cluster(&before), proofs...), restartStability(timeouts.Stability.Std()))
+	return append(append(cluster(&before, len(before.Nodes)), proofs...), restartStability(timeouts.Stability.Std()))
 }
 
-// cluster is what must hold at any time. before is nil or what was there
-// before a restart.
-func cluster(before *Snapshot) []provisioner.Check {
-	return []provisioner.Check{
+// Returned is what must hold after some of a cluster's nodes were restarted by
+// themselves: they are back, and the pods of all nodes reach each other.
+func Returned(before Snapshot, nodes []string) []provisioner.Check {
+	// What came back to life shows by its answers; the others were not gone.
+	return []provisioner.Check{nodesReturned(before, nodes), podToPod(nil)}
+}
+
+// cluster is what must hold at any time of a cluster with so many nodes. before
+// is nil or what was there before a restart.
+func cluster(before *Snapshot, nodes int) []provisioner.Check {
+	checks := []provisioner.Check{
 		apiEndpoint("livez"), apiEndpoint("readyz"),
 		nodesReady(before), taints(before), nodeFacts(before), systemPods(before), proxyHealth(),
 		workload(before), dns(before), serviceClusterIP(before), execInPods(before), logsOfPods(before),
 	}
+	if nodes > 1 {
+		checks = append(checks, podToPod(before))
+	}
+	return checks
 }
 
 // shared is a check that can share a session.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
@@ -112,10 +113,17 @@ func Plan(ctx context.Context, r Request) (*Planned, error) {
 		}
 		return nil, &UsageError{err}
 	}
+	var cannot []string
 	for _, c := range p.Cells {
+		if why := catalog.Cannot(c); why != "" {
+			cannot = append(cannot, fmt.Sprintf("%s: %s", c.ID, why))
+		}
 		if err := knowledge.Opposed(c); err != nil {
 			return nil, &UsageError{fmt.Errorf("plan cell %s: %w", c.ID, err)}
 		}
+	}
+	if len(cannot) > 0 {
+		return nil, &UsageError{fmt.Errorf("plan %s: cells that no host can run\n  %s", m.File, strings.Join(cannot, "\n  "))}
 	}
 	p.Sources = sources
 	past := runfolder.ReadHistory(r.Root)

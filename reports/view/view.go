@@ -205,7 +205,11 @@ func newCell(r matrix.Result) Cell {
 			i = len(c.Fixes)
 			c.Fixes = append(c.Fixes, FixState{State: Plain(f.State)})
 		}
-		c.Fixes[i].Fixes = append(c.Fixes[i].Fixes, Plain(f.ID))
+		id := f.ID
+		if f.Role != "" {
+			id = fmt.Sprintf("%s (%ss)", f.ID, f.Role)
+		}
+		c.Fixes[i].Fixes = append(c.Fixes[i].Fixes, Plain(id))
 	}
 	for _, d := range a.Diagnoses {
 		c.Diagnoses = append(c.Diagnoses, matrix.Diagnosis{Signature: Plain(d.Signature), Title: Plain(d.Title), Cause: Plain(d.Cause), Cure: Plain(d.Cure),
@@ -266,7 +270,8 @@ func (c Cell) Remedy(d matrix.Diagnosis) string {
 		return ""
 	}
 	for _, s := range c.Fixes {
-		if slices.Contains(s.Fixes, d.Cure) {
+		// Behind a name the role may stand that it holds for.
+		if slices.ContainsFunc(s.Fixes, func(f string) bool { name, _, _ := strings.Cut(f, " "); return name == d.Cure }) {
 			return fmt.Sprintf("fix %s, here %s", d.Cure, s.State)
 		}
 	}

@@ -94,21 +94,22 @@ func route(pods string, by provisioner.Node) provisioner.File {
 
 // write writes the CNI configuration of a node whose pods have a CIDR.
 func write(ctx context.Context, node provisioner.Node, cidr string) error {
-	if err := node.Push(ctx, provisioner.File{Path: ConflistPath, Content: conflist(cidr)}); err != nil {
+	if err := node.Push(ctx, provisioner.File{Path: ConflistPath, Content: Conflist(cidr, `"ipMasq": true`)}); err != nil {
 		return fmt.Errorf("write the CNI configuration: %w", err)
 	}
 	return nil
 }
 
-// conflist is a bridge with the node's pod CIDR, masqueraded, and hostPorts.
-func conflist(cidr string) string {
+// Conflist is the CNI configuration of a bridge for pods of a subnet, with
+// hostPorts; settings are more of the bridge plugin's, as JSON fields.
+func Conflist(subnet, settings string) string {
 	return `{
   "cniVersion": "0.4.0",
   "name": "lxcmatrix",
   "plugins": [
     {
-      "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
-      "ipam": {"type": "host-local", "ranges": [[{"subnet": "` + cidr + `"}]], "routes": [{"dst": "0.0.0.0/0"}]}
+      "type": "bridge", "bridge": "cni0", "isGateway": true, ` + settings + `, "hairpinMode": true,
+      "ipam": {"type": "host-local", "ranges": [[{"subnet": "` + subnet + `"}]], "routes": [{"dst": "0.0.0.0/0"}]}
     },
     {"type": "portmap", "capabilities": {"portMappings": true}}
   ]

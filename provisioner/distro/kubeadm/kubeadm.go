@@ -1,7 +1,7 @@
 // Package kubeadm installs Kubernetes with kubeadm on prepared nodes. It
 // writes kubeadm's v1beta4 configuration, containerd's in the format of the
-// version that is there, and a CNI made of the bridge plugin, which needs no
-// image.
+// version that is there, and sets up the pods' network: that of the bridge
+// plugin, which needs no image, or flannel.
 package kubeadm
 
 import (
@@ -18,6 +18,7 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/bridge"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/flannel"
 )
 
 const (
@@ -36,6 +37,8 @@ type Distro struct {
 	// PauseImage is the sandbox image that goes with the version:
 	// registry.k8s.io/pause:3.10.1. Nodes have it, and pull nothing.
 	PauseImage string
+	// Flannel is the pods' network; nil for one of routes and the bridge plugin.
+	Flannel *flannel.Settings
 	// Servers is how many the cluster has. With more than one, the API has a name
 	// of its own; see hosts.go.
 	Servers int
@@ -80,15 +83,20 @@ func (d *Distro) Configure(ctx context.Context, node provisioner.Node, want prov
 	return nil
 }
 
-// network is that of the clusters' pods.
-func network() bridge.Network {
-	return bridge.Network{Pods: podSubnet, Kubectl: "kubectl --kubeconfig " + AdminConf}
+// kubectl is how a server asks the API.
+func kubectl() []string { return []string{"kubectl", "--kubeconfig", AdminConf} }
+
+// routed is the pods' network of no variant.
+func routed() bridge.Network {
+	return bridge.Network{Pods: podSubnet, Kubectl: strings.Join(kubectl(), " ")}
 }
 
 // Init runs kubeadm init.
 func (d *Distro) Init(ctx context.Context, node provisioner.Node, want provisioner.Desired) ([]byte, error) {
-	if err := network().First(ctx, node); err != nil {
-		return nil, err
+	if d.Flannel == nil {
+		if err := routed().First(ctx, node); err != nil {
+			return nil, err
+		}
 	}
 	if d.Servers > 1 {
 		if err := addHosts(ctx, node, node); err != nil {
@@ -97,6 +105,12 @@ func (d *Distro) Init(ctx context.Context, node provisioner.Node, want provision
 	}
 	if _, err := node.Exec(ctx, command(want, "init", "--skip-token-print")); err != nil {
 		return nil, fmt.Errorf("kubeadm init: %w", err)
+	}
+	if d.Flannel != nil {
+		of := flannel.Network{Settings: *d.Flannel, Pods: podSubnet, Kubectl: kubectl()}
+		if err := of.Deploy(ctx, node); err != nil {
+			return nil, err
+		}
 	}
 	kubeconfig, err := node.Pull(ctx, AdminConf)
 	if err != nil {
@@ -137,12 +151,18 @@ func (d *Distro) Join(ctx context.Context, members []provisioner.Node, node prov
 	if _, err := node.Exec(ctx, command(want, "join")); err != nil {
 		return fmt.Errorf("kubeadm join: %w", err)
 	}
-	return network().Join(ctx, members[0], node)
+	if d.Flannel != nil {
+		return nil
+	}
+	return routed().Join(ctx, members[0], node)
 }
 
-// Connect routes the nodes' pods.
+// Connect routes the nodes' pods, unless flannel does.
 func (d *Distro) Connect(ctx context.Context, nodes []provisioner.Node) error {
-	return network().Connect(ctx, nodes)
+	if d.Flannel != nil {
+		return nil
+	}
+	return routed().Connect(ctx, nodes)
 }
 
 // LogCommands are the logs of a kubeadm node.

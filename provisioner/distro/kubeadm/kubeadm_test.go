@@ -19,6 +19,7 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/bridge"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/flannel"
 )
 
 // fakeNode is a node of which only files and the answers to commands exist.
@@ -40,8 +41,8 @@ const certificateKey = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00
 
 func newNode(name, address string) *fakeNode {
 	return &fakeNode{name: name, address: address, files: map[string]provisioner.File{}, fails: map[string]error{}, answers: map[string]string{
-		"containerd --version": "containerd github.com/containerd/containerd 1.7.24~ds1 1.7.24~ds1-6+deb13u1\n",
-		"kubeadm token create": "kubeadm join 10.0.0.10:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:" + strings.Repeat("ab", 32) + "\n",
+		"containerd --version":            "containerd github.com/containerd/containerd 1.7.24~ds1 1.7.24~ds1-6+deb13u1\n",
+		"kubeadm token create":            "kubeadm join 10.0.0.10:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:" + strings.Repeat("ab", 32) + "\n",
 		"kubeadm init phase upload-certs": "[upload-certs] Storing the certificates in Secret \"kubeadm-certs\"\n[upload-certs] Using certificate key:\n" + certificateKey + "\n",
 	}}
 }
@@ -203,6 +204,30 @@ func TestServers(t *testing.T) {
 	for _, node := range []*fakeNode{first, second, third, agent} {
 		g.Expect(node.commands).NotTo(ContainElement(ContainSubstring(certificateKey)), "what is on a command line shows in logs")
 	}
+}
+
+// TestFlannel: the daemon is deployed once the API is there, and nothing is
+// routed by hand.
+func TestFlannel(t *testing.T) {
+	g := NewWithT(t)
+	g.Expect(Variants()).To(Equal([]string{"flannel", "flannel-nftables", "flannel-host-gw"}))
+	g.Expect(Flannel([]string{"unprivileged"})).To(BeNil())
+	g.Expect(Flannel([]string{"unprivileged", "flannel-nftables"})).To(Equal(&flannel.Settings{Backend: "vxlan", NFTables: true}))
+	d := distro()
+	d.Flannel = Flannel([]string{"flannel"})
+	first, agent := newNode("s1", "10.0.0.10"), newNode("a1", "10.0.0.11")
+	_, err := d.Init(t.Context(), first, desired())
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(d.Join(t.Context(), []provisioner.Node{first}, agent, matrix.RoleAgent, desired())).To(Succeed())
+	g.Expect(d.Connect(t.Context(), []provisioner.Node{first, agent})).To(Succeed())
+	g.Expect(first.commands[1]).To(Equal("kubectl --kubeconfig /etc/kubernetes/admin.conf apply -f -"))
+	for _, node := range []*fakeNode{first, agent} {
+		g.Expect(node.files).NotTo(HaveKey(bridge.ConflistPath))
+		g.Expect(node.commands).NotTo(ContainElement("networkctl reload"))
+	}
+	first.fails["kubectl"] = errors.New("refused")
+	_, err = d.Init(t.Context(), first, desired())
+	g.Expect(err).To(MatchError("deploy flannel: refused"))
 }
 
 func TestContainerdConfig(t *testing.T) {

@@ -155,7 +155,7 @@ func (p *program) prepareImages() *cobra.Command {
 			images := catalog.Images(host.StateDir(), planned.CacheDir, planned.Plan, planned.Knowledge, shown)
 			var rows [][]string
 			for _, c := range distinct(planned.Plan) {
-				release, err := planned.Artifacts.Ensure(cmd.Context(), artifact.Request{Distro: c.Distro.Name, Version: c.Distro.Version, Parts: planned.Artifacts.Parts(c.Distro.Name, c.Variants)})
+				release, err := catalog.Release(cmd.Context(), planned.Artifacts, c)
 				if err != nil {
 					return err
 				}
@@ -163,7 +163,7 @@ func (p *program) prepareImages() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				rows = append(rows, []string{c.OS.Name, c.Distro.Name + " " + c.Distro.Version, made.Fingerprint[:12], bytesOf(made.Size), made.Source})
+				rows = append(rows, []string{c.OS.Name, strings.Join(append([]string{c.Distro.Name, c.Distro.Version}, c.Variants...), " "), made.Fingerprint[:12], bytesOf(made.Size), made.Source})
 			}
 			if err := columns(p.Out, []string{"OS", "RELEASE", "FINGERPRINT", "SIZE", "BASE FROM"}, rows); err != nil {
 				return err
@@ -179,13 +179,17 @@ func (p *program) prepareImages() *cobra.Command {
 // runnable cells are neither gated nor without their inputs.
 func runnable(c matrix.Cell) bool { return c.Gate == nil && c.Unavailable == "" }
 
-// distinct keeps one cell for each prepared image.
+// distinct keeps one cell of one OS for each prepared image.
 func distinct(p matrix.Plan) []matrix.Cell {
 	var cells []matrix.Cell
-	for _, c := range p.Cells {
-		same := func(other matrix.Cell) bool { return other.OS == c.OS && other.Distro == c.Distro }
-		if runnable(c) && !slices.ContainsFunc(cells, same) {
-			cells = append(cells, c)
+	for _, planned := range p.Cells {
+		for _, c := range planned.ByOS() {
+			same := func(other matrix.Cell) bool {
+				return other.OS == c.OS && other.Distro == c.Distro && other.Variant() == c.Variant()
+			}
+			if runnable(c) && !slices.ContainsFunc(cells, same) {
+				cells = append(cells, c)
+			}
 		}
 	}
 	return cells

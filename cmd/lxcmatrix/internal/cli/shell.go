@@ -175,7 +175,8 @@ func leaseFor(ctx context.Context, h *host.Host, r matrix.Run, c matrix.Cell, no
 	if err != nil {
 		return nil, err
 	}
-	// Fixes of the user's own may be gone by now; their host effects, too.
+	// Fixes of the user's own may be gone by now; their host effects, too. What
+	// one role's nodes want of the host holds for all.
 	applied := slices.DeleteFunc(slices.Clone(attempt.Fixes), func(f matrix.AppliedFix) bool {
 		_, err := knowledge.Fixes.Fix(f.ID)
 		return err != nil
