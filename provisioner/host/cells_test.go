@@ -164,7 +164,7 @@ func (f fakes) Join(context.Context, []provisioner.Node, provisioner.Node, matri
 	return nil
 }
 func (f fakes) Connect(context.Context, []provisioner.Node) error { return nil }
-func (f fakes) LogCommands() map[string]string { return nil }
+func (f fakes) LogCommands() map[string]string                    { return nil }
 func (f fakes) Baseline(context.Context, *provisioner.Cluster) ([]matrix.Evidence, time.Duration) {
 	if f.mark == nil {
 		return []matrix.Evidence{{Check: "baseline", Saw: enough}}, 0

@@ -15,9 +15,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
-
-	"github.com/gofrs/flock"
 
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/debian"
@@ -46,7 +43,13 @@ type Disk struct {
 	// user's own.
 	Package string `json:"package,omitempty"`
 	Version string `json:"version,omitempty"`
+	// Request is what was asked for: a disk that is made later for the same
+	// takes this one's place.
+	Request string `json:"request,omitempty"`
 }
+
+// diskFile holds a Disk, beside its files.
+const diskFile = "disk.json"
 
 // guest holds files of the machine's own root, as they lie in it.
 //
@@ -165,7 +168,8 @@ func treeStamp(path string) (string, error) {
 // MakeDisk makes the root disk of a machine, or finds it in the cache: one per
 // Debian suite, kernel as it was asked for, and recipe. What the archive has
 // newer since then is in the disks made from then on. A kernel that cannot be
-// had is a *provisioner.UnavailableError. It may be called by many at once.
+// had is a *provisioner.UnavailableError. It may be called by many at once. When
+// it made one, it removes the OldDisks.
 func (s System) MakeDisk(ctx context.Context, spec Spec) (Disk, error) {
 	fail := func(err error) (Disk, error) {
 		return Disk{}, fmt.Errorf("make the root disk of %s with kernel %s: %w", spec.OS, spec.Kernel, err)
@@ -178,28 +182,23 @@ func (s System) MakeDisk(ctx context.Context, spec Spec) (Disk, error) {
 	if err != nil {
 		return fail(err)
 	}
-	top := filepath.Join(s.CacheDir, "qemu")
-	dir := filepath.Join(top, "disks", key)
+	dir := filepath.Join(disks(s.CacheDir), key)
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return fail(err)
 	}
-	lock := flock.New(dir + ".lock")
-	if _, err := lock.TryLockContext(ctx, 200*time.Millisecond); err != nil {
+	made, err := once(ctx, dir, func() (err error) {
+		end := s.step("making the root disk of %s", spec.request())
+		defer func() { end(err) }()
+		return s.makeDisk(ctx, spec, r, dir)
+	})
+	if err != nil {
 		return fail(err)
 	}
-	defer func() { _ = lock.Unlock() }()
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		end := s.step("making the root disk of %s with kernel %s and Incus of %s", spec.OS, spec.Kernel, spec.Incus)
-		err := s.makeDisk(ctx, spec, r, dir)
-		end(err)
-		if err != nil {
-			return fail(err)
-		}
-	} else if err != nil {
-		return fail(err)
+	if made {
+		s.prune()
 	}
 	var d Disk
-	text, err := os.ReadFile(filepath.Join(dir, "disk.json"))
+	text, err := os.ReadFile(filepath.Join(dir, diskFile))
 	if err == nil {
 		err = json.Unmarshal(text, &d)
 	}
@@ -225,10 +224,16 @@ func (s System) step(format string, args ...any) func(error) {
 	return s.Progress.Step(format, args...)
 }
 
+func (s System) note(format string, args ...any) {
+	if s.Progress != nil {
+		s.Progress.Note(format, args...)
+	}
+}
+
 // makeDisk fills a folder beside dir, and gives it its name when it is whole.
 // The lock of dir is held.
 func (s System) makeDisk(ctx context.Context, spec Spec, r recipe, dir string) error {
-	work := dir + ".part"
+	work := dir + halfMade
 	// One that was killed left it behind.
 	if err := os.RemoveAll(work); err != nil {
 		return err
@@ -304,7 +309,7 @@ func (s System) makeDisk(ctx context.Context, spec Spec, r recipe, dir string) e
 	if err := mkfs(ctx, filepath.Join(made, "root.img"), "lxcmatrix", rootBytes, root); err != nil {
 		return err
 	}
-	disk := Disk{Package: kernel.Name, Version: kernel.Version}.in(made, spec)
+	disk := Disk{Package: kernel.Name, Version: kernel.Version, Request: spec.request()}.in(made, spec)
 	if err := s.finish(ctx, disk, spec); err != nil {
 		return err
 	}
@@ -312,7 +317,7 @@ func (s System) makeDisk(ctx context.Context, spec Spec, r recipe, dir string) e
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(made, "disk.json"), append(text, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(made, diskFile), append(text, '\n'), 0o644); err != nil {
 		return err
 	}
 	return os.Rename(made, dir)

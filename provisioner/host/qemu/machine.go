@@ -48,7 +48,9 @@ type Machine struct {
 	// Console is the file with all that the machine prints.
 	Console string
 
-	dir     string
+	dir string
+	// release gives the root disk back; nil for one that is just being made.
+	release func() error
 	api     API
 	process *process
 	monitor *monitor
@@ -111,18 +113,27 @@ func (e *BootError) Unwrap() error { return e.Err }
 // nothing but its console. One that runs ends with Shutdown, or with this
 // process, however that ends; it does not end with ctx.
 func (s System) Boot(ctx context.Context, disk Disk, spec Spec, opts BootOptions) (_ *Machine, err error) {
+	release, err := use(ctx, filepath.Dir(disk.Root))
+	if err != nil {
+		return nil, fmt.Errorf("boot a machine: use its root disk: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, release())
+		}
+	}()
 	accel, reason, err := s.accelerator(ctx, spec, disk.Kernel)
 	if err != nil {
 		return nil, err
 	}
-	end := s.step("booting %s with %s under %s", spec.OS, release(disk, spec), accel)
+	end := s.step("booting %s with %s under %s", spec.OS, kernelName(disk, spec), accel)
 	defer func() { end(err) }()
 	dir, err := s.newRunFolder()
 	if err != nil {
 		return nil, fmt.Errorf("boot a machine: %w", err)
 	}
 	overlay := filepath.Join(dir, rootFile)
-	m := &Machine{Accel: accel, AccelReason: reason, Console: opts.Console, dir: dir}
+	m := &Machine{Accel: accel, AccelReason: reason, Console: opts.Console, dir: dir, release: release}
 	l := launch{spec: spec, kernel: disk.Kernel, initrd: disk.Initrd, root: "format=qcow2,cache=unsafe,file=" + escape(overlay), accel: accel}
 	keys, err := newSecrets()
 	if err == nil {
@@ -229,8 +240,8 @@ func (m *Machine) start(ctx context.Context, l launch, keys secrets, opts BootOp
 	return nil
 }
 
-// release is how a kernel is called before it runs.
-func release(disk Disk, spec Spec) string {
+// kernelName is how a kernel is called before it runs.
+func kernelName(disk Disk, spec Spec) string {
 	if disk.Package != "" {
 		return disk.Package
 	}
@@ -493,7 +504,11 @@ func (m *Machine) Shutdown(ctx context.Context) error {
 			return fmt.Errorf("end a machine: %w", err)
 		}
 	}
-	if err := os.RemoveAll(m.dir); err != nil {
+	err := os.RemoveAll(m.dir)
+	if m.release != nil {
+		err = errors.Join(err, m.release())
+	}
+	if err != nil {
 		return fmt.Errorf("end a machine: %w", err)
 	}
 	return nil

@@ -66,6 +66,11 @@ func (s Spec) system() system {
 	return system{Suite: "trixie", LegacyForce: true}
 }
 
+// request is what a disk is made for, in words.
+func (s Spec) request() string {
+	return fmt.Sprintf("%s with kernel %s and Incus of %s", s.OS, s.Kernel, s.Incus)
+}
+
 // SpecError lists everything that is wrong with a machine's description.
 type SpecError struct {
 	Host     string

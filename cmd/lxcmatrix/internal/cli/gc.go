@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix/lease"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
@@ -33,7 +34,9 @@ func (p *program) gc() *cobra.Command {
 		Long: `Gc looks for what runs left behind: nodes that were kept or that a run which
 did not end could not remove, a daemon, a mounted pool, virtual machines, host
 sysctls. It shows them; --yes removes them. What belongs to a process that lives is left alone.
-Images and releases stay: see lxcmatrix image remove.`,
+Images and releases stay: see lxcmatrix image remove. Of the root disks of
+virtual machines, those go that no run asked for in 30 days or that a newer one
+replaced.`,
 		Example: `  lxcmatrix gc
   lxcmatrix gc --yes
   lxcmatrix gc --host embedded --host local --yes`,
@@ -47,7 +50,7 @@ Images and releases stay: see lxcmatrix image remove.`,
 				case "local":
 					errs = append(errs, c.local(cmd.Context()))
 				case "qemu":
-					errs = append(errs, c.machines(cmd.Context()))
+					errs = append(errs, c.machines(cmd.Context()), c.disks())
 				default:
 					return usage("--host %q: want embedded, local or qemu", driver)
 				}
@@ -79,7 +82,8 @@ const (
 // leftover is one thing that a run left behind.
 type leftover struct {
 	Host string `json:"host"`
-	// What is node, image in the making, daemon, mount, machine or sysctls.
+	// What is node, image in the making, daemon, mount, machine, root disk or
+	// sysctls.
 	What string `json:"what"`
 	Name string `json:"name"`
 	Why  string `json:"why"`
@@ -185,6 +189,20 @@ func (c *collector) machines(ctx context.Context) error {
 			item.Why = fmt.Sprintf("its run did not end; QEMU runs as process %d", l.PID)
 		}
 		errs = append(errs, c.take(item, func() error { return l.Remove(ctx) }))
+	}
+	return errors.Join(errs...)
+}
+
+// disks takes the root disks of virtual machines that are not worth their place.
+func (c *collector) disks() error {
+	cache, err := artifact.DefaultCacheDir()
+	if err != nil {
+		return err
+	}
+	old, err := qemu.OldDisks(cache)
+	errs := []error{err}
+	for _, d := range old {
+		errs = append(errs, c.take(leftover{Host: "qemu", What: "root disk", Name: d.Dir, Why: d.Why}, d.Remove))
 	}
 	return errors.Join(errs...)
 }

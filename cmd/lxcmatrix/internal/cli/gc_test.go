@@ -68,6 +68,33 @@ func TestMounted(t *testing.T) {
 	}
 }
 
+// TestDisksThatAreOld: they are shown, and removed where that is asked for.
+func TestDisksThatAreOld(t *testing.T) {
+	cache := t.TempDir()
+	t.Setenv("XDG_CACHE_HOME", cache)
+	old := filepath.Join(cache, "lxcmatrix", "qemu", "disks", "old")
+	if err := os.MkdirAll(old, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	used := time.Now().AddDate(0, 0, -40)
+	if err := os.Chtimes(old, time.Time{}, used); err != nil {
+		t.Fatal(err)
+	}
+	for _, state := range []string{toRemove, removed} {
+		c := &collector{program: &program{}, yes: state == removed}
+		if err := c.disks(); err != nil {
+			t.Fatal(err)
+		}
+		want := []leftover{{Host: "qemu", What: "root disk", Name: old, Why: "unused since " + used.UTC().Format(time.DateOnly), State: state}}
+		if !slices.Equal(c.items, want) {
+			t.Errorf("found %+v, want %+v", c.items, want)
+		}
+	}
+	if _, err := os.Stat(old); err == nil {
+		t.Error("it is still there")
+	}
+}
+
 // TestMachinesThatWereLeft: one whose run lives is left alone, and what has the
 // recorded ID but started at another time is no machine.
 func TestMachinesThatWereLeft(t *testing.T) {
