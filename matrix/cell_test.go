@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	. "github.com/onsi/gomega"
+
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 )
 
@@ -163,4 +165,29 @@ func TestContradiction(t *testing.T) {
 			t.Errorf("declared %q %q, observed %q %q: got %q, want %q", tc.declared.Cgroup, tc.declared.QEMU.Kernel, tc.cgroup, tc.kernel, got, tc.want)
 		}
 	}
+}
+
+// TestByOS: a cell is what each of its OSes makes of it.
+func TestByOS(t *testing.T) {
+	g := NewWithT(t)
+	c := matrix.Cell{OS: matrix.OS{Name: "debian/12", Agents: "debian/13"}, Topology: matrix.Topology{Servers: 1, Agents: 2}}
+	g.Expect(c.OS.Written()).To(Equal("debian/12+debian/13"))
+	g.Expect(c.OS.String()).To(Equal("debian-12+debian-13"))
+	var each []string
+	for _, one := range c.ByOS() {
+		each = append(each, one.OS.Written())
+	}
+	g.Expect(each).To(Equal([]string{"debian/12", "debian/13"}))
+	var roles []matrix.Role
+	for i := range c.Topology.Nodes() {
+		roles = append(roles, c.Topology.Role(i))
+	}
+	g.Expect(roles).To(Equal([]matrix.Role{matrix.RoleServer, matrix.RoleAgent, matrix.RoleAgent}))
+	c.OS.Agents = ""
+	g.Expect(c.OSOf(matrix.RoleAgent)).To(Equal(matrix.OS{Name: "debian/12"}))
+	g.Expect(c.ByOS()).To(HaveLen(1))
+	c.Variants = []string{"flannel", "unprivileged"}
+	g.Expect(c.Variant()).To(Equal("flannel/unprivileged"))
+	c.Variants = nil
+	g.Expect(c.Variant()).To(Equal(matrix.NoVariant))
 }

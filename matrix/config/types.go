@@ -202,11 +202,11 @@ type Timeouts struct {
 	Create Duration `yaml:"create"`
 	// Default: 2m.
 	Fix Duration `yaml:"fix"`
-	// Default: 6m.
+	// One server, or all agents: further servers are joined one after another. Default: 6m.
 	Install Duration `yaml:"install"`
-	// One restart, until the node's init runs again. Default: 2m.
+	// One restart, until the init of the nodes that are restarted together runs again. Default: 2m.
 	Restart Duration `yaml:"restart"`
-	// The baseline, and every recovery after a restart, must be healthy within this. Default: 5m.
+	// The baseline, and every recovery after a restart, must be healthy within this; so must nodes be back that are restarted in turns. Default: 5m.
 	Recover Duration `yaml:"recover"`
 	// Default: 1m.
 	Collect Duration `yaml:"collect"`

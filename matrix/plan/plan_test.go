@@ -443,3 +443,30 @@ os: [debian/12, debian/13]
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(p.Cells).To(HaveEach(HaveField("Unavailable", ContainSubstring("ssh is the way to one machine"))))
 }
+
+// TestMixedOS: both OSes' images are planned, each once, and one that cannot be
+// had blocks the cell.
+func TestMixedOS(t *testing.T) {
+	g := NewWithT(t)
+	m, err := config.Parse("matrix.yaml", []byte(`
+apiVersion: lxcmatrix.dev/v1
+distros: [kubeadm@1.34]
+os: [debian/12+debian/13, debian/13+rhel/10]
+topologies: ["1+1"]
+`), config.Machine{CPUs: 4, Memory: 16 << 30})
+	g.Expect(err).NotTo(HaveOccurred())
+	w := newWorld()
+	p, err := plan.Make(t.Context(), m, w, old{}, plan.Options{})
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(p.Cells).To(HaveLen(2))
+	g.Expect(p.Cells[0].Unavailable).To(BeEmpty())
+	g.Expect(p.Cells[1].Unavailable).To(ContainSubstring("image rhel/10 cannot be had"))
+	var images []string
+	for _, in := range p.Inputs {
+		if in.Kind == "image" {
+			images = append(images, in.Name)
+		}
+	}
+	g.Expect(images).To(Equal([]string{"debian/12", "debian/13"}))
+	g.Expect(w.asked).To(HaveKeyWithValue("debian/13 for kubeadm 1.34.4", 1))
+}

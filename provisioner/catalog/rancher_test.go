@@ -22,6 +22,7 @@ func TestWhatCannotBe(t *testing.T) {
 	for _, c := range []matrix.Cell{
 		cellOf("k3s", 1), cellOf("k3s", 1, "sqlite"), cellOf("k3s", 1, "bridge", "etcd"), cellOf("k3s", 3, "flannel"),
 		cellOf("rke2", 1, "canal"), cellOf("rke2", 1, "bridge", "sqlite"), cellOf("rke2", 3, "cilium", "etcd"),
+		cellOf("kubeadm", 3, "flannel-nftables"), cellOf("kubeadm", 1, "unprivileged", "flannel"),
 	} {
 		g.Expect(distributions()[c.Distro.Name].cannot(c)).To(BeEmpty(), "%v", c)
 	}
@@ -33,6 +34,9 @@ func TestWhatCannotBe(t *testing.T) {
 		"write 1 or 3 servers":        cellOf("k3s", 2),
 		`rke2 has no variant "boom"`:  cellOf("rke2", 1, "boom"),
 		"as most of etcd's members m": cellOf("rke2", 4),
+		"write 1 or 3 server":         cellOf("kubeadm", 2),
+		`kubeadm has no variant "flanel" (did you mean "flannel"?); it has flannel, flannel-nftables, flannel-host-gw, unprivileged`: cellOf("kubeadm", 1, "flanel"),
+		"the variants flannel-host-gw and flannel exclude each other":                                                                cellOf("kubeadm", 1, "flannel-host-gw", "flannel"),
 	} {
 		g.Expect(distributions()[c.Distro.Name].cannot(c)).To(ContainSubstring(want))
 	}

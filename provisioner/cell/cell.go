@@ -605,10 +605,17 @@ func (x *run) restartInTurns(ctx context.Context, result *matrix.PhaseResult) er
 		return err
 	}
 	for _, turn := range turns(x.cell.Topology) {
-		if err := x.restartNodes(ctx, result, turn, provisioner.Node.Restart); err != nil {
+		within, cancel := context.WithTimeout(ctx, x.Timeouts.Restart.Std())
+		err := x.restartNodes(within, result, turn, provisioner.Node.Restart)
+		if err != nil && within.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("one turn of %s did not end within %s: %w", result.Phase, x.Timeouts.Restart, err)
+			result.Blame = matrix.BlameNode
+		}
+		cancel()
+		if err != nil {
 			return err
 		}
-		within, cancel := context.WithTimeout(ctx, x.Timeouts.Recover.Std())
+		within, cancel = context.WithTimeout(ctx, x.Timeouts.Recover.Std())
 		seen := x.Health.Returned(within, x.cluster, x.mark, x.names[turn.from:turn.to])
 		cancel()
 		result.Evidence = append(result.Evidence, seen...)

@@ -388,6 +388,25 @@ func TestTurnThatDoesNotReturn(t *testing.T) {
 	g.Expect(w.counts["restart"]).To(Equal(1))
 }
 
+// TestTurnThatHangs: a turn has no more time than a restart has, and running out
+// of it is the node's doing.
+func TestTurnThatHangs(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1+1")
+	w.meet = func(ctx context.Context, _, called string) error {
+		if called != "restart 2" {
+			return nil
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a)).To(And(HaveField("Verdict", matrix.Fail), HaveField("Phase", matrix.PhaseRestart),
+		HaveField("Reason", ContainSubstring("one turn of restart did not end within 2m0s"))))
+	graceful, _ := a.Phase(matrix.PhaseRestart)
+	g.Expect(graceful.Duration.Std()).To(BeNumerically("<", 3*time.Minute))
+}
+
 // TestMixedOS: each node has its role's image and fixes, and what differs is
 // told apart.
 func TestMixedOS(t *testing.T) {

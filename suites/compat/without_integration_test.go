@@ -61,6 +61,12 @@ func TestWithout(t *testing.T) {
 // attempt runs the one cell of a matrix file, and keeps the run below root.
 func attempt(t *testing.T, root, file string, without ...string) matrix.Result {
 	t.Helper()
+	return runMatrix(t, root, file, without...).Results[0]
+}
+
+// runMatrix runs the cells of a matrix file, and keeps the run below root.
+func runMatrix(t *testing.T, root, file string, without ...string) matrix.Run {
+	t.Helper()
 	planned, err := run.Plan(t.Context(), run.Request{Matrix: filepath.Join("testdata", file), Without: without, Root: root, Progress: progress.New(os.Stderr, time.Now)})
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +85,7 @@ func attempt(t *testing.T, root, file string, without ...string) matrix.Result {
 	if len(finished.HarnessErrors) > 0 {
 		t.Errorf("the harness failed: %v", finished.HarnessErrors)
 	}
-	return finished.Results[0]
+	return finished
 }
 
 // observe opens the embedded host for a moment.

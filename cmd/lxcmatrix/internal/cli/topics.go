@@ -13,6 +13,9 @@ pattern, * stands for any text without a slash and ** for any text.
   kubeadm                           every kubeadm
   debian/13                         every cell on Debian 13
   distro=kubeadm@1.34,os=debian/*   kubeadm 1.34 on any Debian
+  debian/12+debian/13               Debian 12 servers with Debian 13 agents
+  topology=*+*,variant=flannel      flannel between several nodes
+  variant=default                   cells of no variant
   kubeadm-1.34/debian-13/**         cells by ID
 
 A selector that matches nothing is an error, never an empty run.`},
