@@ -77,9 +77,11 @@ func (s *Store) pull(ctx context.Context, source string, wanted Request, work st
 	}
 	e.Go = g.version
 	for _, n := range names {
-		if images[n], err = s.pullImage(ctx, from, n); err != nil {
+		var o origin
+		if images[n], o, err = s.pullImage(ctx, from, n); err != nil {
 			return entry{}, err
 		}
+		e.Origins = append(e.Origins, o)
 	}
 	archive, err := s.archive(ctx, images, work, source)
 	if err != nil {
@@ -95,6 +97,7 @@ func (s *Store) pullFile(ctx context.Context, from *remote, wanted Request, d do
 	if err != nil {
 		return err
 	}
+	e.Origins = append(e.Origins, origin{d.URL, got})
 	keep := func(name string, b blob) {
 		e.Files = append(e.Files, File{Name: name, Kind: d.Kind, SHA256: b.SHA256, Size: b.Size, Source: from.name})
 	}
@@ -123,7 +126,7 @@ func (s *Store) pullFile(ctx context.Context, from *remote, wanted Request, d do
 // fetch has a file that lies elsewhere in the cache, whole and verified: from
 // there, or downloaded. Processes that want the same file get it once.
 func (s *Store) fetch(ctx context.Context, from *remote, wanted Request, d download) (got blob, err error) {
-	sum, err := from.checksum(ctx, d)
+	sum, err := s.checksum(ctx, from, d)
 	if err != nil {
 		return blob{}, err
 	}
@@ -132,6 +135,11 @@ func (s *Store) fetch(ctx context.Context, from *remote, wanted Request, d downl
 		return blob{}, err
 	}
 	defer unlock()
+	defer func() {
+		if err == nil {
+			s.lock.addFile(d.URL, got)
+		}
+	}()
 	target := s.cache.path(blob{SHA256: sum})
 	if have, err := hashFile(ctx, target); err == nil && have.SHA256 == sum {
 		return have, nil
@@ -155,6 +163,15 @@ func (s *Store) fetch(ctx context.Context, from *remote, wanted Request, d downl
 		return blob{}, fmt.Errorf("put %s into the cache: %w", d.name(), err)
 	}
 	return blob{sum, size}, nil
+}
+
+// checksum is what the release says a file's SHA-256 is, if the lock has no other.
+func (s *Store) checksum(ctx context.Context, from *remote, d download) (string, error) {
+	sum, err := from.checksum(ctx, d)
+	if err != nil {
+		return "", err
+	}
+	return sum, s.lock.allows(d.URL, sum)
 }
 
 // unpack takes members out of a .tar.gz, called name, and says where in dir each
@@ -201,19 +218,38 @@ func unpack(ctx context.Context, archive, name string, members []string, dir str
 	return files, nil
 }
 
-// pullImage finds an image for this platform; its layers are fetched, and
-// checked against their digests, when it is written out.
-func (s *Store) pullImage(ctx context.Context, from *remote, n string) (v1.Image, error) {
-	tag, err := name.NewTag(n)
-	if err != nil {
-		return nil, fmt.Errorf("image name %q: %w", n, err)
+// findImage finds what is behind an image's tag, and where.
+func (s *Store) findImage(ctx context.Context, from *remote, n string) (tag name.Tag, found *containers.Descriptor, o origin, err error) {
+	if tag, err = name.NewTag(n); err != nil {
+		return tag, nil, o, fmt.Errorf("image name %q: %w", n, err)
 	}
-	image, err := containers.Image(tag, containers.WithContext(ctx), containers.WithTransport(from.transport),
+	found, err = containers.Get(tag, containers.WithContext(ctx), containers.WithTransport(from.transport),
 		containers.WithPlatform(v1.Platform{OS: "linux", Architecture: s.arch}))
 	if err != nil {
-		return nil, fmt.Errorf("find image %s: %w", n, err)
+		return tag, nil, o, fmt.Errorf("find image %s: %w", n, err)
 	}
-	return image, nil
+	o = origin{manifestURL(tag.Context(), tag.TagStr()), blob{found.Digest.Hex, found.Size}}
+	return tag, found, o, s.lock.allows(o.URL, o.SHA256)
+}
+
+// pullImage finds an image for this platform, and where from; its layers are
+// fetched, and checked against their digests, when it is written out.
+func (s *Store) pullImage(ctx context.Context, from *remote, n string) (v1.Image, origin, error) {
+	_, found, o, err := s.findImage(ctx, from, n)
+	if err != nil {
+		return nil, o, err
+	}
+	image, err := found.Image()
+	if err != nil {
+		return nil, o, fmt.Errorf("find image %s: %w", n, err)
+	}
+	s.lock.addFile(o.URL, o.blob)
+	return image, o, nil
+}
+
+// manifestURL is where a registry has the manifest of a tag or digest.
+func manifestURL(repository name.Repository, reference string) string {
+	return fmt.Sprintf("https://%s/v2/%s/manifests/%s", repository.RegistryStr(), repository.RepositoryStr(), reference)
 }
 
 // imageNames lists the images of a release that lie in registries: as its

@@ -81,7 +81,7 @@ func newRemote(name string, transport http.RoundTripper) *remote {
 // folderMirror is a mirror in a folder of this machine.
 func folderMirror(dir string) *remote {
 	r := newRemote(SourceMirror, &mirrorTransport{next: folderTransport(dir)})
-	r.at = func(address string) string { return filepath.Join(dir, filepath.FromSlash(layout(address))) }
+	r.at = func(address string) string { return filepath.Join(dir, filepath.FromSlash(mirrored(address))) }
 	r.list = func(address string) ([]string, error) {
 		entries, err := os.ReadDir(r.at(address))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -112,8 +112,8 @@ func serverMirror(base *url.URL, network http.RoundTripper) *remote {
 	return r
 }
 
-// layout is where a mirror has an upstream URL's file: HOST/PATH, decoded.
-func layout(address string) string {
+// mirrored is where a mirror has an upstream URL's file: HOST/PATH, decoded.
+func mirrored(address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
 		return address

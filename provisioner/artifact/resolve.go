@@ -102,9 +102,18 @@ func (s *Store) exact(ctx context.Context, wanted Request) (string, error) {
 	key := wanted.Distro + "@" + wanted.Version
 	known, there := s.versions[key]
 	if !there {
-		known.version, known.err = s.newest(ctx, wanted)
+		known.version, known.err = s.lock.version(key)
+		switch {
+		case known.err != nil:
+			known.err = &provisioner.UnavailableError{What: wanted.Distro + " " + wanted.Version, Tried: []string{known.err.Error()}}
+		case known.version == "":
+			known.version, known.err = s.newest(ctx, wanted)
+		}
 		if ctx.Err() != nil {
 			return "", fmt.Errorf("resolve %s: %w", wanted, context.Cause(ctx))
+		}
+		if known.err == nil {
+			s.lock.addVersion(key, known.version)
 		}
 		s.versions[key] = known
 	}
@@ -204,6 +213,7 @@ func isMinor(wanted string) bool { return strings.Contains(wanted, ".") }
 // channelDocument is what a channel server answers: a collection of channels,
 // each with the newest version on it. What else is in it is others' business.
 type channelDocument struct {
+	Type string    `json:"type"`
 	Data []channel `json:"data"`
 }
 
@@ -292,6 +302,9 @@ func (s *Store) inputs(ctx context.Context, source string, wanted Request) ([]ma
 		if !found || r.Version != wanted.Version {
 			return nil, fmt.Errorf("no recipe to build %s", wanted)
 		}
+		if err := s.mayBuild(wanted); err != nil {
+			return nil, err
+		}
 		if _, err := findGo(ctx); err != nil {
 			return nil, err
 		}
@@ -304,7 +317,7 @@ func (s *Store) inputs(ctx context.Context, source string, wanted Request) ([]ma
 			return nil, err
 		}
 		for _, d := range s.downloads(u, r, wanted) {
-			sum, err := from.checksum(ctx, d)
+			sum, err := s.checksum(ctx, from, d)
 			if err != nil {
 				return nil, err
 			}

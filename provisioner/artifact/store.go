@@ -65,6 +65,8 @@ type Options struct {
 	// HOST/v2/PATH; empty leaves the mirror out. Its files are held to the checksums
 	// that it has itself: a mirror is trusted, http:// with everybody on the way.
 	Mirror string
+	// Lock holds everything to its versions and bytes; nil is none.
+	Lock *Lock
 	// Progress may be nil.
 	Progress provisioner.Progress
 }
@@ -201,6 +203,7 @@ type Store struct {
 	cache    cache
 	sources  []string
 	progress provisioner.Progress
+	lock     *Lock
 	arch     string
 	modules  fs.FS
 	knowledge
@@ -244,6 +247,7 @@ func newStore(cacheDir string, opts Options, modules fs.FS) (*Store, error) {
 		cache:     cache{filepath.Join(root, "artifacts")},
 		sources:   opts.Sources,
 		progress:  opts.Progress,
+		lock:      opts.Lock,
 		arch:      runtime.GOARCH,
 		modules:   modules,
 		knowledge: known,
@@ -358,6 +362,9 @@ func (s *Store) from(ctx context.Context, source string, wanted Request, sources
 	defer remove()
 	var e entry
 	if source == SourceBuild {
+		if err := s.mayBuild(wanted); err != nil {
+			return Release{}, err
+		}
 		e, err = s.build(ctx, wanted, work, force)
 	} else {
 		e, err = s.pull(ctx, source, wanted, work)
@@ -378,6 +385,15 @@ type entry struct {
 	// version that did.
 	Fingerprint string `json:"fingerprint"`
 	Go          string `json:"go"`
+	// Origins are what it was downloaded from.
+	Origins []origin `json:"origins,omitempty"`
+}
+
+// origin is a file, or an image's manifest, as it was downloaded.
+type origin struct {
+	// URL is upstream's.
+	URL string `json:"url"`
+	blob
 }
 
 func (s *Store) releaseKey(wanted Request) string {
@@ -392,6 +408,7 @@ func (s *Store) cached(ctx context.Context, wanted Request, sources []string) (R
 	if !slices.Contains(sources, SourceCache) {
 		return Release{}, errNotCached
 	}
+	var refused error
 	for _, source := range sources {
 		var e entry
 		err := s.cache.load(s.releaseKey(wanted)+"/"+source, &e)
@@ -404,6 +421,9 @@ func (s *Store) cached(ctx context.Context, wanted Request, sources []string) (R
 		if !s.current(ctx, e) {
 			continue
 		}
+		if refused = s.locked(wanted, e); refused != nil {
+			continue
+		}
 		err = s.verify(ctx, e.Release)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -413,7 +433,42 @@ func (s *Store) cached(ctx context.Context, wanted Request, sources []string) (R
 		}
 		return s.located(e.Release), nil
 	}
+	if refused != nil {
+		return Release{}, fmt.Errorf("%w: %w", errNotCached, refused)
+	}
 	return Release{}, errNotCached
+}
+
+// locked says whether a release in the cache is what the lock holds it to.
+func (s *Store) locked(wanted Request, e entry) error {
+	if s.lock == nil {
+		return nil
+	}
+	if e.Source == SourceBuild {
+		return s.mayBuild(wanted)
+	}
+	if len(e.Origins) == 0 {
+		return errors.New("it is not known what it was downloaded from")
+	}
+	for _, o := range e.Origins {
+		if err := s.lock.allows(o.URL, o.SHA256); err != nil {
+			return err
+		}
+	}
+	for _, o := range e.Origins {
+		s.lock.addFile(o.URL, o.blob)
+	}
+	return nil
+}
+
+// mayBuild says whether a release may be built: what is locked as upstream's
+// files may not.
+func (s *Store) mayBuild(wanted Request) error {
+	r, _ := s.recipe(wanted.Distro, wanted.Version)
+	if s.lock.has(s.downloads(s.upstreams[wanted.Distro], r, wanted)) {
+		return fmt.Errorf("%s holds %s to upstream's files", s.lock.path, wanted)
+	}
+	return nil
 }
 
 // current says whether what was built of an entry is what a build would make

@@ -43,6 +43,9 @@ type Request struct {
 	FixFolders []string
 	// Mirror overrides the matrix file's; empty leaves it.
 	Mirror string
+	// Lock is a lock file of artifacts; empty is the one beside the matrix file,
+	// if it is there.
+	Lock string
 	// Root is the folder that runs are kept in; earlier ones there tell how
 	// long things take.
 	Root     string
@@ -101,7 +104,11 @@ func Plan(ctx context.Context, r Request) (*Planned, error) {
 	if r.Mirror != "" {
 		sources.Mirror = r.Mirror
 	}
-	store, err := artifact.New(cacheDir, artifact.Options{Sources: sources.Artifacts, Mirror: sources.Mirror, Progress: r.Progress})
+	lock, err := artifact.FindLock(r.Lock, m.Beside(artifact.LockName))
+	if err != nil {
+		return nil, &UsageError{err}
+	}
+	store, err := artifact.New(cacheDir, artifact.Options{Sources: sources.Artifacts, Mirror: sources.Mirror, Lock: lock, Progress: r.Progress})
 	if err != nil {
 		return nil, &UsageError{err}
 	}

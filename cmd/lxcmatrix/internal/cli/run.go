@@ -13,6 +13,7 @@ import (
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
 	jsonreport "github.com/lxcmatrix/lxcmatrix/reports/json"
@@ -39,6 +40,7 @@ func (s *selection) inputFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&s.Without, "without", nil, "leave a `fix` out of every cell, by ID")
 	f.StringArrayVar(&s.FixFolders, "fixes", nil, "add the fixes of a `folder`")
 	mirrorFlag(f, &s.Mirror)
+	lockFlag(f, &s.Lock)
 }
 
 func matrixFlag(f *pflag.FlagSet, name *string) {
@@ -46,7 +48,11 @@ func matrixFlag(f *pflag.FlagSet, name *string) {
 }
 
 func mirrorFlag(f *pflag.FlagSet, mirror *string) {
-	f.StringVar(mirror, "mirror", os.Getenv("LXCMATRIX_MIRROR"), "`URL` of a mirror of upstream's releases, file:// or https://; default: $LXCMATRIX_MIRROR")
+	f.StringVar(mirror, "mirror", os.Getenv("LXCMATRIX_MIRROR"), "a mirror of upstream's releases: a `folder`, or a file://, http:// or https:// URL; default: $LXCMATRIX_MIRROR")
+}
+
+func lockFlag(f *pflag.FlagSet, lock *string) {
+	f.StringVar(lock, "lock", "", "lock `file` of versions and digests; default: "+artifact.LockName+" beside the matrix file, if it is there")
 }
 
 func rootFlag(f *pflag.FlagSet, root *string) {
