@@ -9,11 +9,13 @@ import (
 	"github.com/Masterminds/semver/v3"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/selector"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/k3s"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/rancher"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/rke2"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/image"
 )
 
@@ -79,14 +81,15 @@ func rancherOptions(c matrix.Cell, cnis []string) (o rancher.Options, why string
 		}
 		*into = v
 	}
+	known := slices.Concat(cnis, datastores, fix.Variants())
 	for _, v := range c.Variants {
 		switch {
+		case !slices.Contains(known, v):
+			why = fmt.Sprintf("%s has no variant %q%s; it has %s", c.Distro.Name, v, selector.DidYouMean(v, known), strings.Join(known, ", "))
 		case slices.Contains(cnis, v):
 			choose(&o.CNI, v)
 		case slices.Contains(datastores, v):
 			choose(&o.Datastore, v)
-		default:
-			why = fmt.Sprintf("%s has no variant %q; it has %s", c.Distro.Name, v, strings.Join(append(slices.Clone(cnis), datastores...), ", "))
 		}
 	}
 	switch {

@@ -70,6 +70,7 @@ func gone() map[string]struct {
 		"key in base64":         {"x: " + b64(pem("RSA PRIVATE KEY", keyBody)), []string{b64(pem("RSA PRIVATE KEY", keyBody))[40:90]}},
 		"kubeconfig":            {"users:\n- name: admin\n  user:\n    client-certificate-data: " + b64(pem("CERTIFICATE", certBody)) + "\n    client-key-data: c2VjcmV0LWtleQ==\n    password: hunter2\n    token: opaque\n", []string{"c2VjcmV0LWtleQ", "hunter2", "opaque"}},
 		"K3s server token":      {"K10" + certKey + "::server:hunter2", []string{"hunter2", certKey}},
+		"K3s configuration":     {"server: https://10.0.0.10:6443\ntls-san:\n- 10.0.0.11\ntoken: mfrggzdfmztwq2lknnwg23tpob\n", []string{"mfrggzdfmztwq2lknnwg23tpob"}},
 		"K3s environment":       {"K3S_TOKEN=hunter2, or so\nRKE2_AGENT_TOKEN='x y z'", []string{"hunter2", "or so", "x y z"}},
 		"unit's environment":    {`Environment="DB_PASSWORD=hunter2" "A=b"`, []string{"hunter2"}},
 		"exported":              {"export AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG", []string{"wJalrXUtnFEMI", "K7MDENG"}},
