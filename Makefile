@@ -30,6 +30,7 @@ INTEGRATION := \
 	./provisioner/host \
 	./provisioner/incus \
 	./provisioner/artifact \
+	./provisioner/distro/contract \
 	./suites/compat
 
 say = @printf '\n== %s\n' '$(1)'
