@@ -125,7 +125,7 @@ func (g openGround) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, er
 	return &cell.Runner{Host: g.host, Facts: g.facts, Distro: f, Fixes: f, Health: f, Hygiene: f, Clock: clock{}, Keep: cell.KeepNever,
 		KeepLog:  func(string, string, []byte) error { return nil },
 		Diagnose: func(context.Context) ([]matrix.Diagnosis, error) { return nil, nil },
-		Limits:   small, Image: g.image, Owner: map[string]string{"kind": "node", "run": "test"}, Timeouts: patient}, nil
+		Limits:   small, Images: map[matrix.OS]string{c.OS: g.image}, Owner: map[string]string{"kind": "node", "run": "test"}, Timeouts: patient}, nil
 }
 
 // fakes stand for what a cell would install, fix and look at.
@@ -170,6 +170,9 @@ func (f fakes) Baseline(context.Context, *provisioner.Cluster) ([]matrix.Evidenc
 		return []matrix.Evidence{{Check: "baseline", Saw: enough}}, 0
 	}
 	return healthy("baseline"), 0
+}
+func (f fakes) Returned(context.Context, *provisioner.Cluster, cell.Mark, []string) []matrix.Evidence {
+	return healthy("returned")
 }
 func (f fakes) Mark(ctx context.Context, cluster *provisioner.Cluster) (cell.Mark, error) {
 	if f.mark != nil {
