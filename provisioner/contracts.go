@@ -123,8 +123,8 @@ type File struct {
 }
 
 // Desired is the state that the fixes of a cell want of one node, merged; a
-// distribution translates its Kubelet, KubeProxy, Containerd and Distro parts
-// into its own formats.
+// distribution translates its Kubelet, KubeProxy and Containerd parts into its own
+// formats.
 type Desired struct {
 	Incus IncusConfig
 	Host  HostState
@@ -135,9 +135,6 @@ type Desired struct {
 	KubeProxy map[string]any
 	// Containerd settings; see ContainerdSettings.
 	Containerd ContainerdSettings
-	// Distro holds keys of the distribution's own configuration file: k3s and
-	// RKE2 have one, kubeadm has none and refuses them.
-	Distro map[string]any
 	// NodeIP, if set, is what kubelet is told to be its address.
 	NodeIP string
 	// IgnorePreflightErrors lists kubeadm's preflight checks to ignore.

@@ -156,10 +156,19 @@ func (k *Knowledge) rule(c matrix.Cell, host *matrix.HostFacts, node *matrix.Nod
 	return k.Gates.Rule(declared, observed, decisions)
 }
 
+// Decisions are those about every fix of a cell, and the facts that they rest on:
+// what the cell declares, and what was observed on its host and in a node; either
+// is nil where nothing was.
+func (k *Knowledge) Decisions(c matrix.Cell, host *matrix.HostFacts, node *matrix.NodeFacts) ([]fix.Decision, fix.Facts, error) {
+	facts := fix.Declared(c).With(k.Hosts.Declared(c.Host), fix.Observed(host, node))
+	decisions, err := k.Fixes.Decide(facts, choice(c))
+	return decisions, facts, err
+}
+
 // Opposed finds fixes that a cell asks for beside others that apply to it, or
 // may turn out to, and that they cannot be in effect with.
 func (k *Knowledge) Opposed(c matrix.Cell) error {
-	decisions, err := k.Fixes.Decide(fix.Declared(c).With(k.Hosts.Declared(c.Host)), choice(c))
+	decisions, _, err := k.Decisions(c, nil, nil)
 	if err != nil {
 		return err
 	}

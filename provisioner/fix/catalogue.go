@@ -82,9 +82,6 @@ type Effects struct {
 	Kubelet    map[string]any    `yaml:"kubelet"`
 	KubeProxy  map[string]any    `yaml:"kubeProxy"`
 	Containerd ContainerdEffects `yaml:"containerd"`
-	// Distro holds keys of the configuration file of a distribution that has one
-	// of its own: k3s and RKE2.
-	Distro map[string]any `yaml:"distro"`
 	// NodeIP is the address that kubelet is told to be the node's.
 	NodeIP                string   `yaml:"nodeIP"`
 	IgnorePreflightErrors []string `yaml:"ignorePreflightErrors"`
@@ -261,7 +258,7 @@ func (f *Fix) validate(compiler *compiler) []error {
 	if f.condition, err = compiler.compile(f.When); err != nil {
 		bad(datafile.Path{"when"}, "when: %w", err)
 	}
-	rendered, err := f.render(sample())
+	rendered, err := f.render(Sample())
 	if err != nil {
 		bad(datafile.Path{"effects"}, "%w", err)
 		return problems

@@ -43,7 +43,8 @@ func (t Truth) String() string {
 // that ends in ".x" is known as far as that: "7.x" is some 7.
 type Facts map[string]any
 
-// unprivileged is the variant that makes a cell's nodes unprivileged.
+// unprivileged is the variant that makes a cell's nodes unprivileged, whatever
+// its distribution.
 const unprivileged = "unprivileged"
 
 // Variants are those that fixes know, whatever the distribution.
@@ -162,6 +163,9 @@ func (c *Condition) String() string {
 	}
 	return c.source
 }
+
+// Facts are the names of the facts that it looks at, sorted.
+func (c *Condition) Facts() []string { return slices.Clone(c.facts) }
 
 // Eval decides the condition. It is three-valued: an expression whose outcome
 // hangs on a fact that was not observed is Unknown, one that is settled by

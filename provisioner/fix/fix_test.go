@@ -301,7 +301,6 @@ func TestMergeConflictsNameBothFixesAndValues(t *testing.T) {
 		"node IP":         {"nodeIP: 10.0.0.1", "nodeIP: 10.0.0.2", "nodeIP", "10.0.0.1", "10.0.0.2"},
 		"file's contents": {"node: {files: [{path: /f, content: a}]}", "node: {files: [{path: /f, content: b}]}", "node.files./f", "content: a", "content: b"},
 		"snapshotter":     {"containerd: {snapshotter: native}", "containerd: {snapshotter: overlayfs}", "containerd.snapshotter", "native", "overlayfs"},
-		"distribution":    {"distro: {disable-etcd: true}", "distro: {disable-etcd: false}", "distro.disable-etcd", "true", "false"},
 		"unit":            {"node: {units: [{name: u.service, content: a}]}", "node: {units: [{name: u.service, content: b}]}", "node.units.u.service", "content: a", "content: b"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -153,7 +153,7 @@ func (g *Gates) Rule(declared, observed Facts, decisions []Decision) ([]Ruling, 
 		r := Ruling{Gate: gate, Missing: missing}
 		for _, name := range gate.condition.facts {
 			if value, known := facts[name]; known {
-				r.Facts = append(r.Facts, matrix.Fact{Name: name, Value: factText(value), From: from(name)})
+				r.Facts = append(r.Facts, matrix.Fact{Name: name, Value: FactText(value), From: from(name)})
 			}
 		}
 		switch truth {
@@ -233,8 +233,8 @@ func factsOfFixes(decisions []Decision) Facts {
 	return f
 }
 
-// factText is a fact's value as people read it.
-func factText(value any) string {
+// FactText is a fact's value as people read it.
+func FactText(value any) string {
 	if list, ok := value.([]string); ok {
 		return strings.Join(list, " ")
 	}

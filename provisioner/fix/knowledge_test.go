@@ -127,6 +127,13 @@ func TestWhichFixesApply(t *testing.T) {
 			host: matrix.HostFacts{Kernel: "5.10.0-35-amd64", Cgroup: "v2", AppArmor: new(false), Incus: "6.0.4", LXC: "5.0.2",
 				Storage: "zfs", Capabilities: full},
 			unprivileged: true,
+			want:         []string{"restrict-oom-score-adj", "rshared", "snapshotter-native", "syscall-intercept"},
+		},
+		"unprivileged k3s before Linux 5.11": {
+			cell: cell("k3s", "1.34.2+k3s1", "unprivileged"),
+			host: matrix.HostFacts{Kernel: "5.10.0-35-amd64", Cgroup: "v2", AppArmor: new(false), Incus: "6.0.4", LXC: "5.0.2",
+				Storage: "dir", Capabilities: full},
+			unprivileged: true,
 			want:         []string{"restrict-oom-score-adj", "rshared", "snapshotter-fuse-overlayfs", "syscall-intercept"},
 		},
 		"kubeadm on btrfs": {
@@ -137,7 +144,7 @@ func TestWhichFixesApply(t *testing.T) {
 		"k3s on ZFS": {
 			cell: cell("k3s", "1.34.2+k3s1"),
 			host: matrix.HostFacts{Kernel: "6.12.43", Cgroup: "v2", AppArmor: new(false), Incus: "6.0.4", LXC: "6.0.4", Storage: "zfs", Capabilities: full},
-			want: []string{"raw-lxc-devices-v2", "rshared-by-lxc", "snapshotter-native-zfs"},
+			want: []string{"raw-lxc-devices-v2", "rshared-by-lxc", "snapshotter-native"},
 		},
 		"RKE2 on a cgroup v1 host with joint controllers": {
 			cell: cell("rke2", "1.36.3+rke2r1"),

@@ -38,8 +38,9 @@ func (c Context) data() map[string]map[string]string {
 	return all
 }
 
-// sample is a context that knows everything, to try templates with.
-func sample() Context {
+// Sample is a context that knows everything, of a node that does not exist: to
+// try templates with, and to show what they come to.
+func Sample() Context {
 	return Context{NodeName: "node", NodeAddress: "192.0.2.2", Gateway: "192.0.2.1", Subnet: "192.0.2.0/24", Kernel: "6.12.0", Cgroup: "v2"}
 }
 
@@ -207,7 +208,6 @@ func (m *merger) add(f *Fix) {
 	m.tree(f.ID, "kubeProxy", &w.KubeProxy, e.KubeProxy)
 	m.tree(f.ID, "containerd.cri", &w.Containerd.CRI, e.Containerd.CRI)
 	m.tree(f.ID, "containerd.runc", &w.Containerd.Runc, e.Containerd.Runc)
-	m.tree(f.ID, "distro", &w.Distro, e.Distro)
 	if s := e.Containerd.Snapshotter; s != "" && m.set(f.ID, "containerd.snapshotter", s) {
 		w.Containerd.Snapshotter = s
 	}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -52,10 +51,6 @@ var _ provisioner.Distro = (*Distro)(nil)
 // Configure writes kubeadm's and containerd's configuration and restarts
 // containerd.
 func (d *Distro) Configure(ctx context.Context, node provisioner.Node, want provisioner.Desired) error {
-	if len(want.Distro) > 0 {
-		return fmt.Errorf("configure kubeadm on node %s: a fix wants %s of a configuration file of the distribution's own, and kubeadm has none",
-			node.Name(), strings.Join(slices.Sorted(maps.Keys(want.Distro)), ", "))
-	}
 	out, err := node.Exec(ctx, provisioner.Command{Args: []string{"containerd", "--version"}})
 	if err != nil {
 		return fmt.Errorf("configure kubeadm on node %s: %w", node.Name(), err)
@@ -221,13 +216,55 @@ func (d *Distro) config(node provisioner.Node, want provisioner.Desired, j join)
 		}
 		documents = append(documents, joining)
 	}
+	if j.server == "" {
+		documents = append(documents, kubeletDocument(want), proxyDocument(want))
+	}
+	return yamlDocuments(documents)
+}
+
+func kubeletDocument(want provisioner.Desired) map[string]any {
 	kubelet := map[string]any{"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration"}
 	maps.Copy(kubelet, want.Kubelet)
+	return kubelet
+}
+
+func proxyDocument(want provisioner.Desired) map[string]any {
 	proxy := map[string]any{"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration"}
 	maps.Copy(proxy, want.KubeProxy)
-	if j.server == "" {
-		documents = append(documents, kubelet, proxy)
+	return proxy
+}
+
+// Settings are the files, as far as it writes them, in which kubeadm brings about
+// what fixes want of kubelet, kube-proxy and containerd, said as its --version
+// prints it.
+func Settings(want provisioner.Desired, said string) ([]provisioner.File, error) {
+	var documents []map[string]any
+	if len(want.Kubelet) > 0 {
+		documents = append(documents, kubeletDocument(want))
 	}
+	if len(want.KubeProxy) > 0 {
+		documents = append(documents, proxyDocument(want))
+	}
+	var files []provisioner.File
+	if len(documents) > 0 {
+		text, err := yamlDocuments(documents)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, provisioner.File{Path: configPath, Content: text})
+	}
+	if c := want.Containerd; len(c.CRI) > 0 || len(c.Runc) > 0 || c.Snapshotter != "" {
+		text, err := containerdConfig(said, "registry.k8s.io/pause", c)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, provisioner.File{Path: "/etc/containerd/config.toml", Content: text})
+	}
+	return files, nil
+}
+
+// yamlDocuments are the documents of one file.
+func yamlDocuments(documents []map[string]any) (string, error) {
 	var all strings.Builder
 	var errs []error
 	for _, doc := range documents {

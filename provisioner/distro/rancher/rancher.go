@@ -123,9 +123,22 @@ func (d *Distro) Configure(ctx context.Context, node provisioner.Node, want prov
 
 // common are the files of Configure.
 func (d *Distro) common(node provisioner.Node, want provisioner.Desired) ([]provisioner.File, error) {
-	config := map[string]any{"node-name": node.Name()}
+	return d.settings(map[string]any{"node-name": node.Name()}, want)
+}
+
+// Settings are the files in which the product brings about what fixes want of
+// kubelet, kube-proxy and containerd.
+func (d *Distro) Settings(want provisioner.Desired) ([]provisioner.File, error) {
+	return d.settings(map[string]any{}, want)
+}
+
+// settings adds to the configuration of a node, and to what lies beside it.
+func (d *Distro) settings(config map[string]any, want provisioner.Desired) ([]provisioner.File, error) {
 	if want.NodeIP != "" {
 		config["node-ip"] = want.NodeIP
+	}
+	if s := want.Containerd.Snapshotter; s != "" {
+		config["snapshotter"] = s
 	}
 	kubelet := maps.Clone(want.Kubelet)
 	// The products look at the file themselves, and make one with a public
@@ -163,11 +176,14 @@ func (d *Distro) common(node provisioner.Node, want provisioner.Desired) ([]prov
 	if err != nil {
 		return nil, err
 	}
+	if files = append(files, containerd...); len(config) == 0 {
+		return files, nil
+	}
 	text, err := yaml.Marshal(config)
 	if err != nil {
 		return nil, err
 	}
-	return append(append(files, containerd...), provisioner.File{
+	return append(files, provisioner.File{
 		Path: d.Config() + ".d/10-lxcmatrix.yaml", Content: string(text), Mode: 0o600}), nil
 }
 
