@@ -83,7 +83,8 @@ func schema(ts *testscript.TestScript, neg bool, args []string) {
 
 // stored DIR VERDICT... keeps a run of one cell for each verdict: pass, fail,
 // optional (blocked, and optional), gated (by what was observed at admission),
-// defied (by a gate that still holds). A cell that fails has logs.
+// defied (by a gate that still holds), without (a fix that is needed). A cell
+// that fails has logs.
 func stored(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: stored DIR VERDICT...")
@@ -130,6 +131,12 @@ func stored(ts *testscript.TestScript, _ bool, args []string) {
 			a.Host.Controllers = []string{"cpu"}
 			a.Diagnoses = []matrix.Diagnosis{{Signature: "cgroup-v1-controllers", Title: "no controller", Log: "s1/kubelet.log", Line: "not mounted"}}
 			result.Attempts = []matrix.Attempt{a}
+		case "without":
+			result.Cell.Without = []string{"restrict-oom-score-adj"}
+			a := attempt(c, start, matrix.PhaseInstall)
+			a.Fixes = []matrix.AppliedFix{{ID: "kmsg-device", State: "applied"}, {ID: "restrict-oom-score-adj", State: "left-out"}}
+			a.Diagnoses = []matrix.Diagnosis{{Signature: "oom-score-adj-pipe", Title: "no sandbox", Log: "s1/containerd.log", Line: "EOF"}}
+			result.Attempts = []matrix.Attempt{a}
 		case "optional":
 		default:
 			ts.Fatalf("stored: no verdict %q", args[1+i])
@@ -152,7 +159,8 @@ func controllersGate() *matrix.GateFinding {
 // attempt is one in which everything was healthy up to a phase, or to the end.
 func attempt(c matrix.Cell, start time.Time, failed matrix.Phase) matrix.Attempt {
 	a := matrix.Attempt{Started: start, Ended: start.Add(4 * time.Minute), Provenance: "built",
-		Host: matrix.HostFacts{Kernel: "6.18.5", Cgroup: "v1", Incus: "6.0.4", LXC: "6.0.4", Storage: "dir", CPUs: 2, MemoryBytes: 8 << 30},
+		Fixes: []matrix.AppliedFix{{ID: "kmsg-device", State: "applied"}},
+		Host:  matrix.HostFacts{Kernel: "6.18.5", Cgroup: "v1", Incus: "6.0.4", LXC: "6.0.4", Storage: "dir", CPUs: 2, MemoryBytes: 8 << 30},
 		Nodes: []matrix.NodeFacts{{Node: "s1", Kernel: "6.18.5", Cgroup: "v1", OSID: c.OS.Family(), OSVersion: c.OS.Release(),
 			Systemd: "257", Containerd: "1.7.30", Runc: "1.3.4", Kubernetes: c.Distro.Version, BootIDs: []string{"b1", "b2", "b3"}}}}
 	for _, phase := range matrix.Phases() {

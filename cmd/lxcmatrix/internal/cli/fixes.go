@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v4"
 
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/diagnose"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
@@ -20,6 +22,7 @@ import (
 func (p *program) fixes() *cobra.Command {
 	var folders []string
 	var asJSON bool
+	var root string
 	flags := func(f *pflag.FlagSet) {
 		f.StringArrayVar(&folders, "fixes", nil, "add the fixes of a `folder`")
 		f.BoolVar(&asJSON, "json", false, "print JSON")
@@ -57,6 +60,10 @@ func (p *program) fixes() *cobra.Command {
 	}
 	one := &cobra.Command{
 		Use: "explain ID", Short: "Say what a fix does, why, when, and what it cures", Args: args(cobra.ExactArgs(1)),
+		Long: `Explain says what goes wrong without a fix, when it applies, what it sets and how
+each distribution writes that, how it is verified, which failures it cures or
+causes, and how cells ended from which it was left out, or for which it was asked,
+in the runs that are kept here.`,
 		Example: `  lxcmatrix fixes explain cgroup1-split-cpu
   lxcmatrix fixes explain restrict-oom-score-adj --json`,
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -76,6 +83,10 @@ func (p *program) fixes() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if e.Written, err = written(f); err != nil {
+				return err
+			}
+			e.Runs = tried(root, f)
 			if asJSON {
 				return writeJSON(p.Out, e)
 			}
@@ -91,12 +102,15 @@ func (p *program) fixes() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "fixes", Short: "What has to be set in a system container, and why", Args: verbs, RunE: help,
 		Example: `  lxcmatrix fixes list
-  lxcmatrix fixes explain cgroup1-split-cpu`,
+  lxcmatrix fixes explain cgroup1-split-cpu
+  lxcmatrix fixes lint --fixes my-fixes`,
 	}
+	rootFlag(one.Flags(), &root)
 	for _, c := range []*cobra.Command{list, one} {
 		flags(c.Flags())
 		cmd.AddCommand(c)
 	}
+	cmd.AddCommand(p.fixesLint(), p.fixesDiff())
 	return cmd
 }
 
@@ -116,12 +130,20 @@ type explained struct {
 	When    string `json:"when"`
 	Harmful bool   `json:"harmful"`
 	// Optional: it is applied only where somebody asks for it, too.
-	Optional bool           `json:"optional"`
-	Effects  map[string]any `json:"effects"`
-	Verify   []verification `json:"verify"`
-	Cures    []cured        `json:"cures"`
-	Sources  []string       `json:"sources"`
-	File     string         `json:"file"`
+	Optional bool `json:"optional"`
+	// Contradicts and After name other fixes.
+	Contradicts []string       `json:"contradicts,omitempty"`
+	After       []string       `json:"after,omitempty"`
+	Effects     map[string]any `json:"effects"`
+	// Written is how distributions write the effects that they translate.
+	Written []translation  `json:"written,omitempty"`
+	Verify  []verification `json:"verify"`
+	Cures   []cured        `json:"cures"`
+	Causes  []cured        `json:"causes,omitempty"`
+	// Runs are the cells of runs that are kept here which tell of the fix.
+	Runs    []trial  `json:"runs,omitempty"`
+	Sources []string `json:"sources"`
+	File    string   `json:"file"`
 }
 
 type verification struct {
@@ -134,6 +156,7 @@ type verification struct {
 type cured struct {
 	Signature string   `json:"signature"`
 	Title     string   `json:"title,omitempty"`
+	Cause     string   `json:"cause,omitempty"`
 	Pattern   string   `json:"pattern,omitempty"`
 	Logs      []string `json:"logs,omitempty"`
 	Issue     string   `json:"issue,omitempty"`
@@ -141,7 +164,7 @@ type cured struct {
 
 func explain(knowledge *catalog.Knowledge, f *fix.Fix) (explained, error) {
 	e := explained{ID: f.ID, Title: f.Title, Why: strings.TrimSpace(f.Why), When: f.Condition().String(), Harmful: f.Harmful, Optional: f.Optional,
-		Sources: f.Sources, File: f.File(), Cures: []cured{}, Verify: []verification{}}
+		Contradicts: f.Contradicts, After: f.After, Sources: f.Sources, File: f.File(), Cures: []cured{}, Verify: []verification{}}
 	var err error
 	if e.Effects, err = effects(f.Effects); err != nil {
 		return explained{}, fmt.Errorf("explain fix %s: %w", f.ID, err)
@@ -149,15 +172,117 @@ func explain(knowledge *catalog.Knowledge, f *fix.Fix) (explained, error) {
 	for _, v := range f.Verify {
 		e.Verify = append(e.Verify, verification{Command: v.Command, Want: v.Want, After: string(v.After)})
 	}
-	for _, id := range f.Cures {
+	e.Cures, e.Causes = signaturesOf(knowledge, f.Cures), signaturesOf(knowledge, f.Causes)
+	return e, nil
+}
+
+// signaturesOf says all of signatures.
+func signaturesOf(knowledge *catalog.Knowledge, ids []string) []cured {
+	all := []cured{}
+	for _, id := range ids {
 		c := cured{Signature: id}
 		if i := slices.IndexFunc(knowledge.Signatures, func(s *diagnose.Signature) bool { return s.ID == id }); i >= 0 {
 			s := knowledge.Signatures[i]
-			c.Title, c.Pattern, c.Logs, c.Issue = s.Title, s.Pattern, s.Where, s.Issue
+			c.Title, c.Cause, c.Pattern, c.Logs, c.Issue = s.Title, s.Cause, s.Pattern, s.Where, s.Issue
 		}
-		e.Cures = append(e.Cures, c)
+		all = append(all, c)
 	}
-	return e, nil
+	return all
+}
+
+// translation is how a distribution writes what a fix wants.
+type translation struct {
+	Distro string             `json:"distro"`
+	For    string             `json:"for"`
+	Files  []provisioner.File `json:"files"`
+}
+
+// written is what distributions write for a fix, on a node that does not exist.
+func written(f *fix.Fix) ([]translation, error) {
+	want, err := fix.Merge([]*fix.Fix{f}, fix.Sample())
+	if err != nil {
+		return nil, fmt.Errorf("explain fix %s: %w", f.ID, err)
+	}
+	all, err := catalog.WrittenBy(want)
+	if err != nil {
+		return nil, fmt.Errorf("explain fix %s: %w", f.ID, err)
+	}
+	var shown []translation
+	for _, w := range all {
+		truth, err := f.Condition().Eval(fix.Facts{"distro": w.Distro})
+		if err != nil {
+			return nil, fmt.Errorf("explain fix %s: %w", f.ID, err)
+		}
+		if truth == fix.False {
+			continue
+		}
+		shown = append(shown, translation{Distro: w.Distro, For: w.For, Files: w.Files})
+	}
+	return shown, nil
+}
+
+// trial is a cell of a run that had the fix left out, or asked for.
+type trial struct {
+	Run     string         `json:"run"`
+	Cell    matrix.CellID  `json:"cell"`
+	Chosen  string         `json:"chosen"` // with or without
+	Verdict matrix.Verdict `json:"verdict"`
+	Phase   matrix.Phase   `json:"phase,omitempty"`
+	// As are the signatures found that the fix says it cures or causes.
+	As []string `json:"as,omitempty"`
+}
+
+// tried looks through the runs kept under root for cells that tell of a fix, the
+// latest run first. A run that cannot be read tells nothing. Where the host had
+// all that the fix wants, and where its condition was false, a cell tells nothing
+// either.
+func tried(root string, f *fix.Fix) []trial {
+	var all []trial
+	for _, id := range runIDs(root) {
+		folder, err := openRun(root, id)
+		if err != nil {
+			continue
+		}
+		for _, c := range folder.Plan().Cells {
+			r, err := folder.Result(c.ID)
+			if err != nil {
+				continue
+			}
+			a, ran := r.Last()
+			i := slices.IndexFunc(a.Fixes, func(one matrix.AppliedFix) bool { return one.ID == f.ID })
+			if !ran || i < 0 {
+				continue
+			}
+			t := trial{Run: id, Cell: c.ID, Verdict: r.Judgement.Verdict, Phase: r.Judgement.Phase}
+			switch state := a.Fixes[i].State; {
+			case state == string(fix.LeftOut):
+				t.Chosen = "without"
+			case state == string(fix.Applied) && slices.Contains(r.Cell.With, f.ID):
+				t.Chosen = "with"
+			default:
+				continue
+			}
+			for _, d := range a.Diagnoses {
+				if slices.Contains(f.Cures, d.Signature) || slices.Contains(f.Causes, d.Signature) {
+					t.As = append(t.As, d.Signature)
+				}
+			}
+			all = append(all, t)
+		}
+	}
+	return all
+}
+
+// String is the trial in one line.
+func (t trial) String() string {
+	line := fmt.Sprintf("%s %s: %s %s", t.Run, t.Cell, t.Chosen, t.Verdict)
+	if t.Phase != "" {
+		line += " in " + string(t.Phase)
+	}
+	if len(t.As) > 0 {
+		line += ", by " + strings.Join(t.As, ", ")
+	}
+	return line
 }
 
 // effects are a fix's effects as its file spells them, without what it leaves
@@ -239,20 +364,45 @@ func (e explained) print(w io.Writer) error {
 		lines = append(lines, line)
 	}
 	section("VERIFIED BY, AND WHAT THAT PRINTS", strings.Join(lines, "\n"))
+	for _, w := range e.Written {
+		lines = nil
+		for _, file := range w.Files {
+			lines = append(lines, file.Path+"\n"+indent(file.Content))
+		}
+		section("WRITTEN BY "+w.Distro+", "+w.For, strings.Join(lines, "\n"))
+	}
+	section("CURES", describe(e.Cures))
+	section("CAUSES", describe(e.Causes))
+	section("CANNOT BE IN EFFECT BESIDE", strings.Join(e.Contradicts, "\n"))
+	section("COMES AFTER", strings.Join(e.After, "\n"))
 	lines = nil
-	for _, c := range e.Cures {
+	for _, t := range e.Runs {
+		lines = append(lines, t.String())
+	}
+	section("IN RUNS THAT ARE KEPT HERE", strings.Join(lines, "\n"))
+	section("SOURCES", strings.Join(e.Sources, "\n"))
+	section("FROM", e.File)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// describe says all of signatures, one below the other.
+func describe(all []cured) string {
+	var lines []string
+	for _, c := range all {
 		line := c.Signature
 		if c.Title != "" {
-			line += ": " + c.Title + "\n  in " + strings.Join(c.Logs, ", ") + ": " + c.Pattern
+			line += ": " + c.Title + "\n  since " + c.Cause + "\n  in " + strings.Join(c.Logs, ", ") + ": " + c.Pattern
 		}
 		if c.Issue != "" {
 			line += "\n  " + c.Issue
 		}
 		lines = append(lines, line)
 	}
-	section("CURES", strings.Join(lines, "\n"))
-	section("SOURCES", strings.Join(e.Sources, "\n"))
-	section("FROM", e.File)
-	_, err := io.WriteString(w, b.String())
-	return err
+	return strings.Join(lines, "\n")
+}
+
+// indent puts a text two columns in.
+func indent(text string) string {
+	return "  " + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n  ")
 }

@@ -1,20 +1,32 @@
 package cli
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/spf13/cobra"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix/config"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/diagnose"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
 )
 
 func (p *program) schema() *cobra.Command {
+	schemas := map[string]func() ([]byte, error){
+		"matrix": config.Schema, "fix": fix.Schema, "gate": fix.GateSchema, "signature": diagnose.Schema,
+	}
+	kinds := slices.Sorted(maps.Keys(schemas))
 	return &cobra.Command{
-		Use: "schema", Short: "Print the JSON Schema of matrix files", Args: args(noArgs),
+		Use: "schema [KIND]", Short: "Print the JSON Schema of matrix files, or of fixes, gates and signatures", Args: args(cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs)),
 		Long: `Schema prints the JSON Schema (draft 2020-12) of matrix.yaml, with what every key
-means and its default. Editors complete and check a matrix file with it.`,
+means and its default, or that of the file of a fix, a gate or a signature.
+Editors complete and check files with it.`,
 		Example: `  lxcmatrix schema > matrix.schema.json
+  lxcmatrix schema fix > fix.schema.json
   lxcmatrix schema | jq '.properties | keys'`,
-		RunE: func(*cobra.Command, []string) error {
-			data, err := config.Schema()
+		ValidArgs: kinds,
+		RunE: func(_ *cobra.Command, args []string) error {
+			data, err := schemas[append(args, "matrix")[0]]()
 			if err == nil {
 				_, err = p.Out.Write(data)
 			}
