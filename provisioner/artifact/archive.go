@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 )
 
 // The names that the contents of an archive of container images are listed
@@ -38,7 +39,7 @@ func archivedImages(ctx context.Context, path string) (_ []Image, err error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	plain, end, err := unpacked(contextReader{ctx, f})
+	plain, end, err := Unpacked(contextReader{ctx, f})
 	if err != nil {
 		return nil, err
 	}
@@ -80,11 +81,11 @@ func archivedImages(ctx context.Context, path string) (_ []Image, err error) {
 	return slices.CompactFunc(listed, func(a, b Image) bool { return a.Name == b.Name }), nil
 }
 
-// unpacked reads what is packed with gzip or zstd, told by its first bytes, and
-// anything else as it is.
-func unpacked(r io.Reader) (plain io.Reader, end func(), err error) {
+// Unpacked reads what is packed with gzip, xz or zstd, told by its first bytes,
+// and anything else as it is. end is called when that is read.
+func Unpacked(r io.Reader) (plain io.Reader, end func(), err error) {
 	b := bufio.NewReaderSize(r, 1<<20)
-	magic, err := b.Peek(4)
+	magic, err := b.Peek(6)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, nil, err
 	}
@@ -95,7 +96,13 @@ func unpacked(r io.Reader) (plain io.Reader, end func(), err error) {
 			return nil, nil, err
 		}
 		return z, func() { _ = z.Close() }, nil
-	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+	case bytes.HasPrefix(magic, []byte("\xfd7zXZ\x00")):
+		x, err := xz.NewReader(b)
+		if err != nil {
+			return nil, nil, err
+		}
+		return x, func() {}, nil
+	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		z, err := zstd.NewReader(b)
 		if err != nil {
 			return nil, nil, err

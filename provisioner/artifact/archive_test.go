@@ -12,6 +12,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	. "github.com/onsi/gomega"
+	"github.com/ulikunitz/xz"
 )
 
 func TestArchivedImages(t *testing.T) {
@@ -22,6 +23,13 @@ func TestArchivedImages(t *testing.T) {
 		{"digest":"sha256:cc"}]}`
 	plain := func(w io.Writer) io.WriteCloser { return nopCloser{w} }
 	gz := func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) }
+	xzip := func(w io.Writer) io.WriteCloser {
+		x, err := xz.NewWriter(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x
+	}
 	zst := func(w io.Writer) io.WriteCloser {
 		z, err := zstd.NewWriter(w, zstd.WithWindowSize(32<<20))
 		if err != nil {
@@ -37,6 +45,7 @@ func TestArchivedImages(t *testing.T) {
 	}{
 		"docker":              {map[string]string{"c.json": "{}", "manifest.json": docker}, plain, []string{"docker.io/rancher/klipper-lb:v0.4.13", "rancher/mirrored-pause:3.6"}, ""},
 		"docker, gzip":        {map[string]string{"./manifest.json": docker}, gz, []string{"docker.io/rancher/klipper-lb:v0.4.13", "rancher/mirrored-pause:3.6"}, ""},
+		"docker, xz":          {map[string]string{"manifest.json": docker}, xzip, []string{"docker.io/rancher/klipper-lb:v0.4.13", "rancher/mirrored-pause:3.6"}, ""},
 		"OCI, zstd":           {map[string]string{"index.json": oci, "oci-layout": "{}"}, zst, []string{"docker.io/rancher/klipper-lb:v0.4.13", "docker.io/rancher/mirrored-pause:3.6"}, ""},
 		"both":                {map[string]string{"index.json": `{"manifests":[]}`, "manifest.json": docker}, zst, []string{"docker.io/rancher/klipper-lb:v0.4.13", "rancher/mirrored-pause:3.6"}, ""},
 		"no list":             {map[string]string{"x": "y"}, zst, nil, "neither manifest.json nor index.json"},

@@ -138,11 +138,13 @@ const (
 	RuntimeBundled = "bundled"
 )
 
-// BringsRuntime says, before it is had, whether a release will bring its
-// containerd, runc and CNI plugins, so that nodes need none of their OS.
-func (s *Store) BringsRuntime(distro, version string) bool {
+// OwnPlugins says whether the release has CNI plugins in it.
+func (r Release) OwnPlugins() bool { return r.Runtime.Containerd == RuntimeBundled }
+
+// Runtime is, before it is had, what a release will be run with.
+func (s *Store) Runtime(distro, version string) Runtime {
 	r, _ := s.recipe(distro, version)
-	return r.Runtime.Containerd != RuntimeOS
+	return r.Runtime
 }
 
 // File finds a file by name.

@@ -583,7 +583,8 @@ func (Resolver) Members(ctx context.Context, server matrix.RemoteRef) ([]string,
 
 // Image says where an OS' image comes from.
 func (r Resolver) Image(ctx context.Context, name string, distro matrix.Distro) ([]matrix.Input, error) {
-	in, err := r.Images.Resolve(ctx, name, distro, r.Artifacts.BringsRuntime(distro.Name, distro.Version))
+	release := artifact.Release{Runtime: r.Artifacts.Runtime(distro.Name, distro.Version)}
+	in, err := r.Images.Resolve(ctx, name, distro, image.Brings{Runtime: release.OwnRuntime(), Plugins: release.OwnPlugins()})
 	if err != nil {
 		return nil, err
 	}

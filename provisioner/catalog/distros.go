@@ -156,7 +156,8 @@ func Content(r artifact.Release, c matrix.Cell) image.Content {
 func Kubeconfig(distro string) string { return distributions()[distro].kubeconfig }
 
 func kubeadmContent(r artifact.Release, c matrix.Cell) image.Content {
-	content := image.Content{Name: r.Distro, Version: r.Version, Files: kubeadm.Files(), Units: kubeadm.Units(), Runtime: r.OwnRuntime()}
+	content := image.Content{Name: r.Distro, Version: r.Version, Files: kubeadm.Files(), Units: kubeadm.Units(),
+		Brings: image.Brings{Runtime: r.OwnRuntime(), Plugins: r.OwnPlugins()}}
 	if content.Runtime {
 		content.Units = append(content.Units, kubeadm.RuntimeUnit())
 	}

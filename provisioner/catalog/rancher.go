@@ -46,7 +46,8 @@ func ofRancher(p rancher.Product, cnis []string, fixed image.Content) distributi
 		},
 		content: func(r artifact.Release, _ matrix.Cell) image.Content {
 			content := fixed
-			content.Name, content.Version, content.Runtime = r.Distro, r.Version, r.OwnRuntime()
+			content.Name, content.Version = r.Distro, r.Version
+			content.Brings = image.Brings{Runtime: r.OwnRuntime(), Plugins: r.OwnPlugins()}
 			for _, f := range r.Files {
 				blob := image.Blob{Name: f.Name, Path: f.Path, SHA256: f.SHA256}
 				switch f.Kind {

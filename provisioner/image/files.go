@@ -18,10 +18,11 @@ import (
 	"time"
 )
 
-// Prepared is an image that is ready for nodes.
+// Prepared is an image that is kept here: one that is ready for nodes, or one
+// that the user imported for an OS.
 type Prepared struct {
 	// Name is what it is called here and on every server:
-	// prepared/OS/DISTRO-VERSION/HASH.
+	// prepared/OS/DISTRO-VERSION/HASH or imported/OS.
 	Name string `json:"name"`
 	// Fingerprint is the file's SHA-256 in hex, and what every Incus server
 	// calls the image.
@@ -234,8 +235,8 @@ func squash(ctx context.Context, target string, write func(io.Writer) error) err
 		if ctx.Err() != nil {
 			return fmt.Errorf("pack it: %w", context.Cause(ctx))
 		}
-		// What was written failed because nobody read it any more.
-		return fmt.Errorf("pack it with tar2sqfs: %w: %s", err, strings.TrimSpace(said.String()))
+		// One may have failed because of the other.
+		return errors.Join(writeErr, fmt.Errorf("pack it with tar2sqfs: %w: %s", err, strings.TrimSpace(said.String())))
 	}
 	return writeErr
 }

@@ -20,14 +20,15 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/internal/tinyimage"
 )
 
-// embedded opens an embedded host that is gone when the test ends.
-func embedded(t *testing.T) *host.Host {
+// embedded opens an embedded host, with a pool of a size, that is gone when the
+// test ends.
+func embedded(t *testing.T, pool int64) *host.Host {
 	t.Helper()
 	dir, err := os.MkdirTemp("/run", "lxm") //nolint:usetesting // paths of sockets below it must fit 107 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := host.OpenEmbedded(t.Context(), host.EmbeddedOptions{StateDir: dir, PoolBytes: 1 << 30})
+	h, err := host.OpenEmbedded(t.Context(), host.EmbeddedOptions{StateDir: dir, PoolBytes: pool})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +47,7 @@ func embedded(t *testing.T) *host.Host {
 // source's answer.
 func TestPreparationThatFails(t *testing.T) {
 	g := NewWithT(t)
-	h := embedded(t)
+	h := embedded(t, 1<<30)
 	store := Store{Workshop: On(h.Server), CacheDir: t.TempDir(), Sources: []string{SourceMmdebstrap},
 		OSes: []OS{{Name: "tiny/1", Family: Family{Install: "apt-get install"}}, {Name: "tiny/2", Server: "tiny/2"}}}
 	// The base is there already, so no source is asked for it; and it has no
@@ -72,7 +73,7 @@ func TestPreparationThatFails(t *testing.T) {
 // server knows it by the file's digest, and nodes start from it.
 func TestImportGivesEveryServerTheFile(t *testing.T) {
 	g := NewWithT(t)
-	h := embedded(t)
+	h := embedded(t, 1<<30)
 	base := tinyimage.Import(t, h.Server, "base")
 	create := func(name, image string) provisioner.Node {
 		n, err := h.CreateNode(t.Context(), provisioner.NodeSpec{Name: name, Image: image, Owner: map[string]string{"kind": "node"},

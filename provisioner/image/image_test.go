@@ -2,6 +2,7 @@ package image
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -22,10 +23,10 @@ import (
 )
 
 func TestLoadOS(t *testing.T) {
-	const el = "name: el\ninstall: dnf\npackages: [tar]\nruntime: {none: it has none}\n"
-	const own = "name: el\ninstall: dnf\npackages: [tar]\nruntime: {packages: [containerd]}\n"
+	const el = "name: el\ninstall: dnf\npackages: [tar]\nruntime: {none: it has none}\nplugins: {packages: [cni]}\n"
+	const own = "name: el\ninstall: dnf\npackages: [tar]\nruntime: {packages: [containerd]}\nplugins: {none: x}\n"
 	const one = "name: el/10\nfamily: el\n"
-	family := Family{Name: "el", Install: "dnf", Packages: []string{"tar"}, Runtime: Runtime{None: "it has none"}}
+	family := Family{Name: "el", Install: "dnf", Packages: []string{"tar"}, Runtime: Packaged{None: "it has none"}, Plugins: Packaged{Packages: []string{"cni"}}}
 	for name, c := range map[string]struct {
 		files map[string]string
 		want  []OS
@@ -36,16 +37,17 @@ func TestLoadOS(t *testing.T) {
 			[]OS{{Name: "el/11", Server: "el/11", Family: family, Runtime: family.Runtime}, {Name: "el/10", Family: family, Runtime: family.Runtime}}, ""},
 		"everything": {map[string]string{"families/el.yaml": el + "base: {files: [{path: /x, content: y, mode: 0o600}], links: {/a: /b}}\n",
 			"a.yaml": one + "runtime: {packages: [runc]}\nmmdebstrap: {suite: trixie, variant: minbase, packages: [dbus], customize: ['true']}\n"},
-			[]OS{{Name: "el/10", Family: Family{Name: "el", Install: "dnf", Packages: []string{"tar"}, Runtime: family.Runtime,
+			[]OS{{Name: "el/10", Family: Family{Name: "el", Install: "dnf", Packages: []string{"tar"}, Runtime: family.Runtime, Plugins: family.Plugins,
 				Base: Base{Files: []provisioner.File{{Path: "/x", Content: "y", Mode: 0o600}}, Links: map[string]string{"/a": "/b"}}},
-				Runtime:    Runtime{Packages: []string{"runc"}},
+				Runtime:    Packaged{Packages: []string{"runc"}},
 				Mmdebstrap: &Mmdebstrap{Suite: "trixie", Variant: "minbase", Packages: []string{"dbus"}, Customize: []string{"true"}}}}, ""},
 		"twice":                    {map[string]string{"families/el.yaml": el, "a.yaml": one, "b.yaml": one}, nil, "read node OS b.yaml: el/10 is there twice"},
 		"a family twice":           {map[string]string{"families/a.yaml": el, "families/b.yaml": own}, nil, "read node OS b.yaml: el is there twice"},
 		"no name":                  {map[string]string{"families/el.yaml": el, "a.yaml": "family: el\n"}, nil, "wants a name, and a family"},
 		"no such family":           {map[string]string{"a.yaml": one}, nil, "wants a name, and a family"},
 		"a family without its way": {map[string]string{"families/el.yaml": "name: el\npackages: [tar]\nruntime: {none: x}\n"}, nil, "a way to install"},
-		"a family without runtime": {map[string]string{"families/el.yaml": "name: el\ninstall: x\npackages: [tar]\n"}, nil, "a runtime, or why there is none"},
+		"a family without runtime": {map[string]string{"families/el.yaml": "name: el\ninstall: x\npackages: [tar]\nplugins: {none: x}\n"}, nil, "a runtime and plugins, or why there are none"},
+		"a family without plugins": {map[string]string{"families/el.yaml": "name: el\ninstall: x\npackages: [tar]\nruntime: {none: x}\n"}, nil, "a runtime and plugins, or why there are none"},
 		"a runtime and none":       {map[string]string{"families/el.yaml": own, "a.yaml": one + "runtime: {packages: [runc], none: x}\n"}, nil, "packages, or why there are none"},
 		"unknown field":            {map[string]string{"families/el.yaml": el, "a.yaml": one + "pakages: []\n"}, nil, "pakages"},
 		"no YAML":                  {map[string]string{"a.yaml": "name: ["}, nil, "read node OS a.yaml"},
@@ -97,11 +99,11 @@ func TestEmbeddedOSes(t *testing.T) {
 func TestResolve(t *testing.T) {
 	const asked = "https://127.0.0.1:1" // where nobody listens
 	family := Family{Name: "el"}
-	none := Runtime{None: "it packages no containerd"}
+	none := Packaged{None: "it packages no containerd"}
 	bootstrap := &Mmdebstrap{Suite: "trixie"}
 	for name, c := range map[string]struct {
 		os      OS
-		runtime bool
+		brings  Brings
 		sources []string
 		made    string
 		want    matrix.Input
@@ -119,7 +121,11 @@ func TestResolve(t *testing.T) {
 		"an imported one":             {os: OS{Name: "x/1", Server: "x/1"}, made: "imported/x/1", want: matrix.Input{Kind: "image", Name: "x/1", Source: "imported"}},
 		"no runtime": {os: OS{Name: "x/1", Runtime: none}, made: "imported/x/1",
 			err: "a container runtime for kubeadm 1.34.4 on x/1 cannot be had: it packages no containerd; take a release that brings its own"},
-		"no need of a runtime": {os: OS{Name: "x/1", Runtime: none}, runtime: true, made: "imported/x/1", want: matrix.Input{Kind: "image", Name: "x/1", Source: "imported"}},
+		"neither an image nor a runtime": {os: OS{Name: "x/1", Runtime: none}, err: "image x/1 cannot be had: none of the sources  has it; " +
+			"to bring one of your own: lxcmatrix image import x/1 FILE; a container runtime for kubeadm 1.34.4 on x/1 cannot be had: it packages"},
+		"no plugins": {os: OS{Name: "x/1", Family: Family{Plugins: none}}, brings: Brings{Runtime: true}, made: "imported/x/1",
+			err: "CNI plugins for kubeadm 1.34.4 on x/1 cannot be had: it packages no containerd; take a release that brings its own"},
+		"no need of a runtime": {os: OS{Name: "x/1", Runtime: none}, brings: Brings{Runtime: true, Plugins: true}, made: "imported/x/1", want: matrix.Input{Kind: "image", Name: "x/1", Source: "imported"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
@@ -132,7 +138,7 @@ func TestResolve(t *testing.T) {
 					c.want.Digest = p.Fingerprint
 				}
 			}
-			got, err := s.Resolve(t.Context(), "x/1", matrix.Distro{Name: "kubeadm", Version: "1.34.4"}, c.runtime)
+			got, err := s.Resolve(t.Context(), "x/1", matrix.Distro{Name: "kubeadm", Version: "1.34.4"}, c.brings)
 			if c.err == "" {
 				g.Expect(err).NotTo(HaveOccurred())
 				g.Expect(got).To(Equal(c.want))
@@ -186,7 +192,8 @@ func TestPreparedKey(t *testing.T) {
 		content  Content
 	}
 	fresh := func() inputs {
-		return inputs{OS{Name: "debian/13", Family: Family{Name: "debian", Install: "apt-get", Packages: []string{"socat"}}, Runtime: Runtime{Packages: []string{"containerd", "runc"}}}, "",
+		return inputs{OS{Name: "debian/13", Family: Family{Name: "debian", Install: "apt-get", Packages: []string{"socat"}, Plugins: Packaged{Packages: []string{"plugins"}}},
+			Runtime: Packaged{Packages: []string{"containerd", "runc"}}}, "",
 			Content{Name: "kubeadm", Version: "1.34.4",
 				Binaries: []Blob{{Name: "kubelet", Path: "/cache/a", SHA256: "aa"}}, Archives: []Blob{{Name: "images.tar", Path: "/cache/b", SHA256: "bb"}},
 				Files: []provisioner.File{{Path: "/etc/x", Content: "x"}}, Units: []provisioner.Unit{{Name: "kubelet.service", Content: "u", Enable: true}}}}
@@ -209,7 +216,9 @@ func TestPreparedKey(t *testing.T) {
 		"way to install":      func(in *inputs) { in.os.Family.Install = "dnf" },
 		"packages":            func(in *inputs) { in.os.Family.Packages = []string{"kmod"} },
 		"OS's runtime":        func(in *inputs) { in.os.Runtime.Packages = []string{"containerd"} },
-		"own runtime":         func(in *inputs) { in.content.Runtime = true },
+		"OS's plugins":        func(in *inputs) { in.os.Family.Plugins.Packages = []string{"other-plugins"} },
+		"own plugins":         func(in *inputs) { in.content.Brings.Plugins = true },
+		"own runtime":         func(in *inputs) { in.content.Brings.Runtime = true },
 		"binary's name":       func(in *inputs) { in.content.Binaries[0].Name = "kubectl" },
 		"binary's bytes":      func(in *inputs) { in.content.Binaries[0].SHA256 = "ab" },
 		"one binary more": func(in *inputs) {
@@ -249,9 +258,9 @@ func TestPreparedKey(t *testing.T) {
 
 func TestMetadata(t *testing.T) {
 	g := NewWithT(t)
-	r, err := metadataTar(OS{Name: "debian/13"})
-	g.Expect(err).NotTo(HaveOccurred())
-	archive := tar.NewReader(r)
+	var written bytes.Buffer
+	g.Expect(about{}.describing("debian/13", SourceMmdebstrap).write(tar.NewWriter(&written))).To(Succeed())
+	archive := tar.NewReader(&written)
 	h, err := archive.Next()
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(h.Name).To(Equal("metadata.yaml"))
@@ -263,7 +272,7 @@ func TestMetadata(t *testing.T) {
 		Properties   map[string]string `yaml:"properties"`
 	}
 	g.Expect(yaml.Load(text, &metadata, yaml.WithKnownFields())).To(Succeed())
-	g.Expect(metadata.Architecture).To(Equal("x86_64"))
+	g.Expect(metadata.Architecture).To(Equal(here().incus))
 	g.Expect(metadata.Created).To(BeNumerically(">", 0))
-	g.Expect(metadata.Properties).To(HaveKeyWithValue("os", "debian/13"))
+	g.Expect(metadata.Properties).To(And(HaveKeyWithValue("os", "debian/13"), HaveKeyWithValue("source", SourceMmdebstrap)))
 }

@@ -22,8 +22,8 @@ type OS struct {
 	Family Family
 	// Mmdebstrap makes the image where no server has it; nil if nothing does.
 	Mmdebstrap *Mmdebstrap
-	// Runtime is the OS's own, else the family's.
-	Runtime Runtime
+	// Runtime is the OS's own containerd and runc, else the family's.
+	Runtime Packaged
 }
 
 // Family is what OSes of one descent have in common.
@@ -34,22 +34,33 @@ type Family struct {
 	Install string `yaml:"install"`
 	// Packages that a Kubernetes node needs.
 	Packages []string `yaml:"packages"`
-	Runtime  Runtime  `yaml:"runtime"`
+	// Runtime are containerd and runc, Plugins the CNI's.
+	Runtime Packaged `yaml:"runtime"`
+	Plugins Packaged `yaml:"plugins"`
 	// Base is put into images that were made for machines, when they are
 	// imported.
 	Base Base `yaml:"base"`
 }
 
-// Runtime are the containerd and runc that an OS packages. Exactly
-// one of both fields is set.
-type Runtime struct {
+// Packaged is what an OS packages of something that releases may bring
+// themselves. Exactly one of both fields is set.
+type Packaged struct {
 	Packages []string `yaml:"packages"`
-	// None says why there are none that a release could run with.
+	// None says why there is nothing that a release could use.
 	None string `yaml:"none"`
 }
 
-// Base is what an image of a machine lacks to come up as a container.
+// Brings says what a release has in it, so that nodes need none of their OS.
+type Brings struct {
+	// Runtime are containerd and runc, Plugins the CNI's.
+	Runtime, Plugins bool
+}
+
+// Base is how an image of a machine becomes one of a container: what it lacks,
+// and what has no place there. Paths are absolute.
 type Base struct {
+	Remove []string `yaml:"remove"`
+
 	Files []provisioner.File `yaml:"files"`
 	// Links maps the paths of symbolic links to where they lead.
 	Links map[string]string `yaml:"links"`
@@ -63,22 +74,32 @@ type Mmdebstrap struct {
 	Customize []string `yaml:"customize"`
 }
 
-// packages are those that are installed for a content.
-func (o OS) packages(c Content) []string {
-	if c.Runtime {
-		return o.Family.Packages
+// packages are those that are installed where a release brings the rest.
+func (o OS) packages(brings Brings) []string {
+	var all []string
+	if !brings.Runtime {
+		all = append(all, o.Runtime.Packages...)
 	}
-	return append(slices.Clone(o.Runtime.Packages), o.Family.Packages...)
+	if !brings.Plugins {
+		all = append(all, o.Family.Plugins.Packages...)
+	}
+	return append(all, o.Family.Packages...)
 }
 
-// lacks is a *provisioner.UnavailableError where a release would need a runtime
+// lacks is a *provisioner.UnavailableError where a release would need something
 // of the OS that it does not have.
-func (o OS) lacks(release string, ownRuntime bool) error {
-	if ownRuntime || o.Runtime.None == "" {
-		return nil
+func (o OS) lacks(release string, brings Brings) error {
+	unavailable := func(what, why string) error {
+		return &provisioner.UnavailableError{What: fmt.Sprintf("%s for %s on %s", what, release, o.Name),
+			Tried: []string{why + "; take a release that brings its own"}}
 	}
-	return &provisioner.UnavailableError{What: fmt.Sprintf("a container runtime for %s on %s", release, o.Name),
-		Tried: []string{o.Runtime.None + "; take a release that brings its own"}}
+	switch {
+	case !brings.Runtime && o.Runtime.None != "":
+		return unavailable("a container runtime", o.Runtime.None)
+	case !brings.Plugins && o.Family.Plugins.None != "":
+		return unavailable("CNI plugins", o.Family.Plugins.None)
+	}
+	return nil
 }
 
 // LoadOS reads every OS at the root of files, and the families in the folder
@@ -86,8 +107,8 @@ func (o OS) lacks(release string, ownRuntime bool) error {
 func LoadOS(files fs.FS) ([]OS, error) {
 	families := map[string]Family{}
 	err := decodeAll(files, "families/*.yaml", func(f Family) error {
-		if f.Name == "" || f.Install == "" || len(f.Packages) == 0 || f.Runtime.isSet() != nil {
-			return errors.New("it wants a name, a way to install, packages and a runtime, or why there is none")
+		if f.Name == "" || f.Install == "" || len(f.Packages) == 0 || f.Runtime.isSet() != nil || f.Plugins.isSet() != nil {
+			return errors.New("it wants a name, a way to install, packages, and a runtime and plugins, or why there are none")
 		}
 		if _, there := families[f.Name]; there {
 			return fmt.Errorf("%s is there twice", f.Name)
@@ -104,7 +125,7 @@ func LoadOS(files fs.FS) ([]OS, error) {
 		Server     string      `yaml:"server"`
 		Family     string      `yaml:"family"`
 		Mmdebstrap *Mmdebstrap `yaml:"mmdebstrap"`
-		Runtime    *Runtime    `yaml:"runtime"`
+		Runtime    *Packaged   `yaml:"runtime"`
 	}
 	err = decodeAll(files, "*.yaml", func(f file) error {
 		family, known := families[f.Family]
@@ -121,9 +142,9 @@ func LoadOS(files fs.FS) ([]OS, error) {
 	return all, err
 }
 
-// isSet is an error where the runtime says neither what there is nor why not.
-func (r Runtime) isSet() error {
-	if (len(r.Packages) > 0) == (r.None != "") {
+// isSet is an error where it says neither what there is nor why not.
+func (p Packaged) isSet() error {
+	if (len(p.Packages) > 0) == (p.None != "") {
 		return errors.New("its runtime wants packages, or why there are none")
 	}
 	return nil

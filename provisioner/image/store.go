@@ -79,8 +79,8 @@ type Content struct {
 	Name, Version string
 	// Binaries are put into /usr/local/bin under their names.
 	Binaries []Blob
-	// Runtime says that a release brings its own: the OS's are not installed.
-	Runtime bool
+	// Brings is what of the OS is not installed, since the release has it.
+	Brings
 	// Archives of container images are imported into containerd.
 	Archives []Blob
 	// Bundles are .tar.gz files that are unpacked over /usr/local.
@@ -131,18 +131,29 @@ func unavailable(o OS, tried ...string) error {
 
 // Resolve says what the nodes of an OS would be made from, and makes nothing.
 // What cannot be had is a *provisioner.UnavailableError: an OS that nobody
-// knows, an image that no source has, or a runtime for a release that brings
-// none and finds none in the OS. The image server is asked only where nothing
-// else has the image.
-func (s *Store) Resolve(ctx context.Context, name string, release matrix.Distro, ownRuntime bool) (matrix.Input, error) {
-	in := matrix.Input{Kind: "image", Name: name}
+// knows, an image that no source has, or a runtime or plugins for a release that
+// brings none and finds none in the OS. The image server is asked only where
+// nothing else has the image.
+func (s *Store) Resolve(ctx context.Context, name string, release matrix.Distro, brings Brings) (matrix.Input, error) {
 	o, err := s.OS(name)
 	if err != nil {
+		return matrix.Input{}, err
+	}
+	in, err := s.source(ctx, o)
+	lack := o.lacks(release.Name+" "+release.Version, brings)
+	var image *provisioner.UnavailableError
+	switch {
+	case err == nil:
+		return in, lack
+	case lack == nil || !errors.As(err, &image):
 		return in, err
 	}
-	if err := o.lacks(release.Name+" "+release.Version, ownRuntime); err != nil {
-		return in, err
-	}
+	return in, &provisioner.UnavailableError{What: image.What, Tried: append(image.Tried, lack.Error())}
+}
+
+// source says where an OS' image comes from.
+func (s *Store) source(ctx context.Context, o OS) (matrix.Input, error) {
+	in := matrix.Input{Kind: "image", Name: o.Name}
 	files := Files{Dir: FilesDir(s.CacheDir)}
 	imported, err := files.imported(o)
 	switch {
@@ -252,24 +263,12 @@ func (s *Store) fromMmdebstrap(ctx context.Context, to *incus.Server, o OS, alia
 		return incus.Image{}, fmt.Errorf("make image %s: %w", o.Name, err)
 	}
 	defer func() { _ = f.Close() }()
-	metadata, err := metadataTar(o)
-	if err != nil {
+	var metadata bytes.Buffer
+	w := tar.NewWriter(&metadata)
+	if err := errors.Join(about{}.describing(o.Name, SourceMmdebstrap).write(w), w.Close()); err != nil {
 		return incus.Image{}, fmt.Errorf("make image %s: %w", o.Name, err)
 	}
-	return to.ImportImage(ctx, alias, metadata, f, map[string]string{"os": o.Name, "source": SourceMmdebstrap})
-}
-
-// metadataTar is the metadata half of an Incus image.
-func metadataTar(o OS) (io.Reader, error) {
-	content := fmt.Sprintf("architecture: x86_64\ncreation_date: %d\nproperties:\n  description: %s for lxcmatrix\n  os: %s\n",
-		time.Now().Unix(), o.Name, o.Name)
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	err := w.WriteHeader(&tar.Header{Name: "metadata.yaml", Mode: 0o644, Size: int64(len(content))})
-	if err == nil {
-		_, err = w.Write([]byte(content))
-	}
-	return &b, errors.Join(err, w.Close())
+	return to.ImportImage(ctx, alias, &metadata, f, map[string]string{"os": o.Name, "source": SourceMmdebstrap})
 }
 
 // Prepare makes sure that the prepared image of an OS with a distribution's
@@ -283,7 +282,7 @@ func (s *Store) Prepare(ctx context.Context, osName string, content Content) (Pr
 	if err != nil {
 		return Prepared{}, err
 	}
-	if err := o.lacks(content.Name+" "+content.Version, content.Runtime); err != nil {
+	if err := o.lacks(content.Name+" "+content.Version, content.Brings); err != nil {
 		return Prepared{}, err
 	}
 	files := Files{Dir: FilesDir(s.CacheDir)}
@@ -371,7 +370,7 @@ func (s *Store) make(ctx context.Context, server *incus.Server, o OS, content Co
 	if err != nil {
 		return Prepared{}, err
 	}
-	if err := install(ctx, instance, o.Family, o.packages(content)); err != nil {
+	if err := install(ctx, instance, o.Family, o.packages(content.Brings)); err != nil {
 		return Prepared{}, err
 	}
 	if err := fill(ctx, instance, content); err != nil {
@@ -491,7 +490,7 @@ func preparedKey(o OS, imported string, content Content) (string, error) {
 		Files              []provisioner.File
 		Units              []provisioner.Unit
 		Placed             *placed `json:",omitempty"`
-	}{recipeVersion, o.Server, imported, o.Mmdebstrap, []string{ready + o.Family.Install, importImages, discardLayers, seal}, o.packages(content), blobs(content.Binaries), blobs(content.Archives), content.Files, content.Units, placedOf(content)})
+	}{recipeVersion, o.Server, imported, o.Mmdebstrap, []string{ready + o.Family.Install, importImages, discardLayers, seal}, o.packages(content.Brings), blobs(content.Binaries), blobs(content.Archives), content.Files, content.Units, placedOf(content)})
 	if err != nil {
 		return "", fmt.Errorf("name the prepared image of %s: %w", o.Name, err)
 	}

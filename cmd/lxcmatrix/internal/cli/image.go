@@ -3,7 +3,9 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -23,18 +25,20 @@ import (
 
 func (p *program) image() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "image", Short: "List, prepare and remove node images", Args: verbs, RunE: help,
+		Use: "image", Short: "List, prepare, import and remove node images", Args: verbs, RunE: help,
 		Long: `A base image is an OS as its maker has it; a prepared image is a base with the
 packages, the runtime and a release's files, made once on the embedded host and
 named by the hash of all that went in. It is kept in the cache as one file, and
 every host of a run gets that. A run prepares what it needs by itself; of what
-is in the cache, images that no run asked for in 30 days go, and beyond 20 GiB
-those that were asked for longest ago.`,
+is in the cache, prepared images that no run asked for in 30 days go, and beyond
+20 GiB those that were asked for longest ago. A base image that was imported
+stays until it is removed.`,
 		Example: `  lxcmatrix image list
   lxcmatrix image prepare --only debian/13
+  lxcmatrix image import rhel/10 rhel-10.1-x86_64-kvm.qcow2
   lxcmatrix image remove 'prepared/debian/12/**'`,
 	}
-	cmd.AddCommand(p.listImages(), p.prepareImages(), p.removeImages())
+	cmd.AddCommand(p.listImages(), p.prepareImages(), p.importImage(), p.removeImages())
 	return cmd
 }
 
@@ -207,6 +211,75 @@ func unavailable(p matrix.Plan) error {
 		return nil
 	}
 	return fmt.Errorf("cells without an image%s", indented(":", missing))
+}
+
+func (p *program) importImage() *cobra.Command {
+	return &cobra.Command{
+		Use: "import OS FILE [METADATA]", Short: "Bring an image of a node OS, as no server has RHEL's", Args: args(cobra.RangeArgs(2, 3)),
+		Long: `Import keeps FILE in the cache as the image of a node OS. Nodes of that OS are
+made from it then, whatever other sources there are, until it is imported again
+or removed: lxcmatrix image remove imported/OS. OS is one that a matrix may name.
+
+FILE is a root filesystem, as a tarball (plain or packed with gzip, xz or zstd)
+or as a squashfs, or a machine's disk as a qcow2, of which the root filesystem is
+taken: that needs qemu-img, and a kernel that can mount it. Of a disk whose
+filesystem cannot be mounted here (LVM is not looked into), make a tarball:
+
+  virt-tar-out -a rhel-10.1-x86_64-kvm.qcow2 / rhel-10.tar
+
+What is made for a machine is adapted: eth0 gets its address by DHCP, and
+/etc/fstab, the machine's name and its identity are dropped. With METADATA, an
+Incus image's metadata tarball or its metadata.yaml, FILE is a container's
+already and stays as it is.
+
+It is refused if it has no systemd, is for other processors, is not what OS says
+by its os-release, or has entries that lead out of it. Packages that nodes need
+are installed when an image is prepared, so the system's repositories must be
+within reach of the embedded host's nodes: register RHEL, or install the
+packages, before it is imported. A licence that it needs is yours to have.`,
+		Example: `  lxcmatrix image import rhel/10 rhel-10.1-x86_64-kvm.qcow2
+  lxcmatrix image import rhel/10 rhel-10.tar.zst
+  lxcmatrix image import almalinux/10 rootfs.squashfs incus.tar.xz`,
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveDefault
+			}
+			knowledge, err := catalog.LoadKnowledge()
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveError
+			}
+			var names []string
+			for _, o := range knowledge.OSes {
+				names = append(names, o.Name)
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			knowledge, err := catalog.LoadKnowledge()
+			if err != nil {
+				return err
+			}
+			cache, err := artifact.DefaultCacheDir()
+			if err != nil {
+				return err
+			}
+			metadata := ""
+			if len(args) > 2 {
+				metadata = args[2]
+			}
+			store := image.Store{CacheDir: cache, OSes: knowledge.OSes, Progress: progress.New(p.Err, time.Now)}
+			taken, err := store.Take(cmd.Context(), args[0], args[1], metadata)
+			var refused *image.RefusedError
+			if errors.As(err, &refused) || errors.Is(err, fs.ErrNotExist) {
+				return usage("%w", err)
+			}
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(p.Out, "%s is %s now, %s\n", taken.Name, taken.Fingerprint[:12], bytesOf(taken.Size))
+			return err
+		},
+	}
 }
 
 func (p *program) removeImages() *cobra.Command {
