@@ -244,8 +244,8 @@ func (l *layout) stream(ctx context.Context, address, sum string, open func() (i
 	return err
 }
 
-// put makes path from what make makes, unless it is there with the SHA-256 sum.
-func (l *layout) put(ctx context.Context, path, sum string, make func(temporary string) error) error {
+// put makes path from what write writes, unless it is there with the SHA-256 sum.
+func (l *layout) put(ctx context.Context, path, sum string, write func(temporary string) error) error {
 	if had, err := hashFile(ctx, path); err == nil && had.SHA256 == sum {
 		return nil
 	}
@@ -255,7 +255,7 @@ func (l *layout) put(ctx context.Context, path, sum string, make func(temporary 
 	temporary := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
 	defer func() { _ = os.Remove(temporary) }()
 	_ = os.Remove(temporary) // Of one that was killed.
-	err := make(temporary)
+	err := write(temporary)
 	if err == nil {
 		err = os.Rename(temporary, path)
 	}

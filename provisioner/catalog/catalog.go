@@ -45,7 +45,7 @@ type Knowledge struct {
 // LoadKnowledge loads what is embedded, and the fixes of the folders given, with
 // the gates and signatures in their folders of these names. What is wrong in any
 // of it is told with its file and position, and nothing is loaded then.
-func LoadKnowledge(fixFolders ...string) (*Knowledge, error) {
+func LoadKnowledge(ctx context.Context, fixFolders ...string) (*Knowledge, error) {
 	fixes := []datafile.Source{{Name: "built-in", FS: fixtures.Fixes()}}
 	gates := []datafile.Source{{Name: "built-in", FS: fixtures.Gates()}}
 	signatures := []datafile.Source{{Name: "built-in", FS: fixtures.Signatures()}}
@@ -74,7 +74,7 @@ func LoadKnowledge(fixFolders ...string) (*Knowledge, error) {
 	if k.Signatures, err = diagnose.Load(signatures...); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(k.linked(), diagnose.MatchesNone(context.Background(), k.Signatures, datafile.Source{Name: "built-in", FS: fixtures.Passing()})); err != nil {
+	if err := errors.Join(k.linked(), diagnose.MatchesNone(ctx, k.Signatures, datafile.Source{Name: "built-in", FS: fixtures.Passing()})); err != nil {
 		return nil, err
 	}
 	if k.OSes, err = image.LoadOS(fixtures.OS()); err != nil {

@@ -11,7 +11,7 @@ import (
 // TestGatesOfTheBuiltInKernels: what cannot be is told from what the matrix
 // declares alone, and nothing else is ruled out by it.
 func TestGatesOfTheBuiltInKernels(t *testing.T) {
-	knowledge, err := catalog.LoadKnowledge()
+	knowledge, err := catalog.LoadKnowledge(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestGatesOfTheBuiltInKernels(t *testing.T) {
 // TestEveryCellOfTheBuiltInGatesDefiesOne: or the run that probes the gates
 // would be green for proving nothing.
 func TestEveryCellOfTheBuiltInGatesDefiesOne(t *testing.T) {
-	knowledge, err := catalog.LoadKnowledge("../../fixtures/probes")
+	knowledge, err := catalog.LoadKnowledge(t.Context(), "../../fixtures/probes")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestEveryCellOfTheBuiltInGatesDefiesOne(t *testing.T) {
 // TestObservedFactsCountAtAdmission: what a host turns out to be rules out
 // what was declared of it.
 func TestObservedFactsCountAtAdmission(t *testing.T) {
-	knowledge, err := catalog.LoadKnowledge()
+	knowledge, err := catalog.LoadKnowledge(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ var thing = regexp.MustCompile("`([a-z]+)/([^`]+)`")
 // TestFieldReportsNameWhatThereIs: each part of a field report is a thing of
 // the program that exists, and every fix, gate and signature is one of them.
 func TestFieldReportsNameWhatThereIs(t *testing.T) {
-	knowledge, err := LoadKnowledge()
+	knowledge, err := LoadKnowledge(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

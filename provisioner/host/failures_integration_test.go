@@ -113,7 +113,7 @@ func TestDaemonRestarts(t *testing.T) {
 					err := h.Server.Settle(look)
 					cancel()
 					if err != nil {
-						restarted <- restart(t.Context(), syscall.SIGKILL)
+						restarted <- restart(t.Context(), syscall.SIGKILL) //nolint:contextcheck // the node's restart ends with the daemon
 						return
 					}
 				}

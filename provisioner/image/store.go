@@ -214,11 +214,11 @@ func (s *Store) base(ctx context.Context, server *incus.Server, o OS) (incus.Ima
 	}
 	var tried []string
 	for _, source := range s.sources(o) {
-		make := s.fromServer
+		get := s.fromServer
 		if source == SourceMmdebstrap {
-			make = s.fromMmdebstrap
+			get = s.fromMmdebstrap
 		}
-		image, err := make(ctx, server, o, alias)
+		image, err := get(ctx, server, o, alias)
 		if err == nil {
 			return image, nil
 		}

@@ -84,7 +84,7 @@ func Plan(ctx context.Context, r Request) (*Planned, error) {
 	if err != nil {
 		return nil, &UsageError{err}
 	}
-	knowledge, err := catalog.LoadKnowledge(r.FixFolders...)
+	knowledge, err := catalog.LoadKnowledge(ctx, r.FixFolders...)
 	if err != nil {
 		return nil, &UsageError{err}
 	}

@@ -120,7 +120,7 @@ func example(t *testing.T, knowledge *catalog.Knowledge) Example {
 // What is done by hand is what the fixes and the distribution do.
 func TestRecipe(t *testing.T) {
 	g := NewWithT(t)
-	knowledge, err := catalog.LoadKnowledge()
+	knowledge, err := catalog.LoadKnowledge(t.Context())
 	g.Expect(err).NotTo(HaveOccurred())
 	e := example(t, knowledge)
 	distro := catalog.Distro(artifact.Release{Version: e.Cell.Distro.Version}, e.Cell, e.Plan.Timeouts)

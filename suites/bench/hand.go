@@ -46,7 +46,7 @@ func (h Hand) Run(ctx context.Context, e Example) (_ Times, err error) {
 	ctx, cancel := context.WithTimeout(ctx, handTimeout)
 	defer cancel()
 	fail := func(err error) (Times, error) { return nil, fmt.Errorf("do the cell by hand: %w", err) }
-	knowledge, err := catalog.LoadKnowledge()
+	knowledge, err := catalog.LoadKnowledge(ctx)
 	if err != nil {
 		return fail(err)
 	}

@@ -153,7 +153,7 @@ func add(t *testing.T, w *tar.Writer, name string, mode int64, content []byte) {
 func standIn(t *testing.T) []byte {
 	t.Helper()
 	target := filepath.Join(t.TempDir(), "standin")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", target, "./testdata/standin") //nolint:gosec // our own, into a folder of the test's
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", target, "./testdata/standin")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if said, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build the stand-in: %v\n%s", err, said)
@@ -258,7 +258,7 @@ type started struct {
 	BootID string
 }
 
-func records(g Gomega, ctx context.Context, node provisioner.Node) (all []started) {
+func records(ctx context.Context, g Gomega, node provisioner.Node) (all []started) {
 	content, err := node.Pull(ctx, "/var/lib/standin.jsonl")
 	g.Expect(err).NotTo(HaveOccurred())
 	lines := bufio.NewScanner(bytes.NewReader(content))
@@ -271,7 +271,7 @@ func records(g Gomega, ctx context.Context, node provisioner.Node) (all []starte
 	return all
 }
 
-func sh(g Gomega, ctx context.Context, node provisioner.Node, script string) string {
+func sh(ctx context.Context, g Gomega, node provisioner.Node, script string) string {
 	out, err := node.Exec(ctx, provisioner.Command{Args: []string{"sh", "-c", script}})
 	g.Expect(err).NotTo(HaveOccurred())
 	return strings.TrimSpace(out.Stdout)
@@ -283,7 +283,7 @@ const booted = `timeout 60 systemctl is-system-running --wait || true`
 func TestContract(t *testing.T) {
 	h := open(t)
 	program := standIn(t)
-	knowledge, err := catalog.LoadKnowledge()
+	knowledge, err := catalog.LoadKnowledge(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,8 +349,8 @@ func contract(t *testing.T, h *host.Host, images *image.Store, knowledge *catalo
 		}()
 	}
 	for i, node := range nodes {
-		sh(g, ctx, node, booted)
-		g.Expect(sh(g, ctx, node, "systemctl is-enabled "+p.units[roles[i]]+" || true")).To(Equal("disabled"), "the image starts nothing")
+		sh(ctx, g, node, booted)
+		g.Expect(sh(ctx, g, node, "systemctl is-enabled "+p.units[roles[i]]+" || true")).To(Equal("disabled"), "the image starts nothing")
 		g.Expect(fixes.Apply(ctx, node, wants[i])).To(Succeed())
 		g.Expect(distro.Configure(ctx, node, wants[i])).To(Succeed())
 	}
@@ -362,7 +362,7 @@ func contract(t *testing.T, h *host.Host, images *image.Store, knowledge *catalo
 
 	look := func(starts int) {
 		for i, node := range nodes {
-			all := records(g, ctx, node)
+			all := records(ctx, g, node)
 			g.Expect(all).To(HaveLen(starts), "starts of %s", p.units[roles[i]])
 			last := all[len(all)-1]
 			g.Expect(last.Args).To(Equal([]string{"/usr/local/bin/" + p.name, string(roles[i])}))
@@ -371,9 +371,9 @@ func contract(t *testing.T, h *host.Host, images *image.Store, knowledge *catalo
 			g.Expect(last.Env["HOME"]).To(Equal(p.home))
 			checkFiles(g, p, roles[i], nodes, i, last)
 			g.Expect(last.Files).To(Equal(all[0].Files), "what is left after a restart")
-			g.Expect(sh(g, ctx, node, "systemctl is-active "+p.units[roles[i]]+"; systemctl is-enabled "+p.units[roles[i]])).To(Equal("active\nenabled"))
+			g.Expect(sh(ctx, g, node, "systemctl is-active "+p.units[roles[i]]+"; systemctl is-enabled "+p.units[roles[i]])).To(Equal("active\nenabled"))
 			// Its unit came up after those of fixes.
-			order := sh(g, ctx, node, "systemctl show -P ActiveEnterTimestampMonotonic lxcmatrix-rshared.service "+p.units[roles[i]])
+			order := sh(ctx, g, node, "systemctl show -P ActiveEnterTimestampMonotonic lxcmatrix-rshared.service "+p.units[roles[i]])
 			var before, after int64
 			_, err := fmt.Sscan(order, &before, &after)
 			g.Expect(err).NotTo(HaveOccurred())
@@ -389,14 +389,14 @@ func contract(t *testing.T, h *host.Host, images *image.Store, knowledge *catalo
 			g.Expect(restart(node, ctx)).To(Succeed())
 		}
 		for i, node := range nodes {
-			sh(g, ctx, node, booted)
-			g.Expect(sh(g, ctx, node, "systemctl is-active "+p.units[roles[i]])).To(Equal("active"))
+			sh(ctx, g, node, booted)
+			g.Expect(sh(ctx, g, node, "systemctl is-active "+p.units[roles[i]])).To(Equal("active"))
 		}
 		look(starts + 2)
 	}
 	for _, node := range nodes {
 		var boots []string
-		for _, s := range records(g, ctx, node) {
+		for _, s := range records(ctx, g, node) {
 			g.Expect(boots).NotTo(ContainElement(s.BootID), "each start is another boot's")
 			boots = append(boots, s.BootID)
 		}
@@ -411,7 +411,7 @@ func contract(t *testing.T, h *host.Host, images *image.Store, knowledge *catalo
 	}
 
 	// A program that ends at once is the node's doing, told with its own words.
-	sh(g, ctx, nodes[1], "systemctl disable --now "+p.units[matrix.RoleAgent]+"; rm /var/lib/standin.jsonl")
+	sh(ctx, g, nodes[1], "systemctl disable --now "+p.units[matrix.RoleAgent]+"; rm /var/lib/standin.jsonl")
 	refusing := refusal{nodes[1], "/etc/rancher/" + p.name + "/config.yaml"}
 	err = distro.Join(ctx, nodes[:1], refusing, matrix.RoleAgent, wants[1])
 	g.Expect(err).To(MatchError(And(ContainSubstring("start "+p.units[matrix.RoleAgent]), ContainSubstring("told to refuse by its configuration"))))

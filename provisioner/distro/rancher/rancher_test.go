@@ -41,8 +41,8 @@ func newNode(name, address string) *fakeNode {
 }
 
 // server is a node on which a server of a product has been started.
-func server(p rancher.Product, name, address string) *fakeNode {
-	n := newNode(name, address)
+func server(p rancher.Product) *fakeNode {
+	n := newNode("s1", "10.0.0.10")
 	for path, content := range map[string]string{
 		p.Kubeconfig(): "clusters: [{cluster: {server: 'https://127.0.0.1:6443'}}]\n",
 		"/var/lib/rancher/" + p.Name + "/server/node-token": "K10" + strings.Repeat("ab", 32) + "::server:abc\n",
@@ -146,7 +146,7 @@ func TestClusters(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
 			d := distro(tc.product, tc.version, tc.options)
-			first := server(tc.product, "s1", "10.0.0.10")
+			first := server(tc.product)
 			g.Expect(d.Configure(t.Context(), first, desired("10.0.0.10"))).To(Succeed())
 			kubeconfig, err := d.Init(t.Context(), first, desired("10.0.0.10"))
 			g.Expect(err).NotTo(HaveOccurred())
@@ -277,7 +277,7 @@ func TestLeftOut(t *testing.T) {
 		"servicelb is disabled: the release's archives hold no image klipper-lb",
 		"traefik is disabled: the release's archives hold no image mirrored-library-traefik",
 	}))
-	first := server(d.Product, "s1", "10.0.0.10")
+	first := server(d.Product)
 	_, err := d.Init(t.Context(), first, provisioner.Desired{})
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(first.files[d.Config()].Content).To(ContainSubstring("disable:\n- local-storage\n- servicelb\n- traefik\n"))
@@ -310,7 +310,7 @@ func TestFailures(t *testing.T) {
 		cancel()
 		node.fails["systemctl enable --now k3s-agent.service"] = ctx.Err()
 		node.answers["journalctl"] = "waiting for the server\n"
-		err := d.Join(ctx, []provisioner.Node{server(d.Product, "s1", "10.0.0.10")}, node, matrix.RoleAgent, provisioner.Desired{})
+		err := d.Join(ctx, []provisioner.Node{server(d.Product)}, node, matrix.RoleAgent, provisioner.Desired{})
 		g.Expect(err).To(MatchError(context.Canceled))
 		g.Expect(err).To(MatchError(ContainSubstring("waiting for the server")))
 		g.Expect(provisioner.IsNodes(err)).To(BeTrue())
@@ -325,7 +325,7 @@ func TestFailures(t *testing.T) {
 	})
 	t.Run("a kubeconfig of another server", func(t *testing.T) {
 		g := NewWithT(t)
-		node := server(d.Product, "s1", "10.0.0.10")
+		node := server(d.Product)
 		node.files[d.Kubeconfig()] = provisioner.File{Content: "server: https://10.1.1.1:6443"}
 		_, err := d.Init(t.Context(), node, provisioner.Desired{})
 		g.Expect(provisioner.IsNodes(err)).To(BeTrue(), "%v", err)
@@ -357,7 +357,7 @@ func TestFailures(t *testing.T) {
 func TestBridge(t *testing.T) {
 	g := NewWithT(t)
 	d := distro(rke2.Product(), "1.34.2+rke2r1", rancher.Options{CNI: rancher.CNIBridge, Servers: 1})
-	first, agent := server(d.Product, "s1", "10.0.0.10"), newNode("a1", "10.0.0.11")
+	first, agent := server(d.Product), newNode("a1", "10.0.0.11")
 	_, err := d.Init(t.Context(), first, provisioner.Desired{})
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(first.files[bridge.ConflistPath].Content).To(ContainSubstring(`"subnet": "10.42.0.0/24"`))

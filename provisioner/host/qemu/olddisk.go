@@ -36,7 +36,7 @@ func lockOf(dir string) *flock.Flock { return flock.New(strings.TrimSuffix(dir, 
 
 // once makes a disk's folder where it is not there, however many want it, and
 // says whether it did.
-func once(ctx context.Context, dir string, make func() error) (made bool, err error) {
+func once(ctx context.Context, dir string, build func() error) (made bool, err error) {
 	lock := lockOf(dir)
 	defer func() { _ = lock.Unlock() }()
 	if _, err := lock.TryRLockContext(ctx, lockPoll); err != nil {
@@ -51,7 +51,7 @@ func once(ctx context.Context, dir string, make func() error) (made bool, err er
 		}
 	}
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		if err := make(); err != nil {
+		if err := build(); err != nil {
 			return false, err
 		}
 		made = true

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -45,7 +46,7 @@ func completeFixes(cmd *cobra.Command) {
 	for flag, wanted := range map[string]func(*fix.Fix) bool{"with": (*fix.Fix).OnRequest, "without": func(*fix.Fix) bool { return true }} {
 		complete(cmd, flag, func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 			folders, _ := cmd.Flags().GetStringArray("fixes")
-			return fixIDs(folders, wanted), cobra.ShellCompDirectiveNoFileComp
+			return fixIDs(cmd.Context(), folders, wanted), cobra.ShellCompDirectiveNoFileComp
 		})
 	}
 }
@@ -80,8 +81,8 @@ func plannedNames(file string) []string {
 	return slices.Compact(names)
 }
 
-func fixIDs(folders []string, wanted func(*fix.Fix) bool) []string {
-	knowledge, err := loadKnowledge(folders)
+func fixIDs(ctx context.Context, folders []string, wanted func(*fix.Fix) bool) []string {
+	knowledge, err := loadKnowledge(ctx, folders)
 	if err != nil {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -41,7 +42,7 @@ that matches it alone.`,
 				s.Progress = progress.New(p.Err, time.Now)
 				knowledge, sides, err = plannedSides(cmd, s.Request, args)
 			} else {
-				knowledge, sides, err = keptSides(root, name, s.FixFolders, args)
+				knowledge, sides, err = keptSides(cmd.Context(), root, name, s.FixFolders, args)
 			}
 			if err != nil {
 				return err
@@ -98,9 +99,9 @@ func plannedSides(cmd *cobra.Command, r run.Request, names []string) (*catalog.K
 	return planned.Knowledge, sides, nil
 }
 
-func keptSides(root, name string, folders, names []string) (*catalog.Knowledge, [2]side, error) {
+func keptSides(ctx context.Context, root, name string, folders, names []string) (*catalog.Knowledge, [2]side, error) {
 	var sides [2]side
-	knowledge, err := loadKnowledge(folders)
+	knowledge, err := loadKnowledge(ctx, folders)
 	if err != nil {
 		return nil, sides, err
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -31,8 +32,8 @@ func (p *program) fixes() *cobra.Command {
 		Use: "list", Short: "List the fixes and when each applies", Args: args(noArgs),
 		Example: `  lxcmatrix fixes list
   lxcmatrix fixes list --fixes my-fixes --json`,
-		RunE: func(*cobra.Command, []string) error {
-			knowledge, err := loadKnowledge(folders)
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			knowledge, err := loadKnowledge(cmd.Context(), folders)
 			if err != nil {
 				return err
 			}
@@ -66,8 +67,8 @@ causes, and how cells ended from which it was left out, or for which it was aske
 in the runs that are kept here.`,
 		Example: `  lxcmatrix fixes explain cgroup1-split-cpu
   lxcmatrix fixes explain restrict-oom-score-adj --json`,
-		RunE: func(_ *cobra.Command, args []string) error {
-			knowledge, err := loadKnowledge(folders)
+		RunE: func(cmd *cobra.Command, args []string) error {
+			knowledge, err := loadKnowledge(cmd.Context(), folders)
 			if err != nil {
 				return err
 			}
@@ -92,11 +93,11 @@ in the runs that are kept here.`,
 			}
 			return e.print(p.Out)
 		},
-		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return fixIDs(folders, func(*fix.Fix) bool { return true }), cobra.ShellCompDirectiveNoFileComp
+			return fixIDs(cmd.Context(), folders, func(*fix.Fix) bool { return true }), cobra.ShellCompDirectiveNoFileComp
 		},
 	}
 	cmd := &cobra.Command{
@@ -114,8 +115,8 @@ in the runs that are kept here.`,
 	return cmd
 }
 
-func loadKnowledge(folders []string) (*catalog.Knowledge, error) {
-	knowledge, err := catalog.LoadKnowledge(folders...)
+func loadKnowledge(ctx context.Context, folders []string) (*catalog.Knowledge, error) {
+	knowledge, err := catalog.LoadKnowledge(ctx, folders...)
 	if err != nil {
 		return nil, usage("%w", err)
 	}

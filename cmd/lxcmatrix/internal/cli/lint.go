@@ -25,7 +25,7 @@ anything; --passing adds logs of your own.`,
   lxcmatrix fixes lint --fixes my-fixes
   lxcmatrix fixes lint --fixes my-fixes --passing runs/20261120T193324Z-k5x2ab/cells`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			knowledge, err := loadKnowledge(folders)
+			knowledge, err := loadKnowledge(cmd.Context(), folders)
 			if err != nil {
 				return err
 			}

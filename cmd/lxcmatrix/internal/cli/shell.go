@@ -171,7 +171,7 @@ func leaseFor(ctx context.Context, h *host.Host, r matrix.Run, c matrix.Cell, no
 	if !ok || len(attempt.Fixes) == 0 {
 		return none, nil
 	}
-	knowledge, err := catalog.LoadKnowledge()
+	knowledge, err := catalog.LoadKnowledge(ctx)
 	if err != nil {
 		return nil, err
 	}

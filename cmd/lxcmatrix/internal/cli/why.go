@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -41,7 +42,7 @@ asked again when a run has opened the cell's host.`,
 				s.Progress = progress.New(p.Err, time.Now)
 				answer, err = whyPlanned(cmd, s.Request, args[0])
 			} else {
-				answer, err = whyRun(root, name, s.FixFolders, args[0])
+				answer, err = whyRun(cmd.Context(), root, name, s.FixFolders, args[0])
 			}
 			if err != nil {
 				return err
@@ -89,8 +90,8 @@ func whyPlanned(cmd *cobra.Command, r run.Request, name string) (explanation, er
 }
 
 // whyRun asks about a cell by what a run observed.
-func whyRun(root, name string, folders []string, cell string) (explanation, error) {
-	knowledge, err := loadKnowledge(folders)
+func whyRun(ctx context.Context, root, name string, folders []string, cell string) (explanation, error) {
+	knowledge, err := loadKnowledge(ctx, folders)
 	if err != nil {
 		return explanation{}, err
 	}
