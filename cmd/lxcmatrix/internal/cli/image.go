@@ -240,11 +240,11 @@ packages, before it is imported. A licence that it needs is yours to have.`,
 		Example: `  lxcmatrix image import rhel/10 rhel-10.1-x86_64-kvm.qcow2
   lxcmatrix image import rhel/10 rhel-10.tar.zst
   lxcmatrix image import almalinux/10 rootfs.squashfs incus.tar.xz`,
-		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveDefault
 			}
-			knowledge, err := catalog.LoadKnowledge()
+			knowledge, err := catalog.LoadKnowledge(cmd.Context())
 			if err != nil {
 				return nil, cobra.ShellCompDirectiveError
 			}
@@ -255,7 +255,7 @@ packages, before it is imported. A licence that it needs is yours to have.`,
 			return names, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			knowledge, err := catalog.LoadKnowledge()
+			knowledge, err := catalog.LoadKnowledge(cmd.Context())
 			if err != nil {
 				return err
 			}
