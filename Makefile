@@ -28,6 +28,7 @@ INTEGRATION := \
 	./provisioner/hygiene \
 	./provisioner/image \
 	./provisioner/host \
+	./provisioner/host/qemu \
 	./provisioner/incus \
 	./provisioner/artifact \
 	./provisioner/distro/contract \
@@ -76,16 +77,7 @@ integration: ## Run the tests that need root, Incus and a Kubernetes, real cells
 		*) echo "$$f holds integration tests, and INTEGRATION in the Makefile does not name its package" >&2; exit 1 ;; \
 		esac; \
 	done
-	LXCMATRIX_TEST_RELEASES='$(RELEASES)' $(GO) test -tags integration -count=1 -p 1 -timeout 60m -v $(INTEGRATION)
-
-# Not part of make test: where CPUs are emulated and others are at work as well,
-# a machine may take longer than any test waits for.
-.PHONY: emulated
-emulated: build ## Run the tests that boot virtual machines, a real cell in one among them; half an hour
-	$(call say,doctor)
-	$(BIN) doctor --fix --for test
-	$(call say,tests in virtual machines)
-	$(GO) test -tags emulated -count=1 -p 1 -timeout 90m -v -run '^(TestMachines|TestCrashedRun|TestEmulatedHost)$$' ./provisioner/host/qemu ./suites/compat
+	LXCMATRIX_TEST_RELEASES='$(RELEASES)' $(GO) test -tags integration -count=1 -p 1 -timeout 75m -v $(INTEGRATION)
 
 # LXCMATRIX_BENCH_PAIRS says how many pairs of both are measured, five without
 # it; one takes about five minutes.

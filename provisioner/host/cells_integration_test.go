@@ -1,4 +1,4 @@
-//go:build integration || emulated
+//go:build integration
 
 package host_test
 
