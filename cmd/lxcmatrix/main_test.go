@@ -105,6 +105,9 @@ func stored(ts *testscript.TestScript, _ bool, args []string) {
 		if kind == "defied" {
 			c.Gate, c.DefyGates = controllersGate(), true
 		}
+		if kind == "without" {
+			c.Without = []string{"restrict-oom-score-adj"}
+		}
 		c.ID = c.NewID()
 		run.Plan.Cells = append(run.Plan.Cells, c)
 	}
@@ -132,7 +135,6 @@ func stored(ts *testscript.TestScript, _ bool, args []string) {
 			a.Diagnoses = []matrix.Diagnosis{{Signature: "cgroup-v1-controllers", Title: "no controller", Log: "s1/kubelet.log", Line: "not mounted"}}
 			result.Attempts = []matrix.Attempt{a}
 		case "without":
-			result.Cell.Without = []string{"restrict-oom-score-adj"}
 			a := attempt(c, start, matrix.PhaseInstall)
 			a.Fixes = []matrix.AppliedFix{{ID: "kmsg-device", State: "applied"}, {ID: "restrict-oom-score-adj", State: "left-out"}}
 			a.Diagnoses = []matrix.Diagnosis{{Signature: "oom-score-adj-pipe", Title: "no sandbox", Log: "s1/containerd.log", Line: "EOF"}}

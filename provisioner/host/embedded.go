@@ -57,7 +57,9 @@ func OpenEmbedded(ctx context.Context, opts EmbeddedOptions) (_ *Host, err error
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("open the embedded host: starting an Incus daemon needs root")
 	}
-	if err := os.MkdirAll(opts.StateDir, 0o711); err != nil {
+	// The bridge's dnsmasq gives its rights up, and reads the nodes' addresses
+	// below this folder all the same: where it cannot, nodes get other ones.
+	if err := errors.Join(os.MkdirAll(opts.StateDir, 0o711), os.Chmod(opts.StateDir, 0o711)); err != nil {
 		return nil, fmt.Errorf("open the embedded host: %w", err)
 	}
 	lock := flock.New(filepath.Join(opts.StateDir, "lock"))
