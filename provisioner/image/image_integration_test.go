@@ -28,11 +28,6 @@ func embedded(t *testing.T, pool int64) *host.Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// As a state folder is: the bridge's DHCP server, which is not root, reads
-	// there which addresses are pinned.
-	if err := os.Chmod(dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
 	h, err := host.OpenEmbedded(t.Context(), host.EmbeddedOptions{StateDir: dir, PoolBytes: pool})
 	if err != nil {
 		t.Fatal(err)

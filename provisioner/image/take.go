@@ -163,9 +163,8 @@ func readMetadata(path string) (about, error) {
 		return a, fmt.Errorf("read %s: %w", path, err)
 	}
 	text := content
-	if archive := tar.NewReader(bytes.NewReader(content)); filepath.Ext(path) != ".yaml" {
-		text = nil
-		for {
+	if filepath.Ext(path) != ".yaml" {
+		for archive := tar.NewReader(bytes.NewReader(content)); ; {
 			h, err := archive.Next()
 			if errors.Is(err, io.EOF) {
 				break
