@@ -277,7 +277,9 @@ func sh(ctx context.Context, g Gomega, node provisioner.Node, script string) str
 	return strings.TrimSpace(out.Stdout)
 }
 
-const booted = `timeout 60 systemctl is-system-running --wait || true`
+// booted waits for the end of a boot, of whose first moment systemd answers
+// nobody.
+const booted = `timeout 60 sh -c 'until systemctl is-system-running --wait >/dev/null 2>&1 || systemctl is-system-running | grep -qx degraded; do sleep 0.2; done'`
 
 // TestContract installs each from a mirror into real nodes.
 func TestContract(t *testing.T) {
