@@ -143,6 +143,13 @@ func (i *Instance) run(ctx context.Context, post api.InstanceExecPost, args clie
 		return -1, ctx.Err()
 	}
 	code, ok := op.Get().Metadata["return"].(float64)
+	if !ok && err != nil {
+		// An exit code of 126 or 127, a shell's for a program that is not there,
+		// fails the operation; what it carries may not have come with that news.
+		if ended, _, getErr := i.server.with(ctx).GetOperation(op.Get().ID); getErr == nil {
+			code, ok = ended.Metadata["return"].(float64)
+		}
+	}
 	if !ok {
 		if err == nil {
 			err = fmt.Errorf("operation %s carries no exit code", op.Get().ID)
