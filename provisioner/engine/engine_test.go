@@ -654,6 +654,16 @@ func TestMachinesWaitForRoom(t *testing.T) {
 		"the budget of 2 CPUs and 8192 MiB of memory has 0 CPUs and 2048 MiB of memory free while other hosts are up"))
 }
 
+// TestMoreNodesThanCPUs: nodes share CPUs, so a cell of many takes all there
+// are; its memory must be there.
+func TestMoreNodesThanCPUs(t *testing.T) {
+	g := NewWithT(t)
+	plan := planOf(cellOn("embedded", "3+1"))
+	plan.Budget.Node.MemoryBytes = 2 * gib
+	r, _ := run(t.Context(), t, &fakeGround{}, plan, 1)
+	g.Expect(verdicts(r)).To(Equal([]matrix.Verdict{matrix.Pass}), r.Results[0].Judgement.Reason)
+}
+
 // TestMachineTooSmall: a machine's cells have what it was observed to have.
 func TestMachineTooSmall(t *testing.T) {
 	g := NewWithT(t)

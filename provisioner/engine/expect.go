@@ -93,11 +93,15 @@ func toSchedule(p matrix.Plan, hosts []hostCells, past runfolder.History) schedu
 		host.Closing = expected(past.Closing, h.ref.Name, host.Closing)
 		for _, c := range h.cells {
 			// CPUs are shared, not given out: a node's limit is its share at the
-			// most, and half of the time it waits. Memory is claimed in full.
-			nodes := c.Topology.Nodes()
+			// most, and half of the time it waits, so that a cell of many nodes
+			// takes all there are and no more. Memory is claimed in full.
+			nodes, room := c.Topology.Nodes(), s.Budget
+			if host.Own {
+				room = host.Room
+			}
 			guess := slower*(guessedCell+time.Duration(nodes-1)*guessedNode) + windows*p.Timeouts.Stability.Std()
 			host.Cells = append(host.Cells, schedule.Cell{Name: string(c.ID),
-				Claim:    schedule.Room{CPUs: nodes, MemoryBytes: int64(nodes) * p.Budget.Node.MemoryBytes},
+				Claim:    schedule.Room{CPUs: min(nodes, room.CPUs), MemoryBytes: int64(nodes) * p.Budget.Node.MemoryBytes},
 				Expected: expected(past.Cells, c.ID, guess)})
 		}
 		s.Hosts = append(s.Hosts, host)
