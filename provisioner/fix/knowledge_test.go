@@ -485,22 +485,27 @@ func TestWhatAMachineDeclares(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	withoutMemory := []string{"blkio", "cpu", "cpuacct", "devices", "freezer", "hugetlb", "misc", "net_cls", "net_prio", "perf_event", "pids", "rdma"}
 	for _, tc := range []struct {
-		qemu matrix.QEMURef
-		want fix.Facts
+		qemu   matrix.QEMURef
+		cgroup string
+		want   fix.Facts
 	}{
-		{matrix.QEMURef{OS: "debian/12", Kernel: "debian/5.10", Incus: "bookworm-backports"},
+		{matrix.QEMURef{OS: "debian/12", Kernel: "debian/5.10", Incus: "bookworm-backports"}, "v1",
 			fix.Facts{"kernel": "5.10.x", "host_systemd": "252.x", "incus": "6.0.x", "lxc": "5.0.x"}},
-		{matrix.QEMURef{OS: "debian/13", Kernel: "debian/7", Incus: "trixie-backports"},
+		{matrix.QEMURef{OS: "debian/13", Kernel: "debian/7", Incus: "trixie-backports"}, "v2",
 			fix.Facts{"kernel": "7.x", "host_systemd": "257.x", "incus": "7.x"}},
-		{matrix.QEMURef{Kernel: "linux-image-6.1.0-38-cloud-amd64"}, fix.Facts{"kernel": "6.1.0-38-cloud-amd64"}},
-		{matrix.QEMURef{Kernel: "linux-image-cloud-amd64"}, fix.Facts{}},
-		{matrix.QEMURef{Kernel: "/srv/debian/6.1/vmlinuz"}, fix.Facts{}},
-		{matrix.QEMURef{}, fix.Facts{}},
+		{matrix.QEMURef{Kernel: "debian/6.1"}, "v1", fix.Facts{"kernel": "6.1.x"}},
+		{matrix.QEMURef{Kernel: "debian/6.12"}, "v1", fix.Facts{"kernel": "6.12.x", "controllers": withoutMemory}},
+		{matrix.QEMURef{Kernel: "debian/7.3"}, "v1", fix.Facts{"kernel": "7.3.x", "controllers": withoutMemory}},
+		{matrix.QEMURef{Kernel: "linux-image-6.1.0-38-cloud-amd64"}, "v1", fix.Facts{"kernel": "6.1.0-38-cloud-amd64"}},
+		{matrix.QEMURef{Kernel: "linux-image-cloud-amd64"}, "v1", fix.Facts{}},
+		{matrix.QEMURef{Kernel: "/srv/debian/6.1/vmlinuz"}, "v1", fix.Facts{}},
+		{matrix.QEMURef{}, "", fix.Facts{}},
 	} {
-		ref := matrix.HostRef{QEMU: tc.qemu}
+		ref := matrix.HostRef{Cgroup: tc.cgroup, QEMU: tc.qemu}
 		got := fix.Declared(matrix.Cell{Host: ref}).With(hosts.Declared(ref))
-		for _, name := range []string{"privileged", "variants"} {
+		for _, name := range []string{"privileged", "variants", "cgroup"} {
 			delete(got, name)
 		}
 		if !reflect.DeepEqual(got, tc.want) {
