@@ -70,20 +70,25 @@ func TakeSnapshot(ctx context.Context, cluster *provisioner.Cluster) (Snapshot, 
 		return Snapshot{}, fmt.Errorf("take a snapshot of the cluster: %w", err)
 	}
 	defer s.close()
+	var saw error
 	for {
 		snapshot, err := s.takeSnapshot(ctx)
 		if err == nil {
 			return snapshot, nil
+		}
+		// A try that the deadline cut short tells less than the one before it.
+		if saw == nil || ctx.Err() == nil {
+			saw = err
 		}
 		if ctx.Err() == nil {
 			pause(ctx, pollInterval)
 		}
 		switch {
 		case ctx.Err() == nil:
-		case isBlind(err) || provisioner.IsNodes(err):
-			return Snapshot{}, fmt.Errorf("take a snapshot of the cluster: %w", err)
+		case isBlind(saw) || provisioner.IsNodes(saw):
+			return Snapshot{}, fmt.Errorf("take a snapshot of the cluster: %w", saw)
 		default:
-			return Snapshot{}, &provisioner.NodeError{Node: cluster.Nodes[0].Name(), Action: "take a snapshot of the cluster through", Err: err}
+			return Snapshot{}, &provisioner.NodeError{Node: cluster.Nodes[0].Name(), Action: "take a snapshot of the cluster through", Err: saw}
 		}
 	}
 }
