@@ -1,6 +1,7 @@
 package rancher
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -12,6 +13,22 @@ type Addon struct {
 	// Images are what it needs, each without registry and tag, alternatives of
 	// other versions separated by |.
 	Images []string
+	// Reaches is what it sends to a server outside, which no plan names; it is
+	// always left out then. Empty for those that keep to their cluster.
+	Reaches string
+}
+
+// leftOut says why an add-on is disabled on nodes that have the images; empty
+// where it is not.
+func (a Addon) leftOut(images []string) string {
+	names := strings.Join(a.Disable, ", ")
+	if a.Reaches != "" {
+		return fmt.Sprintf("%s is disabled where the version has it: it %s, and nodes reach nothing that the plan does not name", names, a.Reaches)
+	}
+	if lacking := a.Lacking(images); len(lacking) > 0 {
+		return fmt.Sprintf("%s is disabled: the release's archives hold no image %s", names, strings.Join(lacking, ", "))
+	}
+	return ""
 }
 
 // Lacking are the images that an add-on needs and that are not among those

@@ -261,7 +261,7 @@ func (d *Distro) server(node provisioner.Node, first bool) map[string]any {
 	maps.Copy(config, d.Server(d.Options, first))
 	var disable []string
 	for _, a := range d.Addons(d.Version) {
-		if len(a.Lacking(d.Available)) > 0 {
+		if a.leftOut(d.Available) != "" {
 			disable = append(disable, a.Disable...)
 		}
 	}
@@ -315,13 +315,12 @@ func (d *Distro) start(ctx context.Context, node provisioner.Node, role matrix.R
 	return &provisioner.NodeError{Node: node.Name(), Action: "start " + unit + " on", Err: err}
 }
 
-// LeftOut are the add-ons that are disabled since nodes do not have their
-// images, which could only come from the network.
+// LeftOut are the add-ons that are disabled, as their images could only come
+// from the network or they themselves would reach for it.
 func (d *Distro) LeftOut() (lines []string) {
 	for _, a := range d.Addons(d.Version) {
-		if lacking := a.Lacking(d.Available); len(lacking) > 0 {
-			lines = append(lines, fmt.Sprintf("%s is disabled: the release's archives hold no image %s",
-				strings.Join(a.Disable, ", "), strings.Join(lacking, ", ")))
+		if line := a.leftOut(d.Available); line != "" {
+			lines = append(lines, line)
 		}
 	}
 	return lines

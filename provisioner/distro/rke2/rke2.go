@@ -59,6 +59,8 @@ func addons(version *semver.Version) []rancher.Addon {
 		{Disable: []string{"rke2-snapshot-controller", "rke2-snapshot-controller-crd"},
 			Images: []string{helm, "mirrored-sig-storage-snapshot-controller|hardened-snapshot-controller"}},
 		{Disable: []string{"rke2-runtimeclasses"}, Images: []string{helm}},
+		// From 1.36.4 on: docs/adrs/010-security-responder.md of RKE2.
+		{Disable: []string{"rke2-security-responder"}, Reaches: "reports the cluster to its maker's server three times a day"},
 	}
 	if version.Minor() < 36 {
 		return append(all, rancher.Addon{Disable: []string{"rke2-ingress-nginx"},
