@@ -19,11 +19,8 @@ import (
 // build makes a whole release from its recipe.
 func (s *Store) build(ctx context.Context, wanted Request, work string, force bool) (entry, error) {
 	r, found := s.recipe(wanted.Distro, wanted.Version)
-	switch {
-	case !found:
-		return entry{}, fmt.Errorf("no recipe to build %s", wanted)
-	case r.Version != wanted.Version:
-		return entry{}, fmt.Errorf("builds %s %s, not %s", wanted.Distro, r.Version, wanted.Version)
+	if !found || r.Version != wanted.Version {
+		return entry{}, s.notBuilt(wanted)
 	}
 	g, err := findGo(ctx)
 	if err != nil {

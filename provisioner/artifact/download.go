@@ -89,7 +89,7 @@ func (r *remote) download(ctx context.Context, address, want, part string) (size
 			return 0, fmt.Errorf("get %s: %w", r.at(address), err)
 		}
 		size, err := r.fill(ctx, address, want, p)
-		return size, errors.Join(err, p.file.Close())
+		return size, errors.Join(err, p.close(err))
 	})
 }
 
@@ -195,6 +195,16 @@ func (p *partFile) restart(validator string) error {
 	}
 	_, seekErr := p.file.Seek(0, io.SeekStart)
 	return errors.Join(seekErr, p.file.Truncate(0), os.WriteFile(p.origin(), text, 0o644))
+}
+
+// close ends an attempt. After one that failed, what cannot be gone on with is
+// removed.
+func (p *partFile) close(failed error) error {
+	err := p.file.Close()
+	if failed != nil && (p.size == 0 || p.Validator == "") {
+		err = errors.Join(err, os.Remove(p.file.Name()), os.Remove(p.origin()))
+	}
+	return err
 }
 
 // Write adds to it.

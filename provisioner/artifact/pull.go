@@ -151,6 +151,10 @@ func (s *Store) fetch(ctx context.Context, from *remote, wanted Request, d downl
 		return blob{}, fmt.Errorf("download %s: %w", d.name(), err)
 	}
 	size, err := from.download(ctx, d.URL, sum, part)
+	var wrong *ChecksumError
+	if errors.As(err, &wrong) {
+		wrong.Remedy = "as " + from.at(d.Checksums) + " says: get both anew"
+	}
 	if err != nil {
 		return blob{}, err
 	}

@@ -402,5 +402,18 @@ func (r *remote) checksum(ctx context.Context, d download) (string, error) {
 			return sum, nil
 		}
 	}
-	return "", fmt.Errorf("get %s: %q is no SHA-256 of %s", r.at(d.Checksums), tail(text, 100), d.name())
+	return "", fmt.Errorf("get %s: it has no SHA-256 of %s; it ends in %q", r.at(d.Checksums), d.name(), tail(text, 100))
+}
+
+// has says whether a file is there, without getting it; one that is not is a
+// *statusError.
+func (r *remote) has(ctx context.Context, address string) error {
+	_, err := retry(ctx, r.limits, func(ctx context.Context) (struct{}, error) {
+		response, err := r.get(ctx, address, http.Header{"Range": {"bytes=0-0"}}, http.StatusOK, http.StatusPartialContent)
+		if err == nil {
+			err = response.Body.Close()
+		}
+		return struct{}{}, err
+	})
+	return err
 }

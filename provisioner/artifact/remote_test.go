@@ -248,7 +248,7 @@ func TestPullRuntime(t *testing.T) {
 		"whole":               {members: whole},
 		"not in the archive":  {members: map[string]string{"bin/ctr": "alone"}, want: "no bin/containerd in it"},
 		"a damaged archive":   {members: whole, damage: "github.com/c/c-1-" + runtime.GOARCH + ".tar.gz", want: "c-1-" + runtime.GOARCH + ".tar.gz"},
-		"no checksum of runc": {members: whole, damage: "github.com/r/runc.sha256sum", want: "is no SHA-256 of runc"},
+		"no checksum of runc": {members: whole, damage: "github.com/r/runc.sha256sum", want: "has no SHA-256 of runc"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
@@ -332,6 +332,8 @@ func TestResolve(t *testing.T) {
 			_, _ = io.WriteString(w, "v1.34.12\n")
 		case strings.HasSuffix(r.URL.Path, ".sha256"):
 			_, _ = io.WriteString(w, strings.Repeat("a", 64))
+		case strings.Contains(r.URL.Path, "/bin/linux/"):
+			_, _ = io.WriteString(w, "a binary")
 		default:
 			http.NotFound(w, r)
 		}

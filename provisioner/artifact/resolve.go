@@ -158,7 +158,7 @@ func (s *Store) newestFrom(ctx context.Context, source string, wanted Request) (
 	case SourceBuild:
 		r, found := s.recipe(wanted.Distro, wanted.Version)
 		if !found || r.Minor != wanted.Version {
-			return "", fmt.Errorf("no recipe to build %s %s", wanted.Distro, wanted.Version)
+			return "", s.notBuilt(wanted)
 		}
 		return r.Version, nil
 	}
@@ -282,7 +282,19 @@ func (u upstream) newestOf(versions []string, wanted string) (string, error) {
 	return newest.String(), nil
 }
 
-// inputs says what a source would give of a release.
+// notBuilt says that nothing here builds a release, and what of its
+// distribution can be built.
+func (s *Store) notBuilt(wanted Request) error {
+	var versions []string
+	for _, r := range s.recipes {
+		if r.Distro == wanted.Distro {
+			versions = append(versions, r.Version)
+		}
+	}
+	return fmt.Errorf("no recipe to build %s; of %s there is %s", wanted, wanted.Distro, orNone(strings.Join(versions, ", ")))
+}
+
+// inputs says what a source would give of a release, all of which is there.
 func (s *Store) inputs(ctx context.Context, source string, wanted Request) ([]matrix.Input, error) {
 	input := func(name, digest, source, provenance string) matrix.Input {
 		return matrix.Input{Kind: "artifact", Name: wanted.Distro + "/" + name, Version: wanted.Version, Digest: digest, Source: source, Provenance: provenance}
@@ -300,7 +312,7 @@ func (s *Store) inputs(ctx context.Context, source string, wanted Request) ([]ma
 		}
 	case SourceBuild:
 		if !found || r.Version != wanted.Version {
-			return nil, fmt.Errorf("no recipe to build %s", wanted)
+			return nil, s.notBuilt(wanted)
 		}
 		if err := s.mayBuild(wanted); err != nil {
 			return nil, err
@@ -316,12 +328,24 @@ func (s *Store) inputs(ctx context.Context, source string, wanted Request) ([]ma
 		if err != nil {
 			return nil, err
 		}
+		var missing []string
 		for _, d := range s.downloads(u, r, wanted) {
 			sum, err := s.checksum(ctx, from, d)
 			if err != nil {
 				return nil, err
 			}
+			err = from.has(ctx, d.URL)
+			var status *statusError
+			switch {
+			case errors.As(err, &status) && status.code == http.StatusNotFound:
+				missing = append(missing, err.Error())
+			case err != nil:
+				return nil, err
+			}
 			inputs = append(inputs, input(d.name(), sum, source, ProvenanceRelease))
+		}
+		if len(missing) > 0 {
+			return nil, errors.New(strings.Join(missing, "; "))
 		}
 		images := input(ImagesName, "", source, ProvenanceRelease)
 		if len(u.Images) == 0 { // There are only ours in it.

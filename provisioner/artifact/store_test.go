@@ -220,8 +220,8 @@ func TestBuildFails(t *testing.T) {
 	}{
 		{"broken source", "kubeadm", "1.34.4", "undefined: missing", broken},
 		{"module not pinned", "kubeadm", "1.34.4", "nowhere.test/x", unpinned},
-		{"other patch", "kubeadm", "1.34.5", "builds kubeadm 1.34.4, not 1.34.5", helloModules()},
-		{"other distro", "rke2", "1.34.4", "no recipe to build rke2 1.34.4", helloModules()},
+		{"other patch", "kubeadm", "1.34.5", "no recipe to build kubeadm 1.34.5; of kubeadm there is 1.34.4", helloModules()},
+		{"other distro", "rke2", "1.34.4", "no recipe to build rke2 1.34.4; of rke2 there is none", helloModules()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := NewWithT(t)

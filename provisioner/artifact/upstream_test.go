@@ -210,7 +210,7 @@ func TestDamagedRancherMirror(t *testing.T) {
 		"one file is not there": {os.Remove, core, core + ": 404 Not Found", false},
 		"one file is other":     {overwrite, core, core + ") is refused: its SHA-256 is " + sumOf("something else") + ", want " + sumOf(contentOf("rke2", "1.34.2+rke2r1", core)), true},
 		"no checksums":          {os.Remove, "sha256sum-" + runtime.GOARCH + ".txt", "sha256sum-" + runtime.GOARCH + ".txt: 404 Not Found", false},
-		"checksums of others":   {overwrite, "sha256sum-" + runtime.GOARCH + ".txt", "is no SHA-256 of rke2.linux-", false},
+		"checksums of others":   {overwrite, "sha256sum-" + runtime.GOARCH + ".txt", "it has no SHA-256 of rke2.linux-", false},
 	} {
 		for _, kind := range []string{"folder", "server"} {
 			t.Run(name+" "+kind, func(t *testing.T) {
@@ -224,11 +224,22 @@ func TestDamagedRancherMirror(t *testing.T) {
 					mirror, at = asServer(t, dir), strings.ReplaceAll(at, "+", "%2B")
 				}
 				s := open(t, t.TempDir(), rancherModules(t), Options{Sources: []string{SourceCache, SourceMirror}, Mirror: mirror})
-				_, err := s.Ensure(t.Context(), Request{Distro: "rke2", Version: "1.34.2+rke2r1"})
-				g.Expect(err).To(MatchError(And(ContainSubstring(c.want), ContainSubstring(mirror+"/"+at))))
+				wanted := Request{Distro: "rke2", Version: "1.34.2+rke2r1"}
+				_, err := s.Ensure(t.Context(), wanted)
+				named := MatchError(And(ContainSubstring(c.want), ContainSubstring(mirror+"/"+at)))
+				g.Expect(err).To(named)
 				var refused *ChecksumError
 				g.Expect(errors.As(err, &refused)).To(Equal(c.refused))
 				g.Expect(s.List()).To(BeEmpty())
+				g.Expect(filepath.Glob(s.cache.part("*"))).To(BeEmpty())
+				// What is missing is known before it is had; what is other, only then.
+				_, _, err = s.Resolve(t.Context(), wanted)
+				if c.refused {
+					g.Expect(refused.Remedy).To(MatchRegexp(`^as .*sha256sum-.*\.txt says: get both anew$`))
+					g.Expect(err).NotTo(HaveOccurred())
+				} else {
+					g.Expect(err).To(named)
+				}
 			})
 		}
 	}
