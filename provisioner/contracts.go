@@ -141,6 +141,8 @@ type Desired struct {
 	IgnorePreflightErrors []string
 	// Verify lists how each applied fix is verified.
 	Verify []Verification
+	// Repairs are paths of files in which fixes tell what they mended later on.
+	Repairs []string
 }
 
 // IncusConfig is an instance's configuration.
@@ -200,6 +202,16 @@ type Verification struct {
 	Want    string
 	// After is the earliest phase at which it can hold: fix, install.
 	After matrix.Phase
+}
+
+// Repair is what a fix mended by itself, when the node was left to it: one line
+// of JSON in a file of Desired.Repairs.
+type Repair struct {
+	Time time.Time `json:"time"`
+	// Repaired names what was mended; empty where something was only found.
+	Repaired string `json:"repaired"`
+	// Saw is what was wrong.
+	Saw string `json:"saw"`
 }
 
 // Cluster is what a check looks at.

@@ -310,6 +310,7 @@ func (x *run) report() {
 	a.Phases = append([]matrix.PhaseResult(nil), a.Phases...)
 	a.Nodes = append([]matrix.NodeFacts(nil), a.Nodes...)
 	a.Fixes = append([]matrix.AppliedFix(nil), a.Fixes...)
+	a.Repairs = append([]string(nil), a.Repairs...)
 	for i := range a.Nodes {
 		a.Nodes[i].BootIDs = append([]string(nil), a.Nodes[i].BootIDs...)
 	}
@@ -564,13 +565,21 @@ func (x *run) join(ctx context.Context, result *matrix.PhaseResult, from, to int
 func (x *run) baseline(ctx context.Context, result *matrix.PhaseResult) error {
 	evidence, waited := x.Health.Baseline(ctx, x.cluster)
 	result.Evidence, result.Waited = evidence, matrix.Duration(waited)
-	return x.verifyRunning(ctx, result)
+	return x.lookAtRunning(ctx, result)
 }
 
 func (x *run) recover(ctx context.Context, result *matrix.PhaseResult) error {
 	evidence, waited := x.Health.AfterRestart(ctx, x.cluster, x.mark)
 	result.Evidence, result.Waited = evidence, matrix.Duration(waited)
-	return x.verifyRunning(ctx, result)
+	return x.lookAtRunning(ctx, result)
+}
+
+// lookAtRunning is what is seen in the nodes of a cluster that runs.
+func (x *run) lookAtRunning(ctx context.Context, result *matrix.PhaseResult) error {
+	if err := x.verifyRunning(ctx, result); err != nil {
+		return err
+	}
+	return x.readRepairs(ctx)
 }
 
 // verifyRunning verifies the fixes that only a running cluster can show; the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand"
 	"slices"
 	"strings"
@@ -548,6 +549,49 @@ func TestFixThatOnlyARunningClusterShows(t *testing.T) {
 	a = attempt(t, w, c, nil)
 	g.Expect(verdict(c, a)).To(HaveField("Phase", matrix.PhaseBaseline))
 	g.Expect(verdict(c, a).Verdict).To(Equal(matrix.Fail))
+}
+
+// A node that only came up since something mended it did not come up.
+func TestRepairs(t *testing.T) {
+	watched := func([]matrix.AppliedFix) provisioner.Desired { return provisioner.Desired{Repairs: []string{"/watched"}} }
+	const (
+		kmsg    = `{"time":"2026-11-21T12:00:30Z","repaired":"/dev/kmsg","saw":"it was missing"}` + "\n"
+		kubelet = `{"time":"2026-11-21T12:01:00Z","repaired":"kubelet.service","saw":"it was failed: exit-code"}` + "\n"
+		found   = `{"time":"2026-11-21T12:01:30Z","found":"/dev/kmsg","saw":"it was missing; mknod: not permitted"}` + "\n"
+	)
+	g := NewWithT(t)
+	for what, tc := range map[string]struct {
+		pulled  func(called, path string) ([]byte, error)
+		verdict matrix.Verdict
+		repairs []string
+	}{
+		"nothing told":  {func(string, string) ([]byte, error) { return nil, fs.ErrNotExist }, matrix.Pass, nil},
+		"nothing in it": {func(string, string) ([]byte, error) { return nil, nil }, matrix.Pass, nil},
+		"found only":    {func(string, string) ([]byte, error) { return []byte(found), nil }, matrix.Pass, nil},
+		"one each time": {func(called, _ string) ([]byte, error) {
+			return []byte(map[string]string{"pull 2": kmsg, "pull 3": kmsg + kubelet}[called]), nil
+		}, matrix.Fail, []string{"/dev/kmsg on %s at 12:00:30: it was missing", "kubelet.service on %s at 12:01:00: it was failed: exit-code"}},
+		"half a line": {func(string, string) ([]byte, error) { return []byte(kmsg + `{"time":"2026`), nil }, matrix.Fail,
+			[]string{"/dev/kmsg on %s at 12:00:30: it was missing", `on %s: {"time":"2026`}},
+		"not to be read": {func(string, string) ([]byte, error) { return nil, errors.New("connection refused") }, matrix.Blocked, nil},
+	} {
+		w, c := newFakeWorld(), planned("1")
+		w.desired = watched
+		w.pulled = func(called, path string) ([]byte, error) {
+			g.Expect(path).To(Equal("/watched"))
+			return tc.pulled(called, path)
+		}
+		a := attempt(t, w, c, nil)
+		g.Expect(verdict(c, a).Verdict).To(Equal(tc.verdict), what)
+		var want []string
+		for _, r := range tc.repairs {
+			want = append(want, fmt.Sprintf(r, a.Nodes[0].Node))
+		}
+		g.Expect(a.Repairs).To(Equal(want), what)
+		if want != nil {
+			g.Expect(verdict(c, a).Reason).To(Equal("repaired: "+strings.Join(want, "; ")), what)
+		}
+	}
 }
 
 func TestFixComesTooLate(t *testing.T) {

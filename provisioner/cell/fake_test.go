@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"strings"
 	"sync"
@@ -33,6 +34,9 @@ type fakeWorld struct {
 	appliedTo func(c matrix.Cell) []matrix.AppliedFix
 	// desired is what the fixes want of a node, by what they decided.
 	desired func(applied []matrix.AppliedFix) provisioner.Desired
+	// pulled are the files of nodes, by how often one was read; the others are
+	// not there.
+	pulled func(called, path string) ([]byte, error)
 
 	// joins is asked before a node joins, by the ends of the nodes' names.
 	joins func(ctx context.Context, members []string, node string, role matrix.Role) error
@@ -164,8 +168,16 @@ func (n *fakeNode) Exec(ctx context.Context, cmd provisioner.Command) (provision
 }
 
 func (n *fakeNode) Push(ctx context.Context, _ provisioner.File) error { return n.call(ctx, "push") }
-func (n *fakeNode) Pull(ctx context.Context, _ string) ([]byte, error) {
-	return nil, n.call(ctx, "pull")
+func (n *fakeNode) Pull(ctx context.Context, path string) ([]byte, error) {
+	if err := n.call(ctx, "pull"); err != nil {
+		return nil, err
+	}
+	if n.pulled == nil {
+		return nil, fs.ErrNotExist
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.pulled(fmt.Sprintf("pull %d", n.counts["pull"]), path)
 }
 func (n *fakeNode) Console(ctx context.Context) (string, error) {
 	return "console", n.call(ctx, "console")

@@ -44,6 +44,10 @@ type Fix struct {
 	Effects Effects `yaml:"effects"`
 	// Verify shows that the fix is in effect; each must hold.
 	Verify []Verification `yaml:"verify" jsonschema:"required,minItems=1"`
+	// Repairs is a file in the node, where the fix tells what it mends by itself
+	// later on: a line of JSON each, with time, repaired and saw. A cell in which
+	// it mended anything fails.
+	Repairs string `yaml:"repairs" jsonschema:"pattern=^/"`
 	// Harmful marks advice that does damage, Optional another way to what a fix
 	// that applies by itself does, or something that few want. Neither is applied
 	// unless somebody asks for it.
@@ -284,6 +288,9 @@ func (f *Fix) validate(compiler *compiler) []error {
 		if unit.Name == "" || strings.Contains(unit.Name, "/") || path.Ext(unit.Name) == "" {
 			bad(append(at, "name"), "unit %q: want a name such as example.service", unit.Name)
 		}
+	}
+	if f.Repairs != "" && !path.IsAbs(f.Repairs) {
+		bad(datafile.Path{"repairs"}, "repairs %q: want an absolute path", f.Repairs)
 	}
 	for i, v := range rendered.Verify {
 		at := datafile.Path{"verify", i}

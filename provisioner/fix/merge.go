@@ -219,6 +219,9 @@ func (m *merger) add(f *Fix) {
 			w.IgnorePreflightErrors = append(w.IgnorePreflightErrors, check)
 		}
 	}
+	if f.Repairs != "" && !slices.Contains(w.Repairs, f.Repairs) {
+		w.Repairs = append(w.Repairs, f.Repairs)
+	}
 	for _, v := range f.Verify {
 		after := v.After
 		if after == "" {

@@ -139,8 +139,10 @@ type explained struct {
 	// Written is how distributions write the effects that they translate.
 	Written []translation  `json:"written,omitempty"`
 	Verify  []verification `json:"verify"`
-	Cures   []cured        `json:"cures"`
-	Causes  []cured        `json:"causes,omitempty"`
+	// Repairs is the file that tells what the fix mends by itself.
+	Repairs string  `json:"repairs,omitempty"`
+	Cures   []cured `json:"cures"`
+	Causes  []cured `json:"causes,omitempty"`
 	// Runs are the cells of runs that are kept here which tell of the fix.
 	Runs    []trial  `json:"runs,omitempty"`
 	Sources []string `json:"sources"`
@@ -165,7 +167,7 @@ type cured struct {
 
 func explain(knowledge *catalog.Knowledge, f *fix.Fix) (explained, error) {
 	e := explained{ID: f.ID, Title: f.Title, Why: strings.TrimSpace(f.Why), When: f.Condition().String(), Harmful: f.Harmful, Optional: f.Optional,
-		Contradicts: f.Contradicts, After: f.After, Sources: f.Sources, File: f.File(), Cures: []cured{}, Verify: []verification{}}
+		Contradicts: f.Contradicts, After: f.After, Repairs: f.Repairs, Sources: f.Sources, File: f.File(), Cures: []cured{}, Verify: []verification{}}
 	var err error
 	if e.Effects, err = effects(f.Effects); err != nil {
 		return explained{}, fmt.Errorf("explain fix %s: %w", f.ID, err)
@@ -365,6 +367,9 @@ func (e explained) print(w io.Writer) error {
 		lines = append(lines, line)
 	}
 	section("VERIFIED BY, AND WHAT THAT PRINTS", strings.Join(lines, "\n"))
+	if e.Repairs != "" {
+		section("MENDS BY ITSELF, AND TELLS IT IN", e.Repairs+"\nA cell in which it mended anything fails.")
+	}
 	for _, w := range e.Written {
 		lines = nil
 		for _, file := range w.Files {
