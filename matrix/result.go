@@ -327,4 +327,7 @@ type Run struct {
 	// HarnessErrors are failures of the harness itself that no cell's verdict
 	// shows, such as a node that could not be removed.
 	HarnessErrors []string `json:"harnessErrors,omitempty"`
+	// Ablations are those that were made of the run's cells, each at most once;
+	// the results are then of the cells with all their fixes.
+	Ablations []Ablation `json:"ablations,omitempty"`
 }

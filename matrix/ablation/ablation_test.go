@@ -505,3 +505,31 @@ func TestMinimalSaysWhatIsOpen(t *testing.T) {
 		})
 	}
 }
+
+func TestHasten(t *testing.T) {
+	seconds := func(n int) matrix.Duration { return matrix.Duration(time.Duration(n) * time.Second) }
+	before := matrix.Timeouts{Create: seconds(120), Install: seconds(360), Recover: seconds(300), Restart: seconds(120), Stability: seconds(30)}
+	control := func(install, recover int) matrix.Attempt {
+		return matrix.Attempt{Phases: []matrix.PhaseResult{
+			{Phase: matrix.PhaseInstall, Duration: seconds(install)},
+			{Phase: matrix.PhaseBaseline, Duration: seconds(40), Waited: seconds(30)},
+			{Phase: matrix.PhaseRecover, Duration: seconds(30 + recover), Waited: seconds(30)},
+			{Phase: matrix.PhaseForcedRecover, Duration: seconds(40), Waited: seconds(30)},
+		}}
+	}
+	for name, test := range map[string]struct {
+		control          matrix.Attempt
+		install, recover int
+	}{
+		"a quick one":               {control(12, 15), 100, 60},
+		"a slower one":              {control(50, 45), 150, 135},
+		"one slower than all limit": {control(300, 200), 360, 300},
+		"one that failed":           {matrix.Attempt{}, 360, 300},
+	} {
+		want := before
+		want.Install, want.Recover = seconds(test.install), seconds(test.recover)
+		if got := ablation.Hasten(before, test.control); got != want {
+			t.Errorf("%s: got %+v, want %+v", name, got, want)
+		}
+	}
+}

@@ -7,6 +7,8 @@
 //	cells/CELL/result.json          everything that is known of one cell
 //	cells/CELL/logs/NODE/NAME       what was collected from a node
 //	hosts/HOST/console.log          what a machine printed that the run booted
+//	ablations.json                  the trials at cells with fixes left out
+//	trials/RUN/                     the folder of each such trial, which is a run
 //
 // Files other than logs and events are replaced atomically: a reader, or a
 // crash, finds the old or the new one, never a part. Logs are readable by
@@ -365,6 +367,10 @@ func (f *Folder) Read() (matrix.Run, error) {
 	f.mu.Unlock()
 	run := matrix.Run{ID: h.ID, Version: h.Version, Plan: f.plan, Started: h.Started, Ended: h.Ended,
 		Interrupted: h.Interrupted, HarnessErrors: slices.Clone(h.HarnessErrors)}
+	var err error
+	if run.Ablations, err = f.Ablations(); err != nil {
+		return matrix.Run{}, err
+	}
 	for _, cell := range f.plan.Cells {
 		r, err := f.Result(cell.ID)
 		switch {

@@ -175,6 +175,20 @@ func (k *Knowledge) Opposed(c matrix.Cell) error {
 	return fix.Opposed(decisions)
 }
 
+// uncured are the signatures of what the fixes cure that a cell leaves out.
+func (k *Knowledge) uncured(c matrix.Cell) []*diagnose.Signature {
+	var all []*diagnose.Signature
+	for _, s := range k.Signatures {
+		if slices.ContainsFunc(c.Without, func(id string) bool {
+			f, err := k.Fixes.Fix(id)
+			return err == nil && slices.Contains(f.Cures, s.ID)
+		}) {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
 // choice is what a cell says of fixes.
 func choice(c matrix.Cell) fix.Choice { return fix.Choice{With: c.With, Without: c.Without} }
 
@@ -206,8 +220,11 @@ type Options struct {
 	StateDir  string
 	// Hygiene is the run's: what cells of one host left may be on another's
 	// machine.
-	Hygiene  *hygiene.Ledger
-	Keep     cell.Keep
+	Hygiene *hygiene.Ledger
+	Keep    cell.Keep
+	// Hasten ends a cell's phase once it shows, and goes on to show, what a fix
+	// that was left out claims to cure.
+	Hasten   bool
 	Progress provisioner.Progress
 	Clock    provisioner.Clock
 }
@@ -217,7 +234,7 @@ type Ground struct {
 	Options
 	embedded *shared[*host.Host]
 	images   *image.Store
-	prepared memory[image.Prepared]
+	prepared *memory[image.Prepared]
 }
 
 var _ engine.Ground = (*Ground)(nil)
@@ -225,7 +242,8 @@ var _ engine.Ground = (*Ground)(nil)
 // NewGround is a ground on which nothing is open yet.
 func NewGround(o Options) *Ground {
 	embedded := openEmbedded(o.StateDir, o.Plan.Budget.DiskBytes)
-	return &Ground{Options: o, embedded: embedded, images: images(embedded, o.CacheDir, o.Plan, o.Knowledge, o.Progress)}
+	return &Ground{Options: o, embedded: embedded, images: images(embedded, o.CacheDir, o.Plan, o.Knowledge, o.Progress),
+		prepared: &memory[image.Prepared]{}}
 }
 
 // Images makes and keeps prepared images as a run does, on the embedded host.
@@ -245,6 +263,15 @@ func images(embedded *shared[*host.Host], cacheDir string, p matrix.Plan, k *Kno
 
 // Open opens a host by its driver and observes it.
 func (g *Ground) Open(ctx context.Context, ref matrix.HostRef) (engine.Host, error) {
+	o, err := g.station(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	return &openHost{Ground: g, station: o}, nil
+}
+
+// station opens a host for one run or several.
+func (g *Ground) station(ctx context.Context, ref matrix.HostRef) (*station, error) {
 	h, leave, err := g.open(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -255,7 +282,7 @@ func (g *Ground) Open(ctx context.Context, ref matrix.HostRef) (engine.Host, err
 		defer cancel()
 		return nil, errors.Join(fmt.Errorf("observe host %s: %w", ref.Name, err), leave(closing))
 	}
-	o := &openHost{Ground: g, host: h, leave: leave, facts: facts}
+	o := &station{host: h, leave: leave, facts: facts}
 	if exec := h.Exec(); exec != nil {
 		leases := lease.New(exec, leaseFile(ref, h))
 		o.lease, o.hygiene = hostLease{leases}, g.Hygiene.Host(ctx, exec, leases.Alone)
@@ -324,8 +351,14 @@ func OpenHost(ctx context.Context, ref matrix.HostRef, stateDir string, poolByte
 	return nil, fmt.Errorf("open host %s: there is no driver %q", ref.Name, ref.Driver)
 }
 
+// openHost is an open host as one run sees it.
 type openHost struct {
 	*Ground
+	*station
+}
+
+// station is an open host, whichever run is on it.
+type station struct {
 	host    *host.Host
 	leave   func(context.Context) error
 	lease   cell.HostLease
@@ -442,6 +475,10 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 		},
 		Limits: h.Plan.Budget.Node, Timeouts: t, Images: images, Provenance: release.Provenance,
 		Owner: owner,
+	}
+	if h.Hasten {
+		watch := diagnose.Watch{Signatures: h.Knowledge.uncured(c), Commands: installer.LogCommands(), Clock: h.Clock}
+		r.Doomed = watch.Await
 	}
 	return r, nil
 }

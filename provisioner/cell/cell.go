@@ -87,6 +87,10 @@ type Hygiene interface {
 	Enter(ctx context.Context, cell matrix.CellID) (leave func(ctx context.Context, kept bool) matrix.Hygiene)
 }
 
+// Doomed watches a node and returns once it shows a failure that it will not
+// get over, with the line that says so; else with ctx's error.
+type Doomed func(ctx context.Context, node provisioner.Node) (matrix.Diagnosis, error)
+
 // Diagnose finds known causes in the logs that were kept of a cell.
 type Diagnose func(ctx context.Context) ([]matrix.Diagnosis, error)
 
@@ -115,6 +119,9 @@ type Runner struct {
 	Lease    HostLease
 	Hygiene  Hygiene
 	Diagnose Diagnose
+	// Doomed ends phases early, in which Kubernetes is to come up; nil lets them
+	// take their time.
+	Doomed   Doomed
 	KeepLog  KeepLog
 	Keep     Keep
 	Limits   matrix.NodeLimits
@@ -156,6 +163,8 @@ type step struct {
 	// before, if set, is done first and outside the deadline: it waits for
 	// other cells.
 	before func(*run, context.Context) error
+	// watched: Kubernetes is to come up, and may be seen to be doomed.
+	watched bool
 }
 
 // steps in order. The cell's way is this table.
@@ -171,14 +180,14 @@ func (r *Runner) steps(t matrix.Topology) []step {
 		restarting, gracefully = matrix.Duration(len(turns(t)))*(limits.Restart+limits.Recover), (*run).restartInTurns
 	}
 	return []step{
-		{matrix.PhaseCreate, limits.Create, matrix.BlameWorld, (*run).create, (*run).admit},
-		{matrix.PhaseFix, limits.Fix, matrix.BlameNode, (*run).fix, nil},
-		{matrix.PhaseInstall, installs * limits.Install, matrix.BlameNode, (*run).install, nil},
-		{matrix.PhaseBaseline, checked, matrix.BlameNode, (*run).baseline, nil},
-		{matrix.PhaseRestart, restarting, matrix.BlameNode, gracefully, nil},
-		{matrix.PhaseRecover, checked, matrix.BlameNode, (*run).recover, nil},
-		{matrix.PhaseForcedRestart, limits.Restart, matrix.BlameNode, restart(provisioner.Node.ForceRestart), nil},
-		{matrix.PhaseForcedRecover, checked, matrix.BlameNode, (*run).recover, nil},
+		{phase: matrix.PhaseCreate, timeout: limits.Create, late: matrix.BlameWorld, do: (*run).create, before: (*run).admit},
+		{phase: matrix.PhaseFix, timeout: limits.Fix, late: matrix.BlameNode, do: (*run).fix},
+		{phase: matrix.PhaseInstall, timeout: installs * limits.Install, late: matrix.BlameNode, do: (*run).install, watched: true},
+		{phase: matrix.PhaseBaseline, timeout: checked, late: matrix.BlameNode, do: (*run).baseline, watched: true},
+		{phase: matrix.PhaseRestart, timeout: restarting, late: matrix.BlameNode, do: gracefully},
+		{phase: matrix.PhaseRecover, timeout: checked, late: matrix.BlameNode, do: (*run).recover, watched: true},
+		{phase: matrix.PhaseForcedRestart, timeout: limits.Restart, late: matrix.BlameNode, do: restart(provisioner.Node.ForceRestart)},
+		{phase: matrix.PhaseForcedRecover, timeout: checked, late: matrix.BlameNode, do: (*run).recover, watched: true},
 	}
 }
 
@@ -244,8 +253,15 @@ func (x *run) phase(ctx context.Context, s step) bool {
 	}
 	if err == nil {
 		within, cancel := context.WithTimeout(ctx, s.timeout.Std())
-		err = s.do(x, within, &result)
-		if err != nil && within.Err() != nil && ctx.Err() == nil {
+		watched, leave := x.watch(within, s.watched)
+		err = s.do(x, watched, &result)
+		leave()
+		var doomed *doomedError
+		if errors.As(context.Cause(watched), &doomed) {
+			if err != nil || matrix.JudgePhase(result).Verdict != matrix.Pass {
+				err, result.Blame = doomed, matrix.BlameNode
+			}
+		} else if err != nil && within.Err() != nil && ctx.Err() == nil {
 			err = fmt.Errorf("%s did not end within %s: %w", s.phase, s.timeout, err)
 			result.Blame = s.late
 		}
@@ -277,6 +293,36 @@ func (x *run) phase(ctx context.Context, s step) bool {
 	}
 	x.finish(result)
 	return matrix.JudgePhase(result).Verdict == matrix.Pass
+}
+
+// doomedError is a phase that was ended early.
+type doomedError struct {
+	node string
+	saw  matrix.Diagnosis
+}
+
+// Error names the signature and the line.
+func (e *doomedError) Error() string {
+	return fmt.Sprintf("ended early, as node %s shows %s again and again: %s: %s", e.node, e.saw.Signature, e.saw.Log, e.saw.Line)
+}
+
+// watch is a context that also ends once a node is doomed, by a *doomedError;
+// leave ends the watching, and waits for it.
+func (x *run) watch(ctx context.Context, wanted bool) (watched context.Context, leave func()) {
+	if x.Doomed == nil || !wanted {
+		return ctx, func() {}
+	}
+	watched, cancel := context.WithCancelCause(ctx)
+	var wait sync.WaitGroup
+	x.everyNodeOf(&wait, func(_ int, node provisioner.Node) {
+		if saw, err := x.Doomed(watched, node); err == nil {
+			cancel(&doomedError{node.Name(), saw})
+		}
+	})
+	return watched, func() {
+		cancel(nil)
+		wait.Wait()
+	}
 }
 
 // leastRoom is what a pool has free where nodes can still write.
@@ -805,12 +851,17 @@ func (x *run) destroy(ctx context.Context, passed bool) {
 // everyNode works on all nodes that are there at once.
 func (x *run) everyNode(do func(i int, node provisioner.Node)) {
 	var wait sync.WaitGroup
+	x.everyNodeOf(&wait, do)
+	wait.Wait()
+}
+
+// everyNodeOf is everyNode for who does not wait at once.
+func (x *run) everyNodeOf(wait *sync.WaitGroup, do func(i int, node provisioner.Node)) {
 	for i, node := range x.nodes {
 		if node != nil {
 			wait.Go(func() { do(i, node) })
 		}
 	}
-	wait.Wait()
 }
 
 // ended finishes a phase of the teardown.

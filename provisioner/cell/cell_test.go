@@ -925,3 +925,66 @@ func TestNodeName(t *testing.T) {
 		}
 	}
 }
+
+// A phase ends early once a node is doomed, and is the node's failure; one that
+// is not watched, or that ends before, knows nothing of it.
+func TestDoomed(t *testing.T) {
+	saw := matrix.Diagnosis{Signature: "kmsg-missing", Log: "kubelet.log", Line: "open /dev/kmsg"}
+	tests := map[string]struct {
+		// hangs is the call that never ends by itself.
+		hangs string
+		// doomed: the nodes are, after so many phases that were watched.
+		after int32
+		phase matrix.Phase
+	}{
+		"install":        {"init 1", 1, matrix.PhaseInstall},
+		"baseline":       {"baseline 1", 2, matrix.PhaseBaseline},
+		"recover":        {"after-restart 1", 3, matrix.PhaseRecover},
+		"forced-recover": {"after-restart 2", 4, matrix.PhaseForcedRecover},
+		"never":          {"", 5, ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			w, c := newFakeWorld(), planned("1")
+			w.meet = func(ctx context.Context, _, called string) error {
+				if called != test.hangs {
+					return nil
+				}
+				<-ctx.Done()
+				return context.Cause(ctx)
+			}
+			w.evidence = func(ctx context.Context, _ string) matrix.Evidence {
+				if ctx.Err() != nil {
+					return matrix.Evidence{Check: "nodes", Saw: "cut short"}
+				}
+				return matrix.Evidence{}
+			}
+			var watched atomic.Int32
+			started := time.Time{}
+			a := attempt(t, w, c, func(r *cell.Runner) {
+				started = r.Clock.Now()
+				r.Doomed = func(ctx context.Context, _ provisioner.Node) (matrix.Diagnosis, error) {
+					if watched.Add(1) == test.after {
+						return saw, r.Clock.Sleep(ctx, time.Second)
+					}
+					<-ctx.Done()
+					return matrix.Diagnosis{}, context.Cause(ctx)
+				}
+			})
+			if test.phase == "" {
+				g.Expect(verdict(c, a).Verdict).To(Equal(matrix.Pass))
+				g.Expect(watched.Load()).To(BeEquivalentTo(4), "install, baseline and both recoveries")
+				return
+			}
+			j := verdict(c, a)
+			g.Expect(j.Verdict).To(Equal(matrix.Fail), j.Reason)
+			g.Expect(j.Phase).To(Equal(test.phase))
+			failed, _ := a.Phase(test.phase)
+			g.Expect(failed.Error).To(MatchRegexp("ended early, as node .* shows kmsg-missing again and again: kubelet.log: open /dev/kmsg"))
+			g.Expect(a.Ended.Sub(started)).To(BeNumerically("<", 3*time.Minute))
+			nodes, leases := w.left()
+			g.Expect(nodes + leases).To(BeZero())
+		})
+	}
+}

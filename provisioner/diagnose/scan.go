@@ -160,9 +160,7 @@ func scan(ctx context.Context, open []*Signature, name string, log io.Reader) ([
 			if at < 0 {
 				return false
 			}
-			text := string(bytes.ToValidUTF8(line, []byte("\uFFFD")))
-			hits = append(hits, hit{base + int64(start+at), matrix.Diagnosis{Signature: s.ID, Title: s.Title, Cause: s.Cause, Cure: s.Cure,
-				CausedBy: s.CausedBy, Log: name, Line: text, At: timeOf(text), Issue: s.Issue}})
+			hits = append(hits, hit{base + int64(start+at), s.diagnosis(name, line)})
 			return true
 		})
 		if last {
@@ -185,6 +183,13 @@ func scan(ctx context.Context, open []*Signature, name string, log io.Reader) ([
 		found = append(found, h.d)
 	}
 	return found, nil
+}
+
+// diagnosis is what a line of a log shows.
+func (s *Signature) diagnosis(log string, line []byte) matrix.Diagnosis {
+	text := string(bytes.ToValidUTF8(line, []byte("\uFFFD")))
+	return matrix.Diagnosis{Signature: s.ID, Title: s.Title, Cause: s.Cause, Cure: s.Cure,
+		CausedBy: s.CausedBy, Log: log, Line: text, At: timeOf(text), Issue: s.Issue}
 }
 
 // first finds the first line in text that matches, and where it begins; -1 if

@@ -553,3 +553,20 @@ func TestMergedStateOfASplitCgroupV1Node(t *testing.T) {
 		t.Errorf("files %v", got.Node.Files)
 	}
 }
+
+func TestPrivilege(t *testing.T) {
+	c, _ := embedded(t)
+	for id, want := range map[string]fix.Privilege{
+		"incus-privileged": fix.OpensHost, "raw-lxc-cap-drop": fix.OpensHost, "incus-nesting": fix.OpensHost,
+		"userns-instance": fix.InNode, "kmsg-device": fix.OfHost, "host-sysctls": fix.OfHost, "incus-modules": fix.OfHost,
+		"cgroup1-split-cpu": fix.InNode, "net-sysctls": fix.InNode, "restrict-oom-score-adj": fix.InKubernetes, "swap": fix.InKubernetes,
+	} {
+		f, err := c.Fix(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := f.Privilege(); got != want {
+			t.Errorf("%s has privilege %d, want %d", id, got, want)
+		}
+	}
+}

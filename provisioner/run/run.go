@@ -158,16 +158,12 @@ type Run struct {
 // Start writes the plan into a new run's folder and starts the engine. When
 // ctx ends, running cells tear down; Finish waits for that.
 func (p *Planned) Start(ctx context.Context, o Options) (*Run, error) {
-	started := time.Now()
-	id := runfolder.NewRunID(started)
-	folder, err := runfolder.Create(filepath.Join(p.root, id), matrix.Run{ID: id, Version: o.Version, Plan: p.Plan, Started: started.UTC()},
-		runfolder.WithRedactor(redact.Text))
+	folder, id, err := keepIn(p.root, p.Plan, o.Version)
 	if err != nil {
 		return nil, err
 	}
 	e := engine.New(engine.Options{Plan: p.Plan, Folder: folder, Past: p.past, Attempts: o.Attempts, Progress: p.progress, Clock: wallClock{},
-		Ground: catalog.NewGround(catalog.Options{Knowledge: p.Knowledge, Artifacts: p.Artifacts, Plan: p.Plan, Folder: folder,
-			RunID: id, CacheDir: p.CacheDir, StateDir: host.StateDir(), Hygiene: &hygiene.Ledger{}, Keep: o.Keep, Progress: p.progress, Clock: wallClock{}})})
+		Ground: catalog.NewGround(p.ground(p.Plan, folder, id, o.Keep))})
 	e.Start(ctx)
 	return &Run{ID: id, Engine: e, Folder: folder}, nil
 }
@@ -179,6 +175,21 @@ func (r *Run) Finish(interrupted func() string) (matrix.Run, error) {
 	err := r.Folder.Finish(time.Now().UTC(), interrupted())
 	run, readErr := r.Folder.Read()
 	return run, errors.Join(err, readErr, r.Folder.Close())
+}
+
+// ground are the options of hosts for a run of a plan.
+func (p *Planned) ground(plan matrix.Plan, folder *runfolder.Folder, id string, keep cell.Keep) catalog.Options {
+	return catalog.Options{Knowledge: p.Knowledge, Artifacts: p.Artifacts, Plan: plan, Folder: folder, RunID: id,
+		CacheDir: p.CacheDir, StateDir: host.StateDir(), Hygiene: &hygiene.Ledger{}, Keep: keep, Progress: p.progress, Clock: wallClock{}}
+}
+
+// keepIn makes the folder of a run that starts now.
+func keepIn(root string, plan matrix.Plan, version string) (*runfolder.Folder, string, error) {
+	started := time.Now()
+	id := runfolder.NewRunID(started)
+	folder, err := runfolder.Create(filepath.Join(root, id), matrix.Run{ID: id, Version: version, Plan: plan, Started: started.UTC()},
+		runfolder.WithRedactor(redact.Text))
+	return folder, id, err
 }
 
 // wallClock is the machine's clock.

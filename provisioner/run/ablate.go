@@ -1,0 +1,281 @@
+package run
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/ablation"
+	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/engine"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
+)
+
+// AblateOptions of a run that leaves fixes out.
+type AblateOptions struct {
+	// Version of the program.
+	Version string
+	Goal    matrix.Goal
+	// Fixes are those to learn about, by ID; none are all that a cell has.
+	Fixes []string
+}
+
+// closePatience bounds the closing of a host.
+const closePatience = 40 * time.Second
+
+// Ablate runs each cell of the plan again and again on one host that stays open,
+// with other fixes left out each time, one after the other: what one trial
+// does to the host is not another's. The first, with all fixes, is the run's own
+// result; every later one is a run of its own in the run's folder, and what they
+// came to is kept there after each. When ctx ends, the trial that runs tears
+// down, and those before are kept; interrupted is the signal then.
+//
+// A fix that is not there, or that cannot apply to a cell, is a *UsageError.
+func (p *Planned) Ablate(ctx context.Context, o AblateOptions, interrupted func() string) (matrix.Run, error) {
+	return p.ablate(ctx, o, interrupted, func(o catalog.Options) bench { return catalog.NewBench(o) })
+}
+
+// bench is a host that several runs use, one after the other.
+type bench interface {
+	For(o catalog.Options) engine.Ground
+	Close(ctx context.Context) error
+}
+
+func (p *Planned) ablate(ctx context.Context, o AblateOptions, interrupted func() string, open func(catalog.Options) bench) (matrix.Run, error) {
+	o.Fixes = slices.Compact(slices.Sorted(slices.Values(o.Fixes)))
+	if err := p.applicable(o.Fixes); err != nil {
+		return matrix.Run{}, err
+	}
+	plan := p.Plan
+	plan.Cells = slices.Clone(plan.Cells)
+	for i := range plan.Cells {
+		// A failure that is expected counts like any other here.
+		plan.Cells[i].Expect = nil
+	}
+	folder, id, err := keepIn(p.root, plan, o.Version)
+	if err != nil {
+		return matrix.Run{}, err
+	}
+	p.note("run %s: trials at %d cells, kept in %s", id, len(plan.Cells), folder.Dir())
+	l := &lab{Planned: p, AblateOptions: o, plan: plan, folder: folder, id: id, open: open, interrupted: interrupted}
+	var errs []error
+	for _, c := range plan.Cells {
+		if c.Runs() && ctx.Err() == nil {
+			errs = append(errs, l.cell(ctx, c))
+		}
+	}
+	errs = append(errs, folder.Finish(time.Now().UTC(), interrupted()))
+	run, err := folder.Read()
+	return run, errors.Join(append(errs, err, folder.Close())...)
+}
+
+// applicable finds fixes that nobody knows, or that cannot apply to a cell.
+func (p *Planned) applicable(ids []string) error {
+	var problems []error
+	for _, id := range ids {
+		if _, err := p.Knowledge.Fixes.Fix(id); err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		for _, c := range p.Plan.Cells {
+			for _, one := range c.ByOS() {
+				if err := p.applies(id, one); err != nil {
+					problems = append(problems, err)
+					break
+				}
+			}
+		}
+	}
+	if len(problems) > 0 {
+		return &UsageError{errors.Join(problems...)}
+	}
+	return nil
+}
+
+// applies says why a fix is in no case in effect in a cell.
+func (p *Planned) applies(id string, c matrix.Cell) error {
+	decisions, _, err := p.Knowledge.Decisions(c, nil, nil)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(decisions, func(d fix.Decision) bool { return d.Fix.ID == id })
+	switch d := decisions[i]; {
+	case d.State == fix.NotApplicable && d.Fix.OnRequest() && !slices.Contains(c.With, id):
+		return fmt.Errorf("fix %s is %s, and not applied to cell %s: ask for it with --with %s", id, d.Why, c.ID, id)
+	case d.State == fix.NotApplicable:
+		return fmt.Errorf("fix %s does not apply to cell %s: it applies when %s", id, c.ID, d.Why)
+	case d.State == fix.LeftOut:
+		return fmt.Errorf("fix %s is left out of cell %s by --without, so nothing can be learned about it", id, c.ID)
+	}
+	return nil
+}
+
+// lab makes the trials of one run.
+type lab struct {
+	*Planned
+	AblateOptions
+	plan   matrix.Plan
+	folder *runfolder.Folder
+	id     string
+	open   func(catalog.Options) bench
+	// interrupted is the signal that ends the run early, or "".
+	interrupted func() string
+	// done are the ablations so far.
+	done []matrix.Ablation
+}
+
+// cell makes the trials at one cell until nothing is left to try, or ctx ends.
+func (l *lab) cell(ctx context.Context, c matrix.Cell) (err error) {
+	timeouts := l.plan.Timeouts
+	b := l.open(l.options(l.plan, l.folder, l.id, false))
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
+		defer cancel()
+		if closeErr := b.Close(closing); closeErr != nil {
+			err = errors.Join(err, fmt.Errorf("close host %s: %w", c.Host.Name, closeErr))
+		}
+	}()
+	l.done = append(l.done, matrix.Ablation{Cell: c.ID, Goal: l.Goal})
+	a := &l.done[len(l.done)-1]
+	for {
+		without, done := l.next(*a)
+		if done {
+			return nil
+		}
+		l.tell(*a, without)
+		t, last, err := l.trial(ctx, b, c, without, timeouts, len(a.Trials) == 0)
+		if err != nil {
+			return err
+		}
+		if ctx.Err() != nil && t.Verdict != matrix.Pass && t.Verdict != matrix.Fail {
+			l.note("%s: interrupted; %d trials are kept in %s", c.ID, len(a.Trials), l.folder.Dir())
+			return nil
+		}
+		a.Trials = append(a.Trials, t)
+		if len(a.Fixes) == 0 {
+			a.Fixes = l.fixesOf(last)
+		}
+		if len(without) == 0 && t.Verdict == matrix.Pass {
+			timeouts = ablation.Hasten(timeouts, last)
+		}
+		if err := l.folder.WriteAblations(l.done); err != nil {
+			return err
+		}
+	}
+}
+
+// next is what to leave out next.
+func (l *lab) next(a matrix.Ablation) (without []string, done bool) {
+	if a.Goal == matrix.GoalMinimal {
+		m := ablation.Minimal(a)
+		return m.Next, m.Done
+	}
+	s := ablation.Outcomes(a)
+	return s.Next, s.Done
+}
+
+// tell says what is tried next.
+func (l *lab) tell(a matrix.Ablation, without []string) {
+	what := "with all fixes"
+	switch n := len(without); {
+	case n > 3:
+		what = fmt.Sprintf("without %d fixes", n)
+	case n > 0:
+		what = "without " + strings.Join(without, ", ")
+	}
+	l.note("%s: trial %d: %s; so far %.1f runs of the whole cell", a.Cell, len(a.Trials)+1, what, ablation.Cost(a))
+}
+
+// trial runs the cell without some fixes.
+func (l *lab) trial(ctx context.Context, b bench, c matrix.Cell, without []string, timeouts matrix.Timeouts, first bool) (matrix.Trial, matrix.Attempt, error) {
+	plan, folder, id := l.plan, l.folder, l.id
+	if len(without) > 0 {
+		c.Without = slices.Compact(slices.Sorted(slices.Values(slices.Concat(c.Without, without))))
+	}
+	plan.Cells, plan.Timeouts, plan.Expected = []matrix.Cell{c}, timeouts, matrix.Estimate{}
+	if !first {
+		var err error
+		if folder, id, err = keepIn(l.folder.Trials(), plan, l.Version); err != nil {
+			return matrix.Trial{}, matrix.Attempt{}, err
+		}
+	}
+	e := engine.New(engine.Options{Plan: plan, Folder: folder, Past: l.past, Attempts: 1, Progress: l.progress, Clock: wallClock{},
+		Ground: b.For(l.options(plan, folder, id, !first))})
+	e.Start(ctx)
+	failures := e.Wait()
+	result, err := e.Result(context.WithoutCancel(ctx), c.ID)
+	if !first {
+		for _, failure := range failures {
+			err = errors.Join(err, l.folder.AddHarnessError(fmt.Errorf("trial %s: %w", id, failure)))
+		}
+		err = errors.Join(err, folder.Finish(time.Now().UTC(), l.interrupted()), folder.Close())
+	}
+	last, _ := result.Last()
+	return matrix.Trial{Run: id, Without: without, Judgement: result.Judgement, Diagnoses: last.Diagnoses, Took: matrix.Duration(last.Ended.Sub(last.Started))}, last, err
+}
+
+// options are those of a host for one run on it. A trial need not wait for what
+// is known to fail.
+func (l *lab) options(plan matrix.Plan, folder *runfolder.Folder, id string, hasten bool) catalog.Options {
+	o := l.ground(plan, folder, id, cell.KeepNever)
+	o.Hasten = hasten
+	return o
+}
+
+// fixesOf are the fixes of a cell, what opens the host most first, by the
+// attempt at it with all of them. Those that were asked about and are not in
+// effect say why.
+func (l *lab) fixesOf(a matrix.Attempt) []matrix.AblatedFix {
+	type candidate struct {
+		matrix.AblatedFix
+		privilege fix.Privilege
+	}
+	var all []candidate
+	for _, applied := range a.Fixes {
+		f, err := l.Knowledge.Fixes.Fix(applied.ID)
+		if err != nil {
+			continue // it was decided by the same catalogue
+		}
+		named := slices.Contains(l.Fixes, applied.ID)
+		c := candidate{matrix.AblatedFix{ID: f.ID, Cures: f.Cures, Asked: named || len(l.Fixes) == 0}, f.Privilege()}
+		switch fix.State(applied.State) {
+		case fix.Applied:
+		case fix.Satisfied:
+			c.Skip = "the host has already what it wants, so that leaving it out proves nothing"
+		default:
+			if !named {
+				continue
+			}
+			c.Skip = fmt.Sprintf("it is %s here: it applies when %s", applied.State, applied.Why)
+		}
+		// Where servers and agents differ it is there twice.
+		i := slices.IndexFunc(all, func(other candidate) bool { return other.ID == c.ID })
+		switch {
+		case i < 0:
+			all = append(all, c)
+		case c.Skip == "":
+			all[i] = c
+		}
+	}
+	slices.SortStableFunc(all, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(b.privilege, a.privilege), strings.Compare(a.ID, b.ID))
+	})
+	var fixes []matrix.AblatedFix
+	for _, c := range all {
+		fixes = append(fixes, c.AblatedFix)
+	}
+	return fixes
+}
+
+func (p *Planned) note(format string, args ...any) {
+	if p.progress != nil {
+		p.progress.Note(format, args...)
+	}
+}
