@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/ablation"
 	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
@@ -64,7 +65,7 @@ func (p *program) run() *cobra.Command {
 	var keep string
 	var retries int
 	var strict bool
-	outputs := map[string]*string{"json": new(string), "junit": new(string), "markdown": new(string)}
+	var outputs map[string]*string
 	cmd := &cobra.Command{
 		Use: "run", Short: "Run the matrix and print what passed", Args: args(noArgs),
 		Long: `Run creates the cells' nodes, applies the fixes, installs Kubernetes, checks it,
@@ -117,12 +118,19 @@ impossible, one that passes is a deviation, xpass.`,
 	f.IntVar(&retries, "retries", 0, "try a cell that fails `N` times more; one that passes then is flaky")
 	strictFlag(f, &strict)
 	rootFlag(f, &s.Root)
-	for name, path := range outputs {
-		f.StringVar(path, name, "", "also write the "+name+" report to a `file`")
-	}
+	outputs = outputFlags(f)
 	completeSelection(cmd)
 	complete(cmd, "keep", words(string(cell.KeepOnFailure), string(cell.KeepAlways), string(cell.KeepNever)))
 	return cmd
+}
+
+// outputFlags are those for further reports, by their formats.
+func outputFlags(f *pflag.FlagSet) map[string]*string {
+	outputs := map[string]*string{"json": new(string), "junit": new(string), "markdown": new(string)}
+	for name, path := range outputs {
+		f.StringVar(path, name, "", "also write the "+name+" report to a `file`")
+	}
+	return outputs
 }
 
 func strictFlag(f *pflag.FlagSet, strict *bool) {
@@ -131,7 +139,7 @@ func strictFlag(f *pflag.FlagSet, strict *bool) {
 
 // exitOf is the run's exit code as an error; nil where all is as expected.
 func exitOf(r matrix.Run, strict bool) error {
-	if code := matrix.ExitCode(r, strict); code != matrix.ExitExpected {
+	if code := ablation.ExitCode(r, strict); code != matrix.ExitExpected {
 		return exitError(code)
 	}
 	return nil
