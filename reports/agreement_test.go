@@ -342,3 +342,37 @@ func TestChosenFixesAreShown(t *testing.T) {
 		t.Errorf("JUnit has %v", shown)
 	}
 }
+
+// What fixes turned out to be reads the same in every report, and one that is
+// not finished is green in none.
+func TestEveryReportAgreesOnFixesLeftOut(t *testing.T) {
+	want := map[string]string{"ids": "required-otherwise", "kmsg-device": "required", "swap": "harmless", "stop-timeout": "needed-after-restart",
+		"resolv": "redundant-with rshared", "rshared": "redundant-with resolv", "conntrack-max": "unknown", "net-sysctls": "unknown"}
+	whole, cut := samples.Ablated(true), samples.Ablated(false)
+	for fix, outcome := range want {
+		for name, render := range map[string]func(io.Writer, matrix.Run) error{"table": table.Render, "markdown": markdown.Render, "junit": junit.Render} {
+			var b bytes.Buffer
+			if err := render(&b, whole); err != nil {
+				t.Fatal(err)
+			}
+			shown := map[string]string{"table": `(?m)^` + fix + ` +` + outcome + `$`, "markdown": `(?m)^\| ` + fix + ` +\| ` + outcome + ` +\|$`,
+				"junit": `(?s)<testcase [^>]*name="` + fix + `" .{1,60}<properties>\s*<property name="outcome" value="` + strings.Fields(outcome)[0] + `"`}[name]
+			if !regexp.MustCompile(shown).MatchString(b.String()) {
+				t.Errorf("%s does not show that %s is %s:\n%s", name, fix, outcome, b.String())
+			}
+		}
+		found := false
+		for _, f := range json.New(whole).Ablations[0].Fixes {
+			found = found || f.Fix == fix && strings.TrimSpace(f.Outcome.String()+" "+strings.Join(f.With, ", ")) == outcome
+		}
+		if !found {
+			t.Errorf("json does not show that %s is %s", fix, outcome)
+		}
+	}
+	for name, run := range map[string]matrix.Run{"with a fix that is unknown": whole, "cut short": cut} {
+		_, report := fromJUnit(t, run)
+		if code := json.New(run).Summary.ExitCode; code != matrix.ExitHarness || report.Errors == 0 {
+			t.Errorf("%s: exit code %d, %d errors in JUnit", name, code, report.Errors)
+		}
+	}
+}

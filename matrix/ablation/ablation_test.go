@@ -177,10 +177,19 @@ func TestOutcomes(t *testing.T) {
 			world:  world{fixes: letters(3), harmful: []string{"b"}},
 			want:   "a unknown\nb harmful\nc unknown\n",
 			reason: map[string]string{"a": "the cell fails with all its fixes, too", "b": "twice"},
-			trials: 2 + 3 + 2,
+			trials: 2 + 1 + 3 + 2,
 		},
 		"nothing passes": {
-			world: world{fixes: letters(2), harmful: []string{"x"}}, want: "a unknown\nb unknown\n", trials: 4,
+			world: world{fixes: letters(2), harmful: []string{"x"}}, want: "a unknown\nb unknown\n", trials: 5,
+		},
+		"the first control fails by chance": {
+			world: world{fixes: letters(2), needs: []need{needs(install, "a", "a")}, verdict: func(without []string, before int) *matrix.Judgement {
+				if len(without) == 0 && before == 0 {
+					return &matrix.Judgement{Verdict: matrix.Fail, Phase: install, Reason: "by chance"}
+				}
+				return nil
+			}},
+			want: "a required in install by a\nb harmless\n",
 		},
 		"the host has it": {
 			world: world{fixes: letters(3), needs: []need{needs(install, "a", "a")}, satisfied: []string{"a"}},

@@ -11,15 +11,15 @@ func ExitCode(run matrix.Run, strict bool) int {
 		return code
 	}
 	for _, a := range run.Ablations {
-		if !told(a) {
+		if !Answered(a) {
 			return matrix.ExitHarness
 		}
 	}
 	return matrix.ExitExpected
 }
 
-// told says that an ablation answers what it was made for.
-func told(a matrix.Ablation) bool {
+// Answered says that an ablation was finished and answers what it was made for.
+func Answered(a matrix.Ablation) bool {
 	if a.Goal == matrix.GoalMinimal {
 		m := Minimal(a)
 		return m.Done && m.Why == ""

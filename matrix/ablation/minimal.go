@@ -123,12 +123,3 @@ func (m *minimizing) drop(part []string, last bool) (dropped, ok bool) {
 	m.kept = slices.DeleteFunc(m.kept, func(id string) bool { return slices.Contains(part, id) })
 	return true, true
 }
-
-// Summary is the result in one line.
-func (m Minimum) Summary(trials int) string {
-	line := fmt.Sprintf("%d of %d fixes are enough, found by %d runs", len(m.Kept), len(m.Kept)+len(m.Dropped), trials)
-	if m.Why != "" {
-		line += "; not known to be minimal: " + m.Why
-	}
-	return line
-}

@@ -988,3 +988,15 @@ func TestDoomed(t *testing.T) {
 		})
 	}
 }
+
+// A cell whose fixes are all left out has nothing to show of them, and goes on.
+func TestWithoutFixes(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1")
+	w.desired = func([]matrix.AppliedFix) provisioner.Desired { return provisioner.Desired{} }
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a)).To(Equal(matrix.Judgement{Verdict: matrix.Pass}))
+	fixes, _ := a.Phase(matrix.PhaseFix)
+	g.Expect(fixes.Evidence).To(HaveLen(1))
+	g.Expect(fixes.Evidence[0].Saw).To(Equal("no fix is in effect that would show by now"))
+}

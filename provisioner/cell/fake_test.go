@@ -236,10 +236,13 @@ func (f fakeFixes) Apply(ctx context.Context, _ provisioner.Node, _ provisioner.
 	return f.call(ctx, "apply")
 }
 
-func (f fakeFixes) Verify(ctx context.Context, node provisioner.Node, _ provisioner.Desired, after matrix.Phase) []matrix.Evidence {
+func (f fakeFixes) Verify(ctx context.Context, node provisioner.Node, want provisioner.Desired, after matrix.Phase) []matrix.Evidence {
 	f.mu.Lock()
 	f.verified = append(f.verified, after)
 	f.mu.Unlock()
+	if len(want.Verify) == 0 {
+		return nil
+	}
 	return []matrix.Evidence{f.look(ctx, "verify", node.Name())}
 }
 

@@ -28,6 +28,9 @@ type Report struct {
 	HarnessErrors []string  `json:"harnessErrors"`
 	Summary       Summary   `json:"summary"`
 	Cells         []Cell    `json:"cells"`
+	// Ablations are those of the cells whose fixes were left out; the cells above
+	// are then those with all their fixes.
+	Ablations []Ablation `json:"ablations,omitempty"`
 }
 
 // Summary counts the cells.
@@ -141,6 +144,9 @@ func New(run matrix.Run) Report {
 				Seconds: p.Took.Seconds(), WaitedSeconds: p.Waited.Seconds(), Evidence: p.Evidence})
 		}
 		r.Cells = append(r.Cells, cell)
+	}
+	for _, a := range v.Ablations {
+		r.Ablations = append(r.Ablations, newAblation(a))
 	}
 	return r
 }

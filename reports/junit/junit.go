@@ -1,7 +1,9 @@
 // Package junit shows a run as JUnit XML, as CI systems read it: one test case
 // for each planned cell, so that their counts are the table's. Blocked and
 // unknown cells are errors, impossible ones are skipped, fail, xpass and flaky
-// are failures, pass and xfail pass. What the harness itself did wrong is a
+// are failures, pass and xfail pass. Where fixes were left out of a cell, each is a
+// test case of a suite of its own, too: what cannot be told is an error, or
+// skipped where the host has it already, what is harmful a failure. What the harness itself did wrong is a
 // suite of its own, so that a run which exits with 3 is never green here.
 package junit
 
@@ -87,6 +89,9 @@ func Render(w io.Writer, run matrix.Run) error {
 	}
 	all := suites{Name: "lxcmatrix"}
 	all.add(cells)
+	for _, a := range v.Ablations {
+		all.add(ablationSuite(a))
+	}
 	if harness := harnessSuite(v); harness.Tests > 0 {
 		all.add(harness)
 	}

@@ -39,6 +39,9 @@ func Render(w io.Writer, run matrix.Run) error {
 		fmt.Fprintf(&out, " %s.", escape(view.ChosenLegend))
 	}
 	out.WriteString("\n")
+	if err := ablations(&out, v); err != nil {
+		return fmt.Errorf("render markdown of run %s: %w", v.ID, err)
+	}
 	deviations(&out, v)
 	if err := environment(&out, v); err != nil {
 		return fmt.Errorf("render markdown of run %s: %w", v.ID, err)
@@ -124,6 +127,55 @@ func deviations(out *bytes.Buffer, v view.Run) {
 			fmt.Fprintf(out, "- kept: %s\n", code(c.Kept))
 		}
 	}
+}
+
+// ablations shows what fixes are for in the cells that they were left out of.
+func ablations(out *bytes.Buffer, v view.Run) error {
+	if len(v.Ablations) == 0 {
+		return nil
+	}
+	out.WriteString("\n## Fixes left out\n\n")
+	of, rows := v.Outcomes()
+	if len(rows) > 0 {
+		header := []string{"Fix"}
+		for _, a := range of {
+			header = append(header, escape(a.Cell))
+		}
+		for i := range rows {
+			rows[i] = escapeAll(rows[i])
+		}
+		if err := table(out, header, rows); err != nil {
+			return err
+		}
+	}
+	for _, a := range v.Ablations {
+		fmt.Fprintf(out, "\n### %s: fixes left out\n\n%s.\n\n", escape(a.Cell), escape(a.Summary()))
+		if a.Bare != "" {
+			fmt.Fprintf(out, "- without any of %d fixes: %s\n", a.InEffect, code(a.Bare))
+		}
+		if a.Goal == matrix.GoalMinimal {
+			fmt.Fprintf(out, "- enough: %s\n- spared: %s\n", escape(strings.Join(a.Minimum.Kept, ", ")), escape(strings.Join(a.Minimum.Dropped, ", ")))
+		}
+		for _, f := range a.Findings {
+			fmt.Fprintf(out, "- %s: **%s**: %s\n", escape(f.Fix), escape(view.Said(f)), code(f.Reason))
+			if f.Line != "" {
+				fmt.Fprintf(out, "  - %s: %s: %s\n", escape(f.Signature), code(f.Log), code(f.Line))
+			}
+		}
+		var trials [][]string
+		for i, t := range a.Trials {
+			without := strings.Join(t.Without, ", ")
+			if without == "" {
+				without = "-"
+			}
+			trials = append(trials, escapeAll([]string{fmt.Sprint(i + 1), without, t.Verdict.String(), t.Phase, view.Short(t.Took), t.Run}))
+		}
+		out.WriteString("\n")
+		if err := table(out, []string{"Trial", "Without", "Verdict", "In", "Took", "Run"}, trials); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func environment(out *bytes.Buffer, v view.Run) error {

@@ -16,6 +16,8 @@ func TestGolden(t *testing.T) {
 		"pass.golden":       samples.Run(samples.ForVerdict(matrix.Pass)),
 		"everything.golden": samples.Everything(),
 		"empty.golden":      samples.Run(),
+		"ablated.golden":    samples.Ablated(true),
+		"cut-short.golden":  samples.Ablated(false),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got bytes.Buffer

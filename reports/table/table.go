@@ -55,6 +55,9 @@ func RenderWith(w io.Writer, run matrix.Run, o Options) error {
 	p.wrapped("", legend)
 	p.out.WriteString("\n")
 	p.deviations()
+	if err := p.ablations(); err != nil {
+		return fmt.Errorf("render table of run %s: %w", p.run.ID, err)
+	}
 	p.environment()
 	for _, e := range p.run.HarnessErrors {
 		p.wrapped("", "harness error: "+e)
@@ -136,6 +139,11 @@ func (p *page) cells() error {
 		rows[i][0] = strings.Join(breakID(c.ID, max(p.Width-rest-1, 20)), "\n")
 	}
 
+	return p.grid(header, rows)
+}
+
+// grid writes a table.
+func (p *page) grid(header []string, rows [][]string) error {
 	var out bytes.Buffer
 	t := tablewriter.NewTable(&out,
 		tablewriter.WithRenderer(renderer.NewBlueprint(tw.Rendition{
@@ -166,6 +174,41 @@ func (p *page) cells() error {
 	for line := range strings.Lines(out.String()) {
 		p.out.WriteString(strings.TrimRight(line, " \n") + "\n")
 	}
+	return nil
+}
+
+// ablations shows what fixes are for in the cells that they were left out of.
+func (p *page) ablations() error {
+	if len(p.run.Ablations) == 0 {
+		return nil
+	}
+	if of, rows := p.run.Outcomes(); len(rows) > 0 {
+		header := []string{"fix"}
+		for _, a := range of {
+			header = append(header, a.Cell)
+		}
+		if err := p.grid(header, rows); err != nil {
+			return err
+		}
+		p.out.WriteString("\n")
+	}
+	for _, a := range p.run.Ablations {
+		p.wrapped("", a.Cell+": "+a.Summary())
+		if a.Bare != "" {
+			p.wrapped("  ", fmt.Sprintf("without any of %d fixes: %s", a.InEffect, a.Bare))
+		}
+		if a.Goal == matrix.GoalMinimal {
+			p.wrapped("  ", "enough: "+strings.Join(a.Minimum.Kept, ", "))
+			p.wrapped("  ", "spared: "+strings.Join(a.Minimum.Dropped, ", "))
+		}
+		for _, f := range a.Findings {
+			p.wrapped("  ", fmt.Sprintf("%s: %s: %s", f.Fix, view.Said(f), f.Reason))
+			if f.Line != "" {
+				p.wrapped("    ", fmt.Sprintf("%s: %s: %s", f.Signature, f.Log, f.Line))
+			}
+		}
+	}
+	p.out.WriteString("\n")
 	return nil
 }
 

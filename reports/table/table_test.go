@@ -35,6 +35,8 @@ func TestGolden(t *testing.T) {
 		{"narrow.golden", samples.Everything(), table.Options{Width: 80}},
 		{"colour.golden", samples.Everything(), table.Options{Colour: true}},
 		{"empty.golden", samples.Run(), table.Options{}},
+		{"ablated.golden", samples.Ablated(true), table.Options{}},
+		{"cut-short.golden", samples.Ablated(false), table.Options{Width: 80}},
 	} {
 		t.Run(tc.name, func(t *testing.T) { golden.Assert(t, string(render(t, tc.run, tc.o)), tc.name) })
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/ablation"
 )
 
 // Run is a run as reports show it.
@@ -28,9 +29,11 @@ type Run struct {
 	Suspect int
 	// Chosen is how many cells have fixes that somebody chose.
 	Chosen int
-	// ExitCode is matrix.ExitCode without strict.
+	// ExitCode is ablation.ExitCode without strict.
 	ExitCode int
 	Cells    []Cell
+	// Ablations are those of the cells whose fixes were left out.
+	Ablations []Ablation
 }
 
 // Count is how many cells have a verdict.
@@ -102,7 +105,7 @@ type Phase struct {
 // matrix.Judge judges it.
 func New(run matrix.Run) Run {
 	v := Run{ID: Plain(run.ID), Version: Plain(run.Version), Matrix: Plain(run.Plan.Matrix), Started: run.Started, Ended: run.Ended,
-		Interrupted: Plain(run.Interrupted), HarnessErrors: plainAll(run.HarnessErrors), Planned: len(run.Plan.Cells), ExitCode: matrix.ExitCode(run, false)}
+		Interrupted: Plain(run.Interrupted), HarnessErrors: plainAll(run.HarnessErrors), Planned: len(run.Plan.Cells), ExitCode: ablation.ExitCode(run, false)}
 	results := map[matrix.CellID]matrix.Result{}
 	for _, r := range run.Results {
 		results[r.Cell.ID] = r
@@ -125,6 +128,9 @@ func New(run matrix.Run) Run {
 		if c.Chosen() != "" {
 			v.Chosen++
 		}
+	}
+	for _, a := range run.Ablations {
+		v.Ablations = append(v.Ablations, newAblation(a))
 	}
 	v.Passed = counts[matrix.Pass]
 	for _, verdict := range matrix.Verdicts() {

@@ -229,3 +229,57 @@ func Hostile(c matrix.Cell) matrix.Attempt {
 	a.Hygiene = &matrix.Hygiene{NotObserved: "look at the host: \x1b[31m | <b> ``` ]]> @everyone\n## heading"}
 	return a
 }
+
+// Ablated is a run of two cells whose fixes were left out: of one, each of
+// them, with every outcome but harmful, and of the other, as many as can be
+// spared. finished is false where it was cut short before its last trial.
+func Ablated(finished bool) matrix.Run {
+	one, two := Cell("13"), Cell("12")
+	run := Run(Result(one, Passing(one)), Result(two, Passing(two)))
+	trial := func(v matrix.Verdict, phase matrix.Phase, signature string, without ...string) matrix.Trial {
+		t := matrix.Trial{Without: without, Judgement: matrix.Judgement{Verdict: v, Phase: phase}, Took: matrix.Duration(3 * time.Minute)}
+		if v == matrix.Fail {
+			t.Reason, t.Took = "ended | early: <it broke>", matrix.Duration(25*time.Second)
+		}
+		if signature != "" {
+			t.Diagnoses = []matrix.Diagnosis{{Signature: signature, Log: "cp1/kubelet.log", Line: "E1120 `it` broke\x1b[31m"}}
+		}
+		return t
+	}
+	numbered := func(trials []matrix.Trial) []matrix.Trial {
+		for i := range trials {
+			trials[i].Run = fmt.Sprintf("20261120T19%02d00Z-aaaaaa", i)
+		}
+		return trials
+	}
+	fail, pass := matrix.Fail, matrix.Pass
+	fixes := func(ids ...string) (all []matrix.AblatedFix) {
+		for _, id := range ids {
+			all = append(all, matrix.AblatedFix{ID: id, Cures: []string{id}, Asked: true})
+		}
+		return all
+	}
+	of := matrix.Ablation{Cell: one.ID, Goal: matrix.GoalOutcomes, Fixes: fixes("ids", "kmsg-device", "swap", "stop-timeout", "resolv", "rshared", "conntrack-max", "net-sysctls")}
+	of.Fixes[6].Skip = "the host has already what it wants"
+	all := []string{"ids", "kmsg-device", "net-sysctls", "resolv", "rshared", "stop-timeout", "swap"}
+	blocked := trial(matrix.Blocked, matrix.PhaseCreate, "", "net-sysctls")
+	blocked.Reason = "no room"
+	of.Trials = numbered([]matrix.Trial{
+		trial(pass, "", ""), trial(fail, matrix.PhaseCreate, "", all...),
+		trial(fail, matrix.PhaseInstall, "other", "ids"), trial(fail, matrix.PhaseInstall, "kmsg-device", "kmsg-device"), trial(pass, "", "", "swap"),
+		trial(fail, matrix.PhaseRecover, "", "stop-timeout"), trial(pass, "", "", "resolv"), trial(pass, "", "", "rshared"), blocked, blocked,
+		trial(pass, "", ""), trial(fail, matrix.PhaseInstall, "other", "ids"), trial(fail, matrix.PhaseInstall, "kmsg-device", "kmsg-device"),
+		trial(fail, matrix.PhaseForcedRecover, "", "stop-timeout"),
+		trial(fail, matrix.PhaseBaseline, "", "resolv", "rshared", "swap"), trial(pass, "", "", "resolv", "swap"),
+		trial(pass, "", "", "rshared", "swap"), trial(fail, matrix.PhaseBaseline, "", "resolv", "rshared"), trial(fail, matrix.PhaseBaseline, "", "resolv", "rshared"),
+	})
+	few := matrix.Ablation{Cell: two.ID, Goal: matrix.GoalMinimal, Fixes: fixes("ids", "swap"), Trials: numbered([]matrix.Trial{
+		trial(pass, "", ""), trial(fail, matrix.PhaseInstall, "", "ids", "swap"), trial(pass, "", "", "ids"), trial(pass, "", "", "ids"),
+	})}
+	if !finished {
+		of.Trials = of.Trials[:4]
+		few.Trials = few.Trials[:2]
+	}
+	run.Ablations = []matrix.Ablation{of, few}
+	return run
+}
