@@ -553,7 +553,9 @@ func TestFixThatOnlyARunningClusterShows(t *testing.T) {
 
 // A node that only came up since something mended it did not come up.
 func TestRepairs(t *testing.T) {
-	watched := func([]matrix.AppliedFix) provisioner.Desired { return provisioner.Desired{Repairs: []string{"/watched"}} }
+	watched := func([]matrix.AppliedFix) provisioner.Desired {
+		return provisioner.Desired{Repairs: []string{"/watched"}}
+	}
 	const (
 		kmsg    = `{"time":"2026-11-21T12:00:30Z","repaired":"/dev/kmsg","saw":"it was missing"}` + "\n"
 		kubelet = `{"time":"2026-11-21T12:01:00Z","repaired":"kubelet.service","saw":"it was failed: exit-code"}` + "\n"

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/engine"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/redact"
 )
 
 // AblateOptions of a run that leaves fixes out.
@@ -25,6 +28,9 @@ type AblateOptions struct {
 	Goal    matrix.Goal
 	// Fixes are those to learn about, by ID; none are all that a cell has.
 	Fixes []string
+	// Resume is the folder of a run that made some of the trials already, of the
+	// same plan and for the same; empty starts anew.
+	Resume string
 }
 
 // closePatience bounds the closing of a host.
@@ -37,7 +43,8 @@ const closePatience = 40 * time.Second
 // came to is kept there after each. When ctx ends, the trial that runs tears
 // down, and those before are kept; interrupted is the signal then.
 //
-// A fix that is not there, or that cannot apply to a cell, is a *UsageError.
+// A fix that is not there, or that cannot apply to a cell, is a *UsageError, and
+// so is a run to resume that asked for something else.
 func (p *Planned) Ablate(ctx context.Context, o AblateOptions, interrupted func() string) (matrix.Run, error) {
 	return p.ablate(ctx, o, interrupted, func(o catalog.Options) bench { return catalog.NewBench(o) })
 }
@@ -59,12 +66,12 @@ func (p *Planned) ablate(ctx context.Context, o AblateOptions, interrupted func(
 		// A failure that is expected counts like any other here.
 		plan.Cells[i].Expect = nil
 	}
-	folder, id, err := keepIn(p.root, plan, o.Version)
-	if err != nil {
+	l := &lab{Planned: p, AblateOptions: o, plan: plan, open: open, interrupted: interrupted}
+	if err := l.begin(); err != nil {
 		return matrix.Run{}, err
 	}
-	p.note("run %s: trials at %d cells, kept in %s", id, len(plan.Cells), folder.Dir())
-	l := &lab{Planned: p, AblateOptions: o, plan: plan, folder: folder, id: id, open: open, interrupted: interrupted}
+	folder := l.folder
+	p.note("run %s: trials at %d cells, kept in %s", l.id, len(plan.Cells), folder.Dir())
 	var errs []error
 	for _, c := range plan.Cells {
 		if c.Runs() && ctx.Err() == nil {
@@ -74,6 +81,39 @@ func (p *Planned) ablate(ctx context.Context, o AblateOptions, interrupted func(
 	errs = append(errs, folder.Finish(time.Now().UTC(), interrupted()))
 	run, err := folder.Read()
 	return run, errors.Join(append(errs, err, folder.Close())...)
+}
+
+// begin makes the run's folder, or opens the one to go on in.
+func (l *lab) begin() (err error) {
+	if l.Resume == "" {
+		l.folder, l.id, err = keepIn(l.root, l.plan, l.Version)
+		return err
+	}
+	if l.folder, err = runfolder.Open(l.Resume, runfolder.WithRedactor(redact.Text)); err != nil {
+		return &UsageError{fmt.Errorf("resume: %w", err)}
+	}
+	l.id = filepath.Base(l.folder.Dir())
+	if l.done, err = l.folder.Ablations(); err != nil {
+		return fmt.Errorf("resume run %s: %w", l.id, err)
+	}
+	differs := func(what string) error {
+		return &UsageError{fmt.Errorf("resume run %s: it was made of %s; ask for the same, or start anew", l.id, what)}
+	}
+	kept := l.folder.Plan()
+	if !reflect.DeepEqual(kept.Cells, l.plan.Cells) || kept.Timeouts != l.plan.Timeouts || kept.Budget != l.plan.Budget {
+		return differs("other cells, versions, timeouts or limits")
+	}
+	for _, a := range l.done {
+		if a.Goal != l.Goal {
+			return differs("trials for another verb")
+		}
+		for _, f := range a.Fixes {
+			if f.Asked != (len(l.Fixes) == 0 || slices.Contains(l.Fixes, f.ID)) {
+				return differs(fmt.Sprintf("trials that ask about other fixes, as to %s", f.ID))
+			}
+		}
+	}
+	return nil
 }
 
 // applicable finds fixes that nobody knows, or that cannot apply to a cell.
@@ -133,7 +173,6 @@ type lab struct {
 
 // cell makes the trials at one cell until nothing is left to try, or ctx ends.
 func (l *lab) cell(ctx context.Context, c matrix.Cell) (err error) {
-	timeouts := l.plan.Timeouts
 	b := l.open(l.options(l.plan, l.folder, l.id, false))
 	defer func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
@@ -142,8 +181,16 @@ func (l *lab) cell(ctx context.Context, c matrix.Cell) (err error) {
 			err = errors.Join(err, fmt.Errorf("close host %s: %w", c.Host.Name, closeErr))
 		}
 	}()
-	l.done = append(l.done, matrix.Ablation{Cell: c.ID, Goal: l.Goal})
-	a := &l.done[len(l.done)-1]
+	i := slices.IndexFunc(l.done, func(a matrix.Ablation) bool { return a.Cell == c.ID })
+	if i < 0 {
+		i = len(l.done)
+		l.done = append(l.done, matrix.Ablation{Cell: c.ID, Goal: l.Goal})
+	}
+	a := &l.done[i]
+	timeouts, err := l.timeouts(*a)
+	if err != nil {
+		return err
+	}
 	for {
 		without, done := l.next(*a)
 		if done {
@@ -169,6 +216,30 @@ func (l *lab) cell(ctx context.Context, c matrix.Cell) (err error) {
 			return err
 		}
 	}
+}
+
+// timeouts are those of the next trial, by the controls among those before.
+func (l *lab) timeouts(a matrix.Ablation) (matrix.Timeouts, error) {
+	t := l.plan.Timeouts
+	for i, trial := range a.Trials {
+		if len(trial.Without) > 0 || trial.Verdict != matrix.Pass {
+			continue
+		}
+		folder, err := l.folder, error(nil)
+		if i > 0 {
+			folder, err = runfolder.Open(filepath.Join(l.folder.Trials(), trial.Run))
+		}
+		if err != nil {
+			return t, fmt.Errorf("read trial %s: %w", trial.Run, err)
+		}
+		result, err := folder.Result(a.Cell)
+		if err != nil {
+			return t, fmt.Errorf("read trial %s: %w", trial.Run, err)
+		}
+		last, _ := result.Last()
+		t = ablation.Hasten(t, last)
+	}
+	return t, nil
 }
 
 // next is what to leave out next.

@@ -211,6 +211,58 @@ func TestAblateInterrupted(t *testing.T) {
 	}
 }
 
+// An ablation goes on where it was interrupted, and ends as if it had not been.
+func TestAblateResumed(t *testing.T) {
+	needs := map[string][2]string{"cgroup1-split-cpu": {"install", "cgroup1-split-cpu"}}
+	o := AblateOptions{Goal: matrix.GoalOutcomes, Fixes: []string{"cgroup1-split-cpu", "swap"}}
+	whole, err := planned(t).ablate(t.Context(), o, never, on(&fakeBench{needs: needs}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	b := &fakeBench{needs: needs}
+	b.meets = func([]string) {
+		if b.ran == 4 {
+			cancel()
+		}
+	}
+	p := planned(t)
+	cut, err := p.ablate(ctx, o, func() string { return "SIGINT" }, on(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Resume = filepath.Join(p.root, cut.ID)
+	rest := &fakeBench{needs: needs}
+	resumed, err := p.ablate(t.Context(), o, never, on(rest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resumed.ID != cut.ID || resumed.Interrupted != "" || rest.ran != len(whole.Ablations[0].Trials)-3 {
+		t.Errorf("run %s goes on as %s, interrupted by %q, with %d trials", cut.ID, resumed.ID, resumed.Interrupted, rest.ran)
+	}
+	if got, want := ablation.Outcomes(resumed.Ablations[0]), ablation.Outcomes(whole.Ablations[0]); !got.Done || got.Findings[0].Outcome != want.Findings[0].Outcome || got.Findings[1].Outcome != want.Findings[1].Outcome {
+		t.Errorf("it ends with %+v, want %+v", got, want)
+	}
+	if install := rest.plans[0].Timeouts.Install.Std(); install != 100*time.Second || !rest.hastened[0] {
+		t.Errorf("the first trial after the interruption has %s for its installation, hastened: %v", install, rest.hastened[0])
+	}
+	for name, change := range map[string]func(*Planned, *AblateOptions){
+		"other fixes": func(_ *Planned, o *AblateOptions) { o.Fixes = []string{"swap"} },
+		"a goal":      func(_ *Planned, o *AblateOptions) { o.Goal = matrix.GoalMinimal },
+		"a version":   func(p *Planned, _ *AblateOptions) { p.Plan.Cells[0].Distro.Version = "1.34.5" },
+		"no run":      func(_ *Planned, o *AblateOptions) { o.Resume = t.TempDir() },
+	} {
+		other := *p
+		other.Plan.Cells = slices.Clone(p.Plan.Cells)
+		asked := o
+		change(&other, &asked)
+		var usage *UsageError
+		if _, err := other.ablate(t.Context(), asked, never, on(&fakeBench{})); !errors.As(err, &usage) {
+			t.Errorf("%s: got %v, want a usage error", name, err)
+		}
+	}
+}
+
 // A host that does not open is tried twice, and then nothing is known.
 func TestAblateBlocked(t *testing.T) {
 	b := &fakeBench{refuses: errors.New("no room")}

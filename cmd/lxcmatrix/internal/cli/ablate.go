@@ -40,12 +40,14 @@ the fix claims to cure, if it goes on to show it. N fixes cost at most half as m
 again as N runs of the cell, or eight runs more if they are few.
 
 Every trial is a run of its own in the run's folder; lxcmatrix report shows the
-whole again. What was finished before an interruption is kept.
+whole again. What was finished before an interruption is kept, and goes on with
+--resume RUN and the same flags.
 ` + exitCodesOfTrials,
 		Example: `  lxcmatrix ablate --only debian/13
   lxcmatrix ablate --only debian/13 --fix cgroup1-split-cpu --fix swap
   lxcmatrix ablate -f kernels --only kubeadm-1.34/debian-13/1/native --markdown table.md
-  lxcmatrix ablate --only debian/13 --with kmsg-console --without kmsg-device --fix kmsg-console`,
+  lxcmatrix ablate --only debian/13 --with kmsg-console --without kmsg-device --fix kmsg-console
+  lxcmatrix ablate --only debian/13 --resume 20261120T193324Z-k5x2ab`,
 	}
 	var asked []string
 	cmd.Flags().StringArrayVar(&asked, "fix", nil, "learn about this `fix` only, by ID; may be repeated")
@@ -72,6 +74,7 @@ each fix that stays. It says how many runs that took.
 // trials completes a verb that leaves fixes out of cells, for a goal.
 func (p *program) trials(cmd *cobra.Command, goal matrix.Goal, asked *[]string) *cobra.Command {
 	var s selection
+	var resume string
 	outputs := outputFlags(cmd.Flags())
 	cmd.Args = args(noArgs)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -83,7 +86,15 @@ func (p *program) trials(cmd *cobra.Command, goal matrix.Goal, asked *[]string) 
 		if err != nil {
 			return err
 		}
-		result, err := planned.Ablate(cmd.Context(), run.AblateOptions{Version: p.version, Goal: goal, Fixes: *asked},
+		o := run.AblateOptions{Version: p.version, Goal: goal, Fixes: *asked}
+		if resume != "" {
+			folder, err := openRun(s.Root, resume)
+			if err != nil {
+				return err
+			}
+			o.Resume = folder.Dir()
+		}
+		result, err := planned.Ablate(cmd.Context(), o,
 			func() string { return p.signalled.Load().(string) })
 		if err != nil {
 			return err
@@ -94,6 +105,10 @@ func (p *program) trials(cmd *cobra.Command, goal matrix.Goal, asked *[]string) 
 		return exitOf(result, false)
 	}
 	s.flags(cmd.Flags())
+	cmd.Flags().StringVar(&resume, "resume", "", "go on with the trials of a `run` that was interrupted")
+	complete(cmd, "resume", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return runIDs(s.Root), cobra.ShellCompDirectiveDefault
+	})
 	rootFlag(cmd.Flags(), &s.Root)
 	completeSelection(cmd)
 	return cmd

@@ -14,10 +14,12 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/ablation"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/diagnose"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
+	"github.com/lxcmatrix/lxcmatrix/reports/view"
 )
 
 func (p *program) fixes() *cobra.Command {
@@ -63,8 +65,9 @@ func (p *program) fixes() *cobra.Command {
 		Use: "explain ID", Short: "Say what a fix does, why, when, and what it cures", Args: args(cobra.ExactArgs(1)),
 		Long: `Explain says what goes wrong without a fix, when it applies, what it sets and how
 each distribution writes that, how it is verified, which failures it cures or
-causes, and how cells ended from which it was left out, or for which it was asked,
-in the runs that are kept here.`,
+causes, what it turned out to be when lxcmatrix ablate left it out, and how cells
+ended from which it was left out, or for which it was asked, in the runs that are
+kept here.`,
 		Example: `  lxcmatrix fixes explain cgroup1-split-cpu
   lxcmatrix fixes explain restrict-oom-score-adj --json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -87,7 +90,7 @@ in the runs that are kept here.`,
 			if e.Written, err = written(f); err != nil {
 				return err
 			}
-			e.Runs = tried(root, f)
+			e.Runs, e.Ablations = tried(root, f), ablated(root, f)
 			if asJSON {
 				return writeJSON(p.Out, e)
 			}
@@ -144,9 +147,11 @@ type explained struct {
 	Cures   []cured `json:"cures"`
 	Causes  []cured `json:"causes,omitempty"`
 	// Runs are the cells of runs that are kept here which tell of the fix.
-	Runs    []trial  `json:"runs,omitempty"`
-	Sources []string `json:"sources"`
-	File    string   `json:"file"`
+	Runs []trial `json:"runs,omitempty"`
+	// Ablations say what it turned out to be in them.
+	Ablations []turned `json:"ablations,omitempty"`
+	Sources   []string `json:"sources"`
+	File      string   `json:"file"`
 }
 
 type verification struct {
@@ -288,6 +293,48 @@ func (t trial) String() string {
 	return line
 }
 
+// turned is what an ablation says of the fix.
+type turned struct {
+	Run     string           `json:"run"`
+	Cell    matrix.CellID    `json:"cell"`
+	Outcome ablation.Outcome `json:"outcome"`
+	// With are the others of which one has to stay, where it is redundant.
+	With   []string `json:"with,omitempty"`
+	Reason string   `json:"reason"`
+}
+
+// ablated looks through the runs kept under root for ablations that tell of a
+// fix, the latest run first. A run that cannot be read tells nothing.
+func ablated(root string, f *fix.Fix) []turned {
+	var all []turned
+	for _, id := range runIDs(root) {
+		folder, err := openRun(root, id)
+		if err != nil {
+			continue
+		}
+		ablations, err := folder.Ablations()
+		if err != nil {
+			continue
+		}
+		for _, a := range ablations {
+			if a.Goal != matrix.GoalOutcomes {
+				continue
+			}
+			for _, found := range ablation.Outcomes(a).Findings {
+				if found.Fix == f.ID {
+					all = append(all, turned{Run: id, Cell: a.Cell, Outcome: found.Outcome, With: found.With, Reason: found.Reason})
+				}
+			}
+		}
+	}
+	return all
+}
+
+// String is what it turned out to be, in one line.
+func (t turned) String() string {
+	return fmt.Sprintf("%s %s: %s: %s", t.Run, t.Cell, strings.TrimSpace(t.Outcome.String()+" "+strings.Join(t.With, ", ")), view.Plain(t.Reason))
+}
+
 // effects are a fix's effects as its file spells them, without what it leaves
 // out. Settings are told as they are: one may be false or empty on purpose.
 func effects(from fix.Effects) (map[string]any, error) {
@@ -386,6 +433,11 @@ func (e explained) print(w io.Writer) error {
 		lines = append(lines, t.String())
 	}
 	section("IN RUNS THAT ARE KEPT HERE", strings.Join(lines, "\n"))
+	lines = nil
+	for _, t := range e.Ablations {
+		lines = append(lines, t.String())
+	}
+	section("TURNED OUT TO BE, IN RUNS THAT ARE KEPT HERE", strings.Join(lines, "\n"))
 	section("SOURCES", strings.Join(e.Sources, "\n"))
 	section("FROM", e.File)
 	_, err := io.WriteString(w, b.String())
