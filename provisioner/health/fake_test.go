@@ -8,15 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -33,12 +32,13 @@ import (
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/internal/memnet"
 )
 
 const kernel = "6.18.0-test"
 
 // world is a cluster that looks healthy: an API server, its host and nodes. A
-// test spoils what it is about.
+// test spoils what it is about. It lives in a synctest bubble of its own.
 type world struct {
 	provisioner.Host // The rest of Host is not to be called.
 
@@ -66,11 +66,14 @@ type world struct {
 	execNode func(node string, args []string) (provisioner.Output, error, bool)
 	dialErr  error
 	noWS     bool
+	// turn is whose answer a service gives next.
+	turn int
 	// endpoints, if set, is the address of every ready endpoint.
 	endpoints string
 	proxy     func(w http.ResponseWriter)
 	dialed    []string
 
+	network          memnet.Network
 	api, proxyServer *httptest.Server
 	cluster          *provisioner.Cluster
 }
@@ -111,6 +114,13 @@ func (n node) Exec(_ context.Context, cmd provisioner.Command) (provisioner.Outp
 	}
 }
 
+// bubble is a subtest in fake time: no machine is too slow for its deadlines,
+// and nothing that it began outlives it.
+func bubble(t *testing.T, name string, test func(t *testing.T)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
+}
+
 func newWorld(t *testing.T, names ...string) *world {
 	t.Helper()
 	if len(names) == 0 {
@@ -137,16 +147,16 @@ func newWorld(t *testing.T, names ...string) *world {
 		},
 		proxy: func(w http.ResponseWriter) { w.WriteHeader(200) },
 	}
-	w.api = httptest.NewUnstartedServer(http.HandlerFunc(w.serve))
-	w.api.Config.ErrorLog = log.New(io.Discard, "", 0)
+	// SPDY's connections take a second of the bubble's to end.
+	t.Cleanup(func() { time.Sleep(2 * time.Second) })
+	w.api = w.network.Server(t, 6443, http.HandlerFunc(w.serve))
 	w.api.StartTLS()
-	t.Cleanup(w.api.Close)
-	w.proxyServer = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+	w.proxyServer = w.network.Server(t, 10256, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.proxy(rw)
 	}))
-	t.Cleanup(w.proxyServer.Close)
+	w.proxyServer.Start()
 	w.cluster = &provisioner.Cluster{
 		Cell: matrix.Cell{
 			Distro:   matrix.Distro{Name: "kubeadm", Version: "1.34.4", Minor: "1.34"},
@@ -276,12 +286,17 @@ func (w *world) Dial(ctx context.Context, node string, port int) (net.Conn, erro
 	if err != nil {
 		return nil, err
 	}
-	address := w.proxyServer.Listener.Addr().String()
-	if api := w.api.Listener.Addr().String(); strings.HasSuffix(api, ":"+strconv.Itoa(port)) {
-		address = api
-	}
-	var d net.Dialer
-	return d.DialContext(ctx, "tcp", address)
+	return w.network.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+}
+
+// hang answers a request by no answer for as long as somebody waits for one.
+func (w *world) hang(r *http.Request) bool {
+	w.mu.Unlock()
+	defer w.mu.Lock()
+	// The server notices that the client left once it has read the body.
+	_, _ = io.Copy(io.Discard, r.Body)
+	<-r.Context().Done()
+	return true
 }
 
 func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
@@ -415,7 +430,8 @@ func (w *world) probeRun(pod string, args []string) (stdout, failure string) {
 				return "hostname " + p.Name + "\npod " + p.Name + "\n", ""
 			}
 		}
-		chosen := probes[time.Now().Nanosecond()%len(probes)]
+		chosen := probes[w.turn%len(probes)]
+		w.turn++
 		return "hostname " + chosen + "\npod " + chosen + "\n", ""
 	case "write":
 		w.files[node+args[2]] = args[3]
@@ -483,31 +499,5 @@ func (w *world) serveExec(rw http.ResponseWriter, r *http.Request, pod string) {
 	select {
 	case <-conn.CloseChan():
 	case <-time.After(2 * time.Second):
-	}
-}
-
-// expiry is a context whose deadline comes when a test says so.
-type expiry struct {
-	context.Context
-	ended chan struct{}
-	once  sync.Once
-}
-
-func newExpiry(t *testing.T) *expiry {
-	return &expiry{Context: t.Context(), ended: make(chan struct{})}
-}
-
-func (e *expiry) expire() { e.once.Do(func() { close(e.ended) }) }
-
-// Done is closed at the deadline.
-func (e *expiry) Done() <-chan struct{} { return e.ended }
-
-// Err is that the deadline came.
-func (e *expiry) Err() error {
-	select {
-	case <-e.ended:
-		return context.DeadlineExceeded
-	default:
-		return nil
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	. "github.com/onsi/gomega"
@@ -29,8 +30,9 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
 
-// tooShort is a deadline that a check which cannot become healthy runs into.
-const tooShort = 450 * time.Millisecond
+// enough is a deadline that a check which cannot become healthy runs into,
+// after two looks or more.
+const enough = time.Second
 
 func timeouts() matrix.Timeouts {
 	return matrix.Timeouts{Stability: matrix.Duration(200 * time.Millisecond)}
@@ -54,7 +56,7 @@ func names(checks []provisioner.Check) []string {
 
 func TestBaselineOfAHealthyCluster(t *testing.T) {
 	for _, nodes := range [][]string{{"cp1"}, {"cp1", "agent1", "agent2"}} {
-		t.Run(fmt.Sprint(len(nodes)), func(t *testing.T) {
+		bubble(t, fmt.Sprint(len(nodes)), func(t *testing.T) {
 			g := NewWithT(t)
 			w := newWorld(t, nodes...)
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -226,8 +228,7 @@ func TestBaselineSpoiled(t *testing.T) {
 	tested := map[string]bool{}
 	for _, c := range baselineSpoiled() {
 		tested[c.check] = true
-		t.Run(c.check+"/"+c.what, func(t *testing.T) {
-			t.Parallel()
+		bubble(t, c.check+"/"+c.what, func(t *testing.T) {
 			w := newWorld(t).withProbe()
 			c.spoil(w)
 			expectUnhealthy(t, w, byName(Baseline(w.cluster.Cell.Topology, timeouts()), c.check), c.saw)
@@ -240,8 +241,8 @@ func TestBaselineSpoiled(t *testing.T) {
 	}
 }
 
-// expectUnhealthy runs a check into its deadline, which comes after the first
-// look.
+// expectUnhealthy runs a check until its deadline, or until it is of no use to
+// look again.
 func expectUnhealthy(t *testing.T, w *world, c provisioner.Check, saw string) {
 	t.Helper()
 	g := NewWithT(t)
@@ -252,7 +253,7 @@ func expectUnhealthy(t *testing.T, w *world, c provisioner.Check, saw string) {
 		g.Expect(e.Outcome).NotTo(Equal(matrix.Undecided), "%+v", e)
 		if e.Outcome == matrix.Unhealthy {
 			said = append(said, e.Saw)
-			g.Expect(e.Took.Std()).To(BeNumerically(">", 0))
+			g.Expect(e.Took.Std()).To(BeElementOf(enough, time.Duration(0)))
 		}
 	}
 	g.Expect(said).To(ContainElement(ContainSubstring(saw)), "%+v", evidence)
@@ -260,23 +261,9 @@ func expectUnhealthy(t *testing.T, w *world, c provisioner.Check, saw string) {
 
 func runIntoDeadline(t *testing.T, w *world, c provisioner.Check) []matrix.Evidence {
 	t.Helper()
-	once, ok := c.(check)
-	if !ok {
-		ctx, cancel := context.WithTimeout(t.Context(), tooShort)
-		defer cancel()
-		return c.Run(ctx, w.cluster)
-	}
-	ctx := newExpiry(t)
-	begin := once.begin
-	once.begin = func(s *session) look {
-		lookOnce := begin(s)
-		return func(inner context.Context) ([]finding, error) {
-			findings, err := lookOnce(inner)
-			time.AfterFunc(10*time.Millisecond, ctx.expire)
-			return findings, err
-		}
-	}
-	return once.Run(ctx, w.cluster)
+	ctx, cancel := context.WithTimeout(t.Context(), enough)
+	defer cancel()
+	return c.Run(ctx, w.cluster)
 }
 
 // Whatever is wrong with the API as such makes every check unhealthy, for the
@@ -321,8 +308,7 @@ func TestAPIBroken(t *testing.T) {
 			if c.Name() == "same-pki" || c.Name() == "kube-proxy-healthz" {
 				continue // They do not ask the API.
 			}
-			t.Run(what+"/"+c.Name(), func(t *testing.T) {
-				t.Parallel()
+			bubble(t, what+"/"+c.Name(), func(t *testing.T) {
 				w := newWorld(t).withProbe()
 				way.spoil(w)
 				expectUnhealthy(t, w, c, way.saw)
@@ -360,8 +346,7 @@ func TestUndecided(t *testing.T) {
 		}, "api-livez", "no certificate authority"},
 	}
 	for what, way := range ways {
-		t.Run(what, func(t *testing.T) {
-			t.Parallel()
+		bubble(t, what, func(t *testing.T) {
 			g := NewWithT(t)
 			w := newWorld(t).withProbe()
 			way.spoil(w)
@@ -382,8 +367,7 @@ func TestAfterRestartWithoutASnapshot(t *testing.T) {
 		case "api-livez", "api-readyz", "kube-proxy-healthz", "restart-stability":
 			continue // They look at the present alone.
 		}
-		t.Run(c.Name(), func(t *testing.T) {
-			t.Parallel()
+		bubble(t, c.Name(), func(t *testing.T) {
 			g := NewWithT(t)
 			evidence := runIntoDeadline(t, newWorld(t).withProbe(), c)
 			g.Expect(evidence).To(HaveLen(1))
@@ -433,7 +417,7 @@ func restarts(t *testing.T, nodes ...string) (*world, Snapshot) {
 
 func TestAfterARestartThatWentWell(t *testing.T) {
 	for _, nodes := range [][]string{{"cp1"}, {"cp1", "agent1"}} {
-		t.Run(fmt.Sprint(len(nodes)), func(t *testing.T) {
+		bubble(t, fmt.Sprint(len(nodes)), func(t *testing.T) {
 			g := NewWithT(t)
 			w, before := restarts(t, nodes...)
 			w.created = nil
@@ -527,8 +511,7 @@ func TestAfterRestartSpoiled(t *testing.T) {
 	tested := map[string]bool{}
 	for _, c := range cases {
 		tested[c.check] = true
-		t.Run(c.check+"/"+c.what, func(t *testing.T) {
-			t.Parallel()
+		bubble(t, c.check+"/"+c.what, func(t *testing.T) {
 			w, before := restarts(t)
 			c.spoil(w, before)
 			expectUnhealthy(t, w, byName(AfterRestart(before, timeouts()), c.check), c.saw)
@@ -564,25 +547,12 @@ func TestTakeSnapshotFails(t *testing.T) {
 		}, `it printed "x"`, true},
 	}
 	for what, way := range ways {
-		t.Run(what, func(t *testing.T) {
-			t.Parallel()
+		bubble(t, what, func(t *testing.T) {
 			g := NewWithT(t)
 			w := newWorld(t).withProbe()
 			way.spoil(w)
-			// The deadline cuts the second try short, and hides nothing of the first.
-			ctx := newExpiry(t)
-			tries := 0
-			w.answer = func(_ http.ResponseWriter, r *http.Request) bool {
-				if r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/configmaps/"+survivorObject) {
-					if tries++; tries == 2 {
-						ctx.expire()
-					}
-				}
-				return false
-			}
-			if w.dialErr != nil {
-				time.AfterFunc(tooShort, ctx.expire)
-			}
+			ctx, cancel := context.WithTimeout(t.Context(), enough)
+			defer cancel()
 			_, err := TakeSnapshot(ctx, w.cluster)
 			g.Expect(err).To(MatchError(ContainSubstring(way.saw)))
 			g.Expect(provisioner.IsNodes(err)).To(Equal(way.nodes), "%v", err)
@@ -590,77 +560,106 @@ func TestTakeSnapshotFails(t *testing.T) {
 	}
 }
 
+// A try that the deadline cuts short hides nothing of the one before it.
+func TestSnapshotCutShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		w := newWorld(t).withProbe()
+		delete(w.leases, "cp1")
+		tries := 0
+		w.answer = func(_ http.ResponseWriter, r *http.Request) bool {
+			if strings.HasSuffix(r.URL.Path, "/configmaps/"+survivorObject) {
+				tries++
+			}
+			return tries == 2 && w.hang(r)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), enough)
+		defer cancel()
+		_, err := TakeSnapshot(ctx, w.cluster)
+		g.Expect(err).To(MatchError(ContainSubstring("get lease of node cp1")))
+		g.Expect(provisioner.IsNodes(err)).To(BeTrue(), "%v", err)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		g.Expect(tries).To(Equal(2))
+	})
+}
+
 // What was seen before the API went away is told with it, and the deadline
 // does not hide it.
 func TestDeadlineKeepsTheLastThingSeen(t *testing.T) {
-	g := NewWithT(t)
-	w := newWorld(t)
-	w.nodes[0].Status.Conditions[0] = corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionFalse, Reason: "KubeletNotReady"}
-	looks := 0
-	w.answer = func(rw http.ResponseWriter, r *http.Request) bool {
-		looks++
-		if looks < 3 {
-			return false
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		w := newWorld(t)
+		w.nodes[0].Status.Conditions[0] = corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionFalse, Reason: "KubeletNotReady"}
+		looks := 0
+		w.answer = func(rw http.ResponseWriter, r *http.Request) bool {
+			looks++
+			if looks < 3 {
+				return false
+			}
+			return w.hang(r)
 		}
-		w.mu.Unlock()
-		<-r.Context().Done() // It hangs until the deadline.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		evidence := byName(Baseline(w.cluster.Cell.Topology, timeouts()), "nodes-ready").Run(ctx, w.cluster)
+		g.Expect(evidence).To(HaveLen(1))
+		g.Expect(evidence[0].Outcome).To(Equal(matrix.Unhealthy))
+		g.Expect(evidence[0].Saw).To(HavePrefix("Ready is False: KubeletNotReady"))
+		g.Expect(evidence[0].Node).To(Equal("cp1"))
 		w.mu.Lock()
-		return true
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	evidence := byName(Baseline(w.cluster.Cell.Topology, timeouts()), "nodes-ready").Run(ctx, w.cluster)
-	g.Expect(evidence).To(HaveLen(1))
-	g.Expect(evidence[0].Outcome).To(Equal(matrix.Unhealthy))
-	g.Expect(evidence[0].Saw).To(HavePrefix("Ready is False: KubeletNotReady"))
-	g.Expect(evidence[0].Node).To(Equal("cp1"))
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	g.Expect(looks).To(BeNumerically(">=", 3))
+		defer w.mu.Unlock()
+		g.Expect(looks).To(BeNumerically(">=", 3))
+	})
 }
 
 func TestErrorTellsWhatWasBefore(t *testing.T) {
-	g := NewWithT(t)
-	w := newWorld(t)
-	w.nodes[0].Status.Conditions = nil
-	looks := 0
-	w.answer = func(rw http.ResponseWriter, r *http.Request) bool {
-		if looks++; looks > 1 {
-			http.Error(rw, "etcdserver: leader changed", http.StatusInternalServerError)
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		w := newWorld(t)
+		w.nodes[0].Status.Conditions = nil
+		looks := 0
+		w.answer = func(rw http.ResponseWriter, r *http.Request) bool {
+			if looks++; looks > 1 {
+				http.Error(rw, "etcdserver: leader changed", http.StatusInternalServerError)
+			}
+			return looks > 1
 		}
-		return looks > 1
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	evidence := byName(Baseline(w.cluster.Cell.Topology, timeouts()), "nodes-ready").Run(ctx, w.cluster)
-	g.Expect(evidence).To(HaveLen(1))
-	g.Expect(evidence[0].Saw).To(ContainSubstring("list nodes"))
-	g.Expect(evidence[0].Saw).To(HaveSuffix("before that: cp1: no Ready condition yet"))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		evidence := byName(Baseline(w.cluster.Cell.Topology, timeouts()), "nodes-ready").Run(ctx, w.cluster)
+		g.Expect(evidence).To(HaveLen(1))
+		g.Expect(evidence[0].Saw).To(ContainSubstring("list nodes"))
+		g.Expect(evidence[0].Saw).To(HaveSuffix("before that: cp1: no Ready condition yet"))
+	})
 }
 
 func TestInterruptedProvesNothing(t *testing.T) {
-	g := NewWithT(t)
-	w := newWorld(t)
-	w.nodes[0].Status.Conditions = nil
-	ctx, cancel := context.WithCancel(t.Context())
-	defer time.AfterFunc(300*time.Millisecond, cancel).Stop()
-	evidence := byName(Baseline(w.cluster.Cell.Topology, timeouts()), "nodes-ready").Run(ctx, w.cluster)
-	g.Expect(evidence).To(HaveLen(1))
-	g.Expect(evidence[0].Outcome).To(Equal(matrix.Undecided))
-	g.Expect(evidence[0].Saw).To(Equal("interrupted; last seen: no Ready condition yet"))
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		w := newWorld(t)
+		w.nodes[0].Status.Conditions = nil
+		ctx, cancel := context.WithCancel(t.Context())
+		defer time.AfterFunc(300*time.Millisecond, cancel).Stop()
+		evidence := byName(Baseline(w.cluster.Cell.Topology, timeouts()), "nodes-ready").Run(ctx, w.cluster)
+		g.Expect(evidence).To(HaveLen(1))
+		g.Expect(evidence[0].Outcome).To(Equal(matrix.Undecided))
+		g.Expect(evidence[0].Saw).To(Equal("interrupted; last seen: no Ready condition yet"))
+	})
 }
 
 func TestNoTimeToLook(t *testing.T) {
-	g := NewWithT(t)
-	w := newWorld(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 0)
-	defer cancel()
-	for _, c := range AfterRestart(Snapshot{}, timeouts()) {
-		evidence := c.Run(ctx, w.cluster)
-		g.Expect(evidence).To(HaveLen(1))
-		g.Expect(evidence[0].Outcome).To(Equal(matrix.Undecided), c.Name())
-		g.Expect(evidence[0].Saw).To(Equal("no time to look"))
-	}
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		w := newWorld(t)
+		ctx, cancel := context.WithTimeout(t.Context(), 0)
+		defer cancel()
+		for _, c := range AfterRestart(Snapshot{}, timeouts()) {
+			evidence := c.Run(ctx, w.cluster)
+			g.Expect(evidence).To(HaveLen(1))
+			g.Expect(evidence[0].Outcome).To(Equal(matrix.Undecided), c.Name())
+			g.Expect(evidence[0].Saw).To(Equal("no time to look"))
+		}
+	})
 }
 
 func TestStability(t *testing.T) {
@@ -684,8 +683,7 @@ func TestStability(t *testing.T) {
 			w.answer = func(rw http.ResponseWriter, _ *http.Request) bool { rw.WriteHeader(503); return true }
 		}, "list pods", false},
 	} {
-		t.Run(what, func(t *testing.T) {
-			t.Parallel()
+		bubble(t, what, func(t *testing.T) {
 			g := NewWithT(t)
 			w := newWorld(t).withProbe()
 			ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
@@ -698,7 +696,7 @@ func TestStability(t *testing.T) {
 			g.Expect(ctx.Err() == nil).To(Equal(c.early), "took %s", evidence[0].Took)
 		})
 	}
-	t.Run("restarts of before do not count", func(t *testing.T) {
+	bubble(t, "restarts of before do not count", func(t *testing.T) {
 		g := NewWithT(t)
 		w := newWorld(t).withProbe()
 		w.pod("etcd").Status.ContainerStatuses[0].RestartCount = 3
@@ -712,19 +710,21 @@ func TestStability(t *testing.T) {
 // The window needs everything else to be healthy, and the others leave it its
 // time.
 func TestWindowDoesNotBegin(t *testing.T) {
-	g := NewWithT(t)
-	w := newWorld(t)
-	w.log = ""
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
-	defer cancel()
-	began := time.Now()
-	evidence, waited := RunAll(ctx, w.cluster, Baseline(w.cluster.Cell.Topology, matrix.Timeouts{Stability: matrix.Duration(2 * time.Second)}))
-	g.Expect(waited).To(BeZero())
-	last := evidence[len(evidence)-1]
-	g.Expect(last.Check).To(Equal("restart-stability"))
-	g.Expect(last.Outcome).To(Equal(matrix.Undecided))
-	g.Expect(last.Saw).To(Equal("the window did not begin, since logs is not healthy"))
-	g.Expect(time.Since(began)).To(BeNumerically("~", 2*time.Second, 700*time.Millisecond))
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		w := newWorld(t)
+		w.log = ""
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		defer cancel()
+		began := time.Now()
+		evidence, waited := RunAll(ctx, w.cluster, Baseline(w.cluster.Cell.Topology, matrix.Timeouts{Stability: matrix.Duration(2 * time.Second)}))
+		g.Expect(waited).To(BeZero())
+		last := evidence[len(evidence)-1]
+		g.Expect(last.Check).To(Equal("restart-stability"))
+		g.Expect(last.Outcome).To(Equal(matrix.Undecided))
+		g.Expect(last.Saw).To(Equal("the window did not begin, since logs is not healthy"))
+		g.Expect(time.Since(began)).To(Equal(2 * time.Second))
+	})
 }
 
 type silent struct{}
@@ -733,52 +733,58 @@ func (silent) Name() string                                                { ret
 func (silent) Run(context.Context, *provisioner.Cluster) []matrix.Evidence { return nil }
 
 func TestRunAllHoldsOthersToTheContract(t *testing.T) {
-	g := NewWithT(t)
-	w := newWorld(t)
-	evidence, _ := RunAll(t.Context(), w.cluster, []provisioner.Check{silent{}})
-	g.Expect(evidence).To(Equal([]matrix.Evidence{{Check: "silent", Outcome: matrix.Undecided, Saw: "the check returned no evidence"}}))
-	w.cluster.Kubeconfig = nil
-	evidence, _ = RunAll(t.Context(), w.cluster, []provisioner.Check{silent{}})
-	g.Expect(evidence).To(HaveLen(1))
-	g.Expect(evidence[0].Outcome).To(Equal(matrix.Undecided))
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		w := newWorld(t)
+		evidence, _ := RunAll(t.Context(), w.cluster, []provisioner.Check{silent{}})
+		g.Expect(evidence).To(Equal([]matrix.Evidence{{Check: "silent", Outcome: matrix.Undecided, Saw: "the check returned no evidence"}}))
+		w.cluster.Kubeconfig = nil
+		evidence, _ = RunAll(t.Context(), w.cluster, []provisioner.Check{silent{}})
+		g.Expect(evidence).To(HaveLen(1))
+		g.Expect(evidence[0].Outcome).To(Equal(matrix.Undecided))
+	})
 }
 
 func TestExecFallsBackToSPDY(t *testing.T) {
-	g := NewWithT(t)
-	w := newWorld(t).withProbe()
-	w.noWS = true
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	evidence := byName(Baseline(w.cluster.Cell.Topology, timeouts()), "exec").Run(ctx, w.cluster)
-	g.Expect(evidence).To(HaveLen(1))
-	g.Expect(evidence[0].Outcome).To(Equal(matrix.Healthy), "%+v", evidence)
-	g.Expect(evidence[0].Saw).To(HaveSuffix("over SPDY"))
-	w.mu.Lock()
-	w.noWS = false
-	w.mu.Unlock()
-	evidence = byName(Baseline(w.cluster.Cell.Topology, timeouts()), "exec").Run(ctx, w.cluster)
-	g.Expect(evidence[0].Saw).To(HaveSuffix("over WebSocket"))
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		w := newWorld(t).withProbe()
+		w.noWS = true
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		evidence := byName(Baseline(w.cluster.Cell.Topology, timeouts()), "exec").Run(ctx, w.cluster)
+		g.Expect(evidence).To(HaveLen(1))
+		g.Expect(evidence[0].Outcome).To(Equal(matrix.Healthy), "%+v", evidence)
+		g.Expect(evidence[0].Saw).To(HaveSuffix("over SPDY"))
+		w.mu.Lock()
+		w.noWS = false
+		w.mu.Unlock()
+		evidence = byName(Baseline(w.cluster.Cell.Topology, timeouts()), "exec").Run(ctx, w.cluster)
+		g.Expect(evidence[0].Saw).To(HaveSuffix("over WebSocket"))
+	})
 }
 
 // The probe must not hide a taint.
 func TestProbeToleratesTheServersTaintOnly(t *testing.T) {
-	g := NewWithT(t)
-	w := newWorld(t, "cp1", "agent1")
-	objects, err := workloadObjects(fixtures.Manifests(), w.cluster.Nodes)
-	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(objects).To(HaveLen(5))
-	for i, name := range []string{"cp1", "agent1"} {
-		d, ok := objects[3+i].(*appsv1.Deployment)
-		g.Expect(ok).To(BeTrue())
-		pod := d.Spec.Template.Spec
-		g.Expect(d.Name).To(Equal("probe-" + name))
-		g.Expect(d.Spec.Template.Labels).To(HaveKeyWithValue(nodeLabel, name))
-		g.Expect(d.Spec.Selector.MatchLabels).To(HaveKeyWithValue(nodeLabel, name))
-		g.Expect(pod.NodeName).To(BeEmpty())
-		g.Expect(pod.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0].MatchFields[0].Values).To(Equal([]string{name}))
-		g.Expect(pod.Tolerations).To(Equal([]corev1.Toleration{{Key: "node-role.kubernetes.io/control-plane", Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}}))
-		g.Expect(pod.Containers[0].ImagePullPolicy).To(Equal(corev1.PullNever))
-	}
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		w := newWorld(t, "cp1", "agent1")
+		objects, err := workloadObjects(fixtures.Manifests(), w.cluster.Nodes)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(objects).To(HaveLen(5))
+		for i, name := range []string{"cp1", "agent1"} {
+			d, ok := objects[3+i].(*appsv1.Deployment)
+			g.Expect(ok).To(BeTrue())
+			pod := d.Spec.Template.Spec
+			g.Expect(d.Name).To(Equal("probe-" + name))
+			g.Expect(d.Spec.Template.Labels).To(HaveKeyWithValue(nodeLabel, name))
+			g.Expect(d.Spec.Selector.MatchLabels).To(HaveKeyWithValue(nodeLabel, name))
+			g.Expect(pod.NodeName).To(BeEmpty())
+			g.Expect(pod.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0].MatchFields[0].Values).To(Equal([]string{name}))
+			g.Expect(pod.Tolerations).To(Equal([]corev1.Toleration{{Key: "node-role.kubernetes.io/control-plane", Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}}))
+			g.Expect(pod.Containers[0].ImagePullPolicy).To(Equal(corev1.PullNever))
+		}
+	})
 }
 
 func TestPatience(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	. "github.com/onsi/gomega"
@@ -18,16 +19,18 @@ import (
 )
 
 func TestPodToPod(t *testing.T) {
-	g := NewWithT(t)
-	w := newWorld(t, "cp1", "agent1", "agent2").withProbe()
-	evidence := podToPod(nil).Run(t.Context(), w.cluster)
-	g.Expect(evidence).To(HaveLen(3))
-	for i, e := range evidence {
-		g.Expect(e.Outcome).To(Equal(matrix.Healthy), "%+v", e)
-		g.Expect(e.Node).To(Equal(w.cluster.Nodes[i].Name()))
-		g.Expect(e.Saw).To(And(HavePrefix("answered by "), Not(ContainSubstring("node "+e.Node))))
-	}
-	g.Expect(names(cluster(nil, 1))).NotTo(ContainElement("pod-to-pod"), "one node has no other")
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		w := newWorld(t, "cp1", "agent1", "agent2").withProbe()
+		evidence := podToPod(nil).Run(t.Context(), w.cluster)
+		g.Expect(evidence).To(HaveLen(3))
+		for i, e := range evidence {
+			g.Expect(e.Outcome).To(Equal(matrix.Healthy), "%+v", e)
+			g.Expect(e.Node).To(Equal(w.cluster.Nodes[i].Name()))
+			g.Expect(e.Saw).To(And(HavePrefix("answered by "), Not(ContainSubstring("node "+e.Node))))
+		}
+		g.Expect(names(cluster(nil, 1))).NotTo(ContainElement("pod-to-pod"), "one node has no other")
+	})
 }
 
 func TestPodToPodSpoiled(t *testing.T) {
@@ -45,7 +48,7 @@ func TestPodToPodSpoiled(t *testing.T) {
 		},
 		"on node cp1, no probe pod yet": func(w *world) { w.removePod("probe-cp1") },
 	} {
-		t.Run(what, func(t *testing.T) {
+		bubble(t, what, func(t *testing.T) {
 			w := newWorld(t, "cp1", "agent1").withProbe()
 			spoil(w)
 			expectUnhealthy(t, w, podToPod(nil), what)
@@ -62,11 +65,13 @@ func returnedOf(t *testing.T, nodes ...string) (*world, Snapshot, provisioner.Ch
 }
 
 func TestReturned(t *testing.T) {
-	g := NewWithT(t)
-	w, _, c := returnedOf(t, "agent1")
-	evidence := c.Run(t.Context(), w.cluster)
-	g.Expect(evidence).To(HaveLen(1))
-	g.Expect(evidence[0]).To(And(HaveField("Outcome", matrix.Healthy), HaveField("Node", "agent1")))
+	bubble(t, "as it should", func(t *testing.T) {
+		g := NewWithT(t)
+		w, _, c := returnedOf(t, "agent1")
+		evidence := c.Run(t.Context(), w.cluster)
+		g.Expect(evidence).To(HaveLen(1))
+		g.Expect(evidence[0]).To(And(HaveField("Outcome", matrix.Healthy), HaveField("Node", "agent1")))
+	})
 	for what, spoil := range map[string]func(w *world, before Snapshot){
 		"is that of before the restart": func(w *world, before Snapshot) {
 			w.starts["cp1"] = nodeStart{bootID: before.Nodes["cp1"].BootID, at: w.starts["cp1"].at}
@@ -83,7 +88,7 @@ func TestReturned(t *testing.T) {
 		},
 		"the API does not have this node": func(w *world, _ Snapshot) { w.nodes = w.nodes[1:] },
 	} {
-		t.Run(what, func(t *testing.T) {
+		bubble(t, what, func(t *testing.T) {
 			w, before, c := returnedOf(t, "cp1")
 			spoil(w, before)
 			expectUnhealthy(t, w, c, what)
@@ -121,7 +126,7 @@ func TestNameOfServers(t *testing.T) {
 		{"silent silent accepts", "s1 s2 s3", ""},
 		{"refuses refuses refuses", "s1 s2 s3", "connection refused"},
 	} {
-		t.Run(c.nodes, func(t *testing.T) {
+		bubble(t, c.nodes, func(t *testing.T) {
 			g := NewWithT(t)
 			host := &fewPorts{nodes: map[string]string{"a1": "accepts"}}
 			cluster := &provisioner.Cluster{Host: host, Cell: matrix.Cell{Topology: matrix.Topology{Servers: 3, Agents: 1}}}
@@ -148,16 +153,18 @@ func TestNameOfServers(t *testing.T) {
 
 // TestFlannel: its daemon belongs to every node.
 func TestFlannel(t *testing.T) {
-	g := NewWithT(t)
-	w := newWorld(t, "cp1", "agent1")
-	w.cluster.Cell.Variants = []string{"flannel-host-gw"}
-	for _, n := range []string{"cp1", "agent1"} {
-		w.addPod("kube-flannel", "kube-flannel-ds-"+n, n, map[string]string{"app": "flannel"})
-	}
-	evidence := systemPods(nil).Run(t.Context(), w.cluster)
-	g.Expect(evidence).To(HaveLen(1))
-	g.Expect(evidence[0].Outcome).To(Equal(matrix.Healthy), "%+v", evidence[0])
-	w.pod("kube-flannel-ds-cp1").Status.Conditions[0].Status = corev1.ConditionFalse
-	w.removePod("kube-flannel-ds-agent1")
-	expectUnhealthy(t, w, systemPods(nil), "no Ready app=flannel on cp1, app=flannel on agent1")
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		w := newWorld(t, "cp1", "agent1")
+		w.cluster.Cell.Variants = []string{"flannel-host-gw"}
+		for _, n := range []string{"cp1", "agent1"} {
+			w.addPod("kube-flannel", "kube-flannel-ds-"+n, n, map[string]string{"app": "flannel"})
+		}
+		evidence := systemPods(nil).Run(t.Context(), w.cluster)
+		g.Expect(evidence).To(HaveLen(1))
+		g.Expect(evidence[0].Outcome).To(Equal(matrix.Healthy), "%+v", evidence[0])
+		w.pod("kube-flannel-ds-cp1").Status.Conditions[0].Status = corev1.ConditionFalse
+		w.removePod("kube-flannel-ds-agent1")
+		expectUnhealthy(t, w, systemPods(nil), "no Ready app=flannel on cp1, app=flannel on agent1")
+	})
 }
