@@ -14,9 +14,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	. "github.com/onsi/gomega"
+
+	"github.com/lxcmatrix/lxcmatrix/provisioner/internal/memnet"
 )
 
 const (
@@ -89,10 +92,7 @@ func says(code int, header ...string) http.HandlerFunc {
 
 // TestDownload: what a server may do wrong, and what comes of it.
 func TestDownload(t *testing.T) {
-	other := httptest.NewTLSServer(good(content, ""))
-	t.Cleanup(other.Close)
-	plain := httptest.NewServer(good(content, ""))
-	t.Cleanup(plain.Close)
+	const other, plain = "https://127.0.0.1:444", "http://127.0.0.1:80"
 	redirect := func(to string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, to, http.StatusFound) }
 	}
@@ -137,10 +137,10 @@ func TestDownload(t *testing.T) {
 			<-r.Context().Done()
 		}, good(content, `"1"`)}, ranges: []string{"", `bytes=10- "1"`}},
 		{name: "never answers", want: "does not answer", does: []http.HandlerFunc{func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }}},
-		{name: "drips for ever", want: "not done within 2s", does: []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) {
+		{name: "drips for ever", want: "not done within 10m0s", does: []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) {
 			for r.Context().Err() == nil {
 				flush(w, "x")
-				<-time.After(10 * time.Millisecond)
+				time.Sleep(time.Second) // of the bubble's
 			}
 		}}},
 		{name: "promises too much", want: "99999999 bytes are more than any file", does: []http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) {
@@ -163,20 +163,24 @@ func TestDownload(t *testing.T) {
 		{name: "too many requests, for long", does: []http.HandlerFunc{says(429, "Retry-After", "3600")}, want: "429 Too Many Requests"},
 		{name: "out of order twice", does: []http.HandlerFunc{says(503), says(500), good(content, "")}, ranges: []string{"", "", ""}},
 		{name: "out of order for good", does: []http.HandlerFunc{says(503)}, want: "503 Service Unavailable", ranges: []string{"", "", ""}},
-		{name: "redirect to another host", does: []http.HandlerFunc{redirect(other.URL)}},
-		{name: "redirect to less than https", does: []http.HandlerFunc{redirect(plain.URL)}, want: "redirects to " + plain.URL + ": another scheme, and not https"},
+		{name: "redirect to another host", does: []http.HandlerFunc{redirect(other)}},
+		{name: "redirect to less than https", does: []http.HandlerFunc{redirect(plain)}, want: "redirects to " + plain + ": another scheme, and not https"},
 		{name: "redirect in circles", does: []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.String(), http.StatusFound) }},
 			want: "stopped after 10 redirects", ranges: make([]string, 10)},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
+		bubble := func(t *testing.T) {
 			g := NewWithT(t)
 			server := &bad{does: c.does}
-			r := serve(t, server)
-			r.limits = limits{within: 20 * time.Second, wait: 5 * time.Second, tries: 3, size: 1000}
-			if strings.Contains(c.want, "not done within") {
-				r.limits.within = 2 * time.Second
-			}
+			network := &memnet.Network{}
+			mirror := network.Server(t, 443, server)
+			mirror.StartTLS()
+			network.Server(t, 444, good(content, "")).StartTLS()
+			network.Server(t, 80, good(content, "")).Start()
+			transport, ok := mirror.Client().Transport.(*http.Transport)
+			g.Expect(ok).To(BeTrue())
+			transport.DialContext = network.DialContext
+			r := mirrorAt(t, mirror)
+			r.limits = limits{within: 10 * time.Minute, wait: time.Minute, tries: 3, size: 1000}
 			part := filepath.Join(t.TempDir(), "part")
 			size, err := r.download(t.Context(), fileURL, sumOf(content), part)
 			if c.ranges == nil {
@@ -193,7 +197,8 @@ func TestDownload(t *testing.T) {
 				return
 			}
 			g.Expect(err).To(MatchError(And(ContainSubstring(c.want), ContainSubstring("/github.com/k3s-io/k3s/releases/download/v1.34.2%2Bk3s1/k3s"))))
-		})
+		}
+		t.Run(c.name, func(t *testing.T) { synctest.Test(t, bubble) })
 	}
 }
 

@@ -39,11 +39,16 @@ func serve(t *testing.T, handler http.Handler) *remote {
 	t.Helper()
 	server := httptest.NewTLSServer(handler)
 	t.Cleanup(server.Close)
+	return mirrorAt(t, server)
+}
+
+func mirrorAt(t *testing.T, server *httptest.Server) *remote {
+	t.Helper()
 	base, err := url.Parse(server.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := serverMirror(base, &guard{next: server.Client().Transport, stall: time.Second})
+	r := serverMirror(base, &guard{next: server.Client().Transport, stall: time.Minute})
 	r.limits.tries = 3
 	return r
 }

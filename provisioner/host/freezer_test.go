@@ -25,7 +25,7 @@ func TestWhileThawing(t *testing.T) {
 	ours, theirs := state("lxc.payload.lxcmatrix_node-s1"), state("lxc.payload.other_node-s1")
 	broke := errors.New("broke")
 	err := whileThawing(t.Context(), thisMachine{}, root, "node-s1", func() error {
-		deadline := time.Now().Add(10 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for time.Now().Before(deadline) {
 			if got, err := os.ReadFile(ours); err == nil && string(got) == "THAWED\n" {
 				return broke

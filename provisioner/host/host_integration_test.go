@@ -103,7 +103,7 @@ func open(t *testing.T, dir string) *host.Host {
 
 func closeHost(t *testing.T, h *host.Host) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 40*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute)
 	defer cancel()
 	if err := h.Close(ctx); err != nil {
 		t.Error(err)
@@ -231,7 +231,7 @@ func TestEmbedded(t *testing.T) {
 		return out.Stdout
 	}
 	boots := map[string]bool{boot(): true}
-	restart, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	restart, cancel := context.WithTimeout(t.Context(), time.Minute)
 	g.Expect(node.Restart(restart)).To(Succeed())
 	cancel()
 	boots[boot()] = true

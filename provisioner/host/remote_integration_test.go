@@ -235,7 +235,7 @@ func works(t *testing.T, h *host.Host, name string) {
 	go func() {
 		_, _ = node.Exec(listening, provisioner.Command{Args: []string{"/sbin/init", "answer", "0.0.0.0:8080"}})
 	}()
-	g.Eventually(func() (string, error) { return say(t, h, node.Name(), 8080) }).WithTimeout(10 * time.Second).Should(Equal("hello\ngoodbye\n"))
+	g.Eventually(func() (string, error) { return say(t, h, node.Name(), 8080) }).WithTimeout(time.Minute).Should(Equal("hello\ngoodbye\n"))
 	_, err = say(t, h, node.Name(), 8081)
 	g.Expect(err).To(MatchError(And(ContainSubstring(fmt.Sprintf("dial %s:8081", node.Address())), ContainSubstring("connection refused"))))
 	_, err = h.Dial(t.Context(), "nobody", 80)

@@ -144,16 +144,16 @@ func TestInstance(t *testing.T) {
 		g.Eventually(func() (err error) {
 			pid, err = i.Pull(t.Context(), "/run/pid")
 			return err
-		}, time.Second*10, time.Millisecond*50).Should(Succeed())
+		}, time.Minute, time.Millisecond*50).Should(Succeed())
 		alive := provisioner.Command{Args: []string{"/sbin/init", "alive", string(pid)}}
 		_, err := i.Exec(t.Context(), alive)
 		g.Expect(err).NotTo(HaveOccurred())
 		cancel()
-		g.Eventually(ended, time.Second*5).Should(Receive(MatchError(context.Canceled)))
+		g.Eventually(ended, time.Minute).Should(Receive(MatchError(context.Canceled)))
 		g.Eventually(func() error {
 			_, err := i.Exec(t.Context(), alive)
 			return err
-		}, time.Second*5, time.Millisecond*50).Should(BeAssignableToTypeOf(&provisioner.CommandError{}), "the command was killed")
+		}, time.Minute, time.Millisecond*50).Should(BeAssignableToTypeOf(&provisioner.CommandError{}), "the command was killed")
 
 		_, err = i.Exec(ctx, alive)
 		g.Expect(err).To(MatchError(context.Canceled), "nothing is started any more")

@@ -109,7 +109,7 @@ func obey(host machine, in io.Reader, out io.Writer) int {
 		case "acquire":
 			go acquire(ctx, manager, want)
 		case "try":
-			within, cancel := context.WithTimeout(ctx, 400*time.Millisecond)
+			within, cancel := context.WithTimeout(ctx, 3*time.Second)
 			acquire(within, manager, want)
 			cancel()
 		case "die": // while it sets what words[2] names
@@ -220,7 +220,7 @@ func (p *process) end() {
 	}
 }
 
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
 
 // newMachine has panic=0 and oops=0.
 func newMachine(t *testing.T) machine {

@@ -190,7 +190,7 @@ func TestMachines(t *testing.T) {
 		rootless := disk
 		rootless.Initrd = ""
 		console := filepath.Join(t.TempDir(), "console")
-		_, err := s.Boot(t.Context(), rootless, specs["v1"], qemu.BootOptions{Console: console, Patience: 2 * time.Minute})
+		_, err := s.Boot(t.Context(), rootless, specs["v1"], qemu.BootOptions{Console: console, Patience: 10 * time.Minute})
 		var failed *qemu.BootError
 		g.Expect(errors.As(err, &failed)).To(BeTrue(), "%v", err)
 		g.Expect(err).To(MatchError(ContainSubstring("Kernel panic - not syncing: VFS: Unable to mount root fs")))
@@ -216,8 +216,8 @@ func TestMachines(t *testing.T) {
 		kill(t, v2)
 		select {
 		case <-v2.Done():
-		case <-time.After(10 * time.Second):
-			t.Fatal("Done is not closed 10 s after QEMU was killed")
+		case <-time.After(time.Minute):
+			t.Fatal("Done is not closed a minute after QEMU was killed")
 		}
 		g.Expect(v2.Err()).To(MatchError(ContainSubstring("killed")))
 		g.Expect(<-running).To(MatchError(ContainSubstring("QEMU ended")), "a command that runs ends with the machine")
@@ -257,7 +257,7 @@ func commands(t *testing.T, m *qemu.Machine) {
 	g.Eventually(func() error {
 		_, err := m.Run(t.Context(), shell("! pgrep -f '[s]leep 4321'"))
 		return err
-	}).WithTimeout(20*time.Second).Should(Succeed(), "a command ends with its context")
+	}).WithTimeout(time.Minute).Should(Succeed(), "a command ends with its context")
 
 	var wait sync.WaitGroup
 	for n := range 20 {
@@ -416,7 +416,7 @@ func TestCrashedRun(t *testing.T) {
 	g.Expect(err).To(MatchError(ContainSubstring("killed")), said.String())
 	p, err := pidfile.Read(strings.TrimSpace(string(out)))
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Eventually(p.Alive).WithTimeout(10*time.Second).Should(BeFalse(), "QEMU outlives its run")
+	g.Eventually(p.Alive).WithTimeout(time.Minute).Should(BeFalse(), "QEMU outlives its run")
 	left, err := qemu.Leftovers(state)
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(left).To(Equal([]qemu.Leftover{{Dir: filepath.Dir(strings.TrimSpace(string(out)))}}))
