@@ -17,9 +17,7 @@ import (
 )
 
 func (p *program) fixesDiff() *cobra.Command {
-	var s selection
-	var root, name string
-	var asJSON bool
+	var q question
 	cmd := &cobra.Command{
 		Use: "diff CELL CELL", Short: "Say which fixes two cells differ in, and by which facts", Args: args(cobra.ExactArgs(2)),
 		Long: `Diff decides about every fix for two cells of the matrix, by what the matrix
@@ -30,19 +28,17 @@ that matches it alone.`,
 		Example: `  lxcmatrix fixes diff -f kernels host=k5.10-v1 host=k6.12-v2
   lxcmatrix fixes diff debian/12 debian/13 --run 20261120T193324Z-k5x2ab`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, flag := range []string{"file", "with", "without", "mirror"} {
-				if name != "" && cmd.Flags().Changed(flag) {
-					return usage("--%s: a run that was kept has its own; leave out --run to ask about a matrix", flag)
-				}
+			if err := q.check(cmd); err != nil {
+				return err
 			}
 			var knowledge *catalog.Knowledge
 			var sides [2]side
 			var err error
-			if name == "" {
-				s.Progress = progress.New(p.Err, time.Now)
-				knowledge, sides, err = plannedSides(cmd, s.Request, args)
+			if q.run == "" {
+				q.Progress = progress.New(p.Err, time.Now)
+				knowledge, sides, err = plannedSides(cmd, q.Request, args)
 			} else {
-				knowledge, sides, err = keptSides(cmd.Context(), root, name, s.FixFolders, args)
+				knowledge, sides, err = keptSides(cmd.Context(), q.root, q.run, q.FixFolders, args)
 			}
 			if err != nil {
 				return err
@@ -51,28 +47,13 @@ that matches it alone.`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
+			if q.asJSON {
 				return writeJSON(p.Out, d)
 			}
 			return p.printDifferences(d)
 		},
-		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			switch {
-			case len(args) > 1:
-				return nil, cobra.ShellCompDirectiveNoFileComp
-			case name != "":
-				return keptCells(root, name), cobra.ShellCompDirectiveNoFileComp
-			}
-			return plannedNames(s.Matrix), cobra.ShellCompDirectiveNoFileComp
-		},
 	}
-	f := cmd.Flags()
-	s.inputFlags(f)
-	f.StringVar(&name, "run", "", "compare cells of a `run`, by ID or folder")
-	f.BoolVar(&asJSON, "json", false, "print JSON")
-	rootFlag(f, &root)
-	completeMatrix(cmd)
-	completeFixes(cmd)
+	q.flags(cmd, 2)
 	return cmd
 }
 

@@ -17,9 +17,7 @@ import (
 )
 
 func (p *program) why() *cobra.Command {
-	var s selection
-	var root, name string
-	var asJSON bool
+	var q question
 	cmd := &cobra.Command{
 		Use: "why CELL", Short: "Say which gates rule a cell out, and by which facts", Args: args(cobra.ExactArgs(1)),
 		Long: `Why asks every gate about one cell of the matrix, by what the matrix declares;
@@ -31,44 +29,27 @@ asked again when a run has opened the cell's host.`,
   lxcmatrix why kubeadm-1.34/debian-13/1/embedded --run 20261120T193324Z-k5x2ab
   lxcmatrix why -f kernels host=k5.10-incus7 --json | jq '.gates[].answer'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, flag := range []string{"file", "with", "without", "mirror"} {
-				if name != "" && cmd.Flags().Changed(flag) {
-					return usage("--%s: a run that was kept has its own; leave out --run to ask about a matrix", flag)
-				}
+			if err := q.check(cmd); err != nil {
+				return err
 			}
 			var answer explanation
 			var err error
-			if name == "" {
-				s.Progress = progress.New(p.Err, time.Now)
-				answer, err = whyPlanned(cmd, s.Request, args[0])
+			if q.run == "" {
+				q.Progress = progress.New(p.Err, time.Now)
+				answer, err = whyPlanned(cmd, q.Request, args[0])
 			} else {
-				answer, err = whyRun(cmd.Context(), root, name, s.FixFolders, args[0])
+				answer, err = whyRun(cmd.Context(), q.root, q.run, q.FixFolders, args[0])
 			}
 			if err != nil {
 				return err
 			}
-			if asJSON {
+			if q.asJSON {
 				return writeJSON(p.Out, answer)
 			}
 			return answer.print(p.Out)
 		},
-		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			switch {
-			case len(args) > 0:
-				return nil, cobra.ShellCompDirectiveNoFileComp
-			case name != "":
-				return keptCells(root, name), cobra.ShellCompDirectiveNoFileComp
-			}
-			return plannedNames(s.Matrix), cobra.ShellCompDirectiveNoFileComp
-		},
 	}
-	f := cmd.Flags()
-	s.inputFlags(f)
-	f.StringVar(&name, "run", "", "ask about a cell of a `run`, by ID or folder")
-	f.BoolVar(&asJSON, "json", false, "print JSON")
-	rootFlag(f, &root)
-	completeMatrix(cmd)
-	completeFixes(cmd)
+	q.flags(cmd, 1)
 	return cmd
 }
 
