@@ -78,7 +78,7 @@ func (g *ground) run(t *testing.T, names ...string) []matrix.Result {
 			t.Error(err)
 		}
 	}()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	e := engine.New(engine.Options{Ground: g, Plan: plan, Folder: folder, Clock: clock{}})
 	e.Start(ctx)
@@ -86,7 +86,7 @@ func (g *ground) run(t *testing.T, names ...string) []matrix.Result {
 		t.Error(err)
 	}
 	if ctx.Err() != nil {
-		t.Error("the cells had not ended after 3 minutes")
+		t.Error("the cells had not ended after 10 minutes")
 	}
 	kept, err := folder.Read()
 	if err != nil {
@@ -198,6 +198,45 @@ func (clock) Sleep(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// fullPool: a cell whose node finds no room to write is blocked, with what is
+// free, and so is the next one, before it has a node. With room again they go
+// on. fill takes so many bytes of the pool, and empty gives them back.
+func fullPool(t *testing.T, here *ground, fill func(ctx context.Context, bytes int64) error, empty func() error) {
+	t.Helper()
+	g := NewWithT(t)
+	here.install = func(ctx context.Context, _ matrix.Cell, node provisioner.Node) error {
+		free, err := here.host.Server.Free(ctx)
+		if err != nil {
+			return err
+		}
+		if err := fill(ctx, *free-32<<20); err != nil {
+			return err
+		}
+		return writeMuch(ctx, node)
+	}
+	blockedByTheDisk(g, here.run(t, "first", "second"))
+
+	g.Expect(empty()).To(Succeed())
+	here.install = func(ctx context.Context, _ matrix.Cell, node provisioner.Node) error { return writeMuch(ctx, node) }
+	comesToItsBaseline(g, here.run(t, "third")[0])
+}
+
+// daemonRestarts: what is under way on a node when its host's daemon ends is
+// the world's doing, and what comes after the next one is up goes on.
+func daemonRestarts(t *testing.T, here *ground, restart func(context.Context) error) {
+	t.Helper()
+	g := NewWithT(t)
+	here.install = func(ctx context.Context, c matrix.Cell, node provisioner.Node) error {
+		if c.Variants[0] == "second" {
+			return nil
+		}
+		return whileItSleeps(ctx, node, restart)
+	}
+	results := here.run(t, "first", "second")
+	blockedIn(g, results[0], matrix.PhaseInstall)
+	comesToItsBaseline(g, results[1])
 }
 
 // writeMuch writes more than a full pool takes.

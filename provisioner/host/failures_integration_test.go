@@ -18,11 +18,7 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host/pidfile"
 )
 
-// TestFullPool: a cell whose node finds no room to write is blocked, with what
-// is free, and so is the next one, before it has a node. With room again they
-// go on.
 func TestFullPool(t *testing.T) {
-	g := NewWithT(t)
 	dir := state(t)
 	h := open(t, dir)
 	t.Cleanup(func() {
@@ -31,33 +27,18 @@ func TestFullPool(t *testing.T) {
 			t.Errorf("left behind: %q", what)
 		}
 	})
-	here := newGround(t, h)
 	filler := filepath.Join(dir, "pool", "filler")
-	here.install = func(ctx context.Context, _ matrix.Cell, node provisioner.Node) error {
-		free, err := h.Server.Free(ctx)
-		if err != nil {
-			return err
-		}
+	fullPool(t, newGround(t, h), func(_ context.Context, bytes int64) error {
 		f, err := os.Create(filler)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = f.Close() }()
-		if err := syscall.Fallocate(int(f.Fd()), 0, 0, *free-32<<20); err != nil {
-			return err
-		}
-		return writeMuch(ctx, node)
-	}
-	blockedByTheDisk(g, here.run(t, "first", "second"))
-
-	g.Expect(os.Remove(filler)).To(Succeed())
-	here.install = func(ctx context.Context, _ matrix.Cell, node provisioner.Node) error { return writeMuch(ctx, node) }
-	comesToItsBaseline(g, here.run(t, "third")[0])
+		return syscall.Fallocate(int(f.Fd()), 0, 0, bytes)
+	}, func() error { return os.Remove(filler) })
 }
 
-// TestDaemonRestarts: what is under way on a node when its host's daemon ends,
-// killed or asked to, is the world's doing, and what comes after the next one is
-// up goes on.
+// TestDaemonRestarts: a daemon ends killed, or asked to.
 func TestDaemonRestarts(t *testing.T) {
 	dir := state(t)
 	h := open(t, dir)
@@ -87,16 +68,7 @@ func TestDaemonRestarts(t *testing.T) {
 	}
 	for name, signal := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "asked to end": syscall.SIGTERM} {
 		t.Run(name+" while a command runs", func(t *testing.T) {
-			g := NewWithT(t)
-			here.install = func(ctx context.Context, c matrix.Cell, node provisioner.Node) error {
-				if c.Variants[0] == "second" {
-					return nil
-				}
-				return whileItSleeps(ctx, node, func(ctx context.Context) error { return restart(ctx, signal) })
-			}
-			results := here.run(t, "first", "second")
-			blockedIn(g, results[0], matrix.PhaseInstall)
-			comesToItsBaseline(g, results[1])
+			daemonRestarts(t, here, func(ctx context.Context) error { return restart(ctx, signal) })
 		})
 	}
 	t.Run("killed while a node restarts", func(t *testing.T) {
