@@ -69,7 +69,7 @@ func axesOf(m *Matrix) axes {
 		a.topologies = append(a.topologies, matrix.Topology(t))
 	}
 	for _, h := range m.Hosts {
-		a.hosts = append(a.hosts, h.ref())
+		a.hosts = append(a.hosts, h.Ref())
 	}
 	if a.variants = m.Variants; a.variants == nil {
 		a.variants = []Variant{matrix.NoVariant}
@@ -77,8 +77,8 @@ func axesOf(m *Matrix) axes {
 	return a
 }
 
-// ref is the host as cells hold it.
-func (h Host) ref() matrix.HostRef {
+// Ref is the host as cells hold it.
+func (h Host) Ref() matrix.HostRef {
 	return matrix.HostRef{Name: h.Name, Driver: h.Driver, Cgroup: h.Cgroup, HostWrites: h.HostWrites,
 		QEMU: matrix.QEMURef{OS: h.OS, Kernel: h.Kernel, Initrd: h.Initrd, Modules: h.Modules, Incus: h.Incus,
 			CPUs: h.CPUs, MemoryBytes: int64(h.Memory), DiskBytes: int64(h.Disk), Accel: h.Accel},

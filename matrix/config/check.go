@@ -110,7 +110,7 @@ func (m *Matrix) checkQEMU(bad func(key, format string, args ...any), h Host) {
 			bad(key, "it goes with a kernel of one's own only; remove it, or write the kernel's path")
 		}
 	}
-	if own, ok := h.ref().QEMU.System(); ok && !slices.Contains(own.Incus, h.Incus) {
+	if own, ok := h.Ref().QEMU.System(); ok && !slices.Contains(own.Incus, h.Incus) {
 		bad("incus", "the packages of %s do not fit %s; want %s, or another os", h.Incus, h.OS, strings.Join(own.Incus, " or "))
 	}
 	switch {

@@ -84,7 +84,7 @@ func (m *Matrix) setDefaults(machine Machine) {
 			// What the budget and the topologies say comes before what holds anywhere.
 			orDefault(&h.CPUs, min(matrix.DefaultQEMUCPUs, b.CPUs))
 			orDefault(&h.Memory, min(b.Node.Memory*Size(m.largest().Nodes())+gib, b.Memory))
-			q := h.ref().QEMU.WithDefaults(h.Cgroup)
+			q := h.Ref().QEMU.WithDefaults(h.Cgroup)
 			h.OS, h.Kernel, h.Incus, h.Disk, h.Accel = q.OS, q.Kernel, q.Incus, Size(q.DiskBytes), q.Accel
 		}
 	}

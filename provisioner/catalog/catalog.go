@@ -329,10 +329,16 @@ func leaseFile(ref matrix.HostRef, h *host.Host) string {
 	case "qemu":
 		return filepath.Join(h.Folder(), "host-sysctls.json")
 	case "remote":
-		sum := sha256.Sum256([]byte(ref.Remote.SSH))
-		return fmt.Sprintf("/run/lxcmatrix/host-sysctls-%x.json", sum[:6])
+		return RemoteLeaseFile(ref.Remote)
 	}
 	return LeaseFile
+}
+
+// RemoteLeaseFile is where this machine keeps a remote one's sysctls of before,
+// while runs from here have them changed.
+func RemoteLeaseFile(ref matrix.RemoteRef) string {
+	sum := sha256.Sum256([]byte(ref.SSH))
+	return fmt.Sprintf("/run/lxcmatrix/host-sysctls-%x.json", sum[:6])
 }
 
 // OpenHost opens a host that is there before a run and after it, by its driver.

@@ -16,7 +16,7 @@ import (
 // nothing outside that project. allowWrites lets fixes change the machine's
 // sysctls, where ref names a way to it.
 func OpenRemote(ctx context.Context, ref matrix.RemoteRef, allowWrites bool) (_ *Host, err error) {
-	server, err := connectRemote(ctx, ref)
+	server, err := ConnectRemote(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func OpenRemote(ctx context.Context, ref matrix.RemoteRef, allowWrites bool) (_ 
 // Members are the members of a remote server's cluster that are online: each is
 // a host of its own, with a kernel of its own. None where it is no cluster.
 func Members(ctx context.Context, ref matrix.RemoteRef) ([]string, error) {
-	server, err := connectRemote(ctx, ref)
+	server, err := ConnectRemote(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -69,8 +69,9 @@ func Members(ctx context.Context, ref matrix.RemoteRef) ([]string, error) {
 	return server.Members(ctx)
 }
 
-// connectRemote finds a server's address and both certificates, and connects.
-func connectRemote(ctx context.Context, ref matrix.RemoteRef) (*incus.Server, error) {
+// ConnectRemote connects to a server elsewhere, whatever is on it: it finds the
+// server's address and both certificates, and changes nothing.
+func ConnectRemote(ctx context.Context, ref matrix.RemoteRef) (*incus.Server, error) {
 	url, known := ref.URL, incus.TLS{Server: ref.Fingerprint}
 	var err error
 	switch {

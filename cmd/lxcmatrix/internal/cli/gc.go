@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/config"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix/lease"
@@ -26,8 +27,9 @@ import (
 )
 
 func (p *program) gc() *cobra.Command {
-	var root string
+	var root, file string
 	var yes, asJSON bool
+	var remotes []string
 	hosts := []string{"embedded", "qemu"}
 	cmd := &cobra.Command{
 		Use: "gc", Short: "Show what ended runs left behind, and remove it with --yes", Args: args(noArgs),
@@ -36,13 +38,25 @@ did not end could not remove, a daemon, a mounted pool, virtual machines, host
 sysctls. It shows them; --yes removes them. What belongs to a process that lives is left alone.
 Images and releases stay: see lxcmatrix image remove. Of the root disks of
 virtual machines, those go that no run asked for in 30 days or that a newer one
-replaced.`,
+replaced.
+
+Servers elsewhere are looked at where they are named, by --remote or as remote
+hosts of a matrix file, and only what runs from here left on them is removed.`,
 		Example: `  lxcmatrix gc
   lxcmatrix gc --yes
-  lxcmatrix gc --host embedded --host local --yes`,
+  lxcmatrix gc --host embedded --host local --yes
+  lxcmatrix gc --remote lab
+  lxcmatrix gc -f matrix.yaml --yes`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c := &collector{program: p, root: root, yes: yes, shown: progress.New(p.Err, time.Now), items: []leftover{}}
+			elsewhere, err := remoteHosts(file, remotes)
+			if err != nil {
+				return err
+			}
 			var errs []error
+			for _, ref := range elsewhere {
+				errs = append(errs, c.remote(cmd.Context(), ref))
+			}
 			for _, driver := range hosts {
 				switch driver {
 				case "embedded":
@@ -60,10 +74,13 @@ replaced.`,
 	}
 	f := cmd.Flags()
 	f.StringArrayVar(&hosts, "host", hosts, "`host` to look at: embedded, local or qemu; may be repeated")
+	f.StringArrayVar(&remotes, "remote", nil, "`name` of a server in your Incus client's configuration to look at as well; may be repeated")
+	f.StringVarP(&file, "file", "f", "", "look at the remote hosts of a `matrix` as well: a file, or the name of a built-in one")
 	f.BoolVar(&yes, "yes", false, "remove what is shown")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	rootFlag(f, &root)
 	complete(cmd, "host", words("embedded", "local", "qemu"))
+	completeMatrix(cmd)
 	return cmd
 }
 
@@ -98,6 +115,8 @@ type collector struct {
 	yes   bool
 	shown *progress.Lines
 	items []leftover
+	// leases are the files of changed sysctls that were taken.
+	leases []string
 }
 
 // take notes a leftover, and removes it where that was asked for.
@@ -149,30 +168,89 @@ func (c *collector) embedded(ctx context.Context) error {
 			return errors.Join(append(errs, err)...)
 		}
 		defer server.Disconnect()
-		return errors.Join(append(errs, c.instances(ctx, "embedded", server), c.sysctls(ctx, "embedded", nil))...)
+		return errors.Join(append(errs, c.instances(ctx, embedded, server), c.sysctls(ctx, "embedded", catalog.LeaseFile, nil))...)
 	}
 	return errors.Join(append(errs, c.withHost(ctx, embedded, 0, c.shown, func(h *host.Host) error {
-		return errors.Join(c.instances(ctx, "embedded", h.Server), c.sysctls(ctx, "embedded", h))
+		return errors.Join(c.instances(ctx, embedded, h.Server), c.sysctls(ctx, "embedded", catalog.LeaseFile, h))
 	}))...)
 }
 
 // local looks at the harness's project in the system's Incus.
 func (c *collector) local(ctx context.Context) error {
+	ref := matrix.HostRef{Name: "local", Driver: "local", HostWrites: "allow"}
 	if !c.yes {
 		server, err := incus.Connect(ctx, "")
 		if err != nil {
 			return fmt.Errorf("look at the local host: %w", err)
 		}
 		defer server.Disconnect()
-		return errors.Join(c.instances(ctx, "local", server), c.sysctls(ctx, "local", nil))
+		return errors.Join(c.instances(ctx, ref, server), c.sysctls(ctx, "local", catalog.LeaseFile, nil))
 	}
-	ref := matrix.HostRef{Name: "local", Driver: "local", HostWrites: "allow"}
 	return c.withHost(ctx, ref, 0, c.shown, func(h *host.Host) error {
-		if err := c.instances(ctx, "local", h.Server); err != nil {
+		if err := c.instances(ctx, ref, h.Server); err != nil {
 			return err
 		}
-		return c.sysctls(ctx, "local", h)
+		return c.sysctls(ctx, "local", catalog.LeaseFile, h)
 	})
+}
+
+// remoteHosts are the servers of a matrix and those that are named, each once
+// and with the way to its machine where one is given.
+func remoteHosts(file string, names []string) (all []matrix.HostRef, err error) {
+	add := func(ref matrix.HostRef) {
+		i := slices.IndexFunc(all, func(known matrix.HostRef) bool {
+			return known.Remote.Name == ref.Remote.Name && known.Remote.URL == ref.Remote.URL
+		})
+		switch {
+		case i < 0:
+			all = append(all, ref)
+		case all[i].Remote.SSH == "" && ref.Remote.SSH != "":
+			all[i] = ref
+		}
+	}
+	if file != "" {
+		m, err := config.Find(file, "")
+		if err != nil {
+			return nil, usage("%w", err)
+		}
+		for _, h := range m.Hosts {
+			if ref := h.Ref(); ref.Driver == "remote" {
+				add(ref)
+			}
+		}
+	}
+	for _, name := range names {
+		add(matrix.HostRef{Name: name, Driver: "remote", Remote: matrix.RemoteRef{Name: name}})
+	}
+	return all, nil
+}
+
+// remote looks at the harness's project on a server elsewhere, all members of a
+// cluster in one, and at the sysctls of a machine that there is a way to.
+func (c *collector) remote(ctx context.Context, ref matrix.HostRef) error {
+	server, err := host.ConnectRemote(ctx, ref.Remote)
+	if err != nil {
+		return fmt.Errorf("look at host %s: %w", ref.Name, err)
+	}
+	defer server.Disconnect()
+	if err := c.instances(ctx, ref, server); err != nil || ref.Remote.SSH == "" {
+		return err
+	}
+	// What runs were allowed to change they may put back.
+	ref.HostWrites = "allow"
+	file := catalog.RemoteLeaseFile(ref.Remote)
+	if !c.yes {
+		return c.sysctls(ctx, ref.Name, file, nil)
+	}
+	members, err := server.Members(ctx)
+	if err != nil {
+		return err
+	}
+	if len(members) > 0 {
+		// The way to the machine is the same through any of them.
+		ref.Remote.Member = members[0]
+	}
+	return c.withHost(ctx, ref, 0, c.shown, func(h *host.Host) error { return c.sysctls(ctx, ref.Name, file, h) })
 }
 
 // machines takes the virtual machines whose run is gone. QEMU ends with its run,
@@ -207,31 +285,19 @@ func (c *collector) disks() error {
 	return errors.Join(errs...)
 }
 
-// instances takes the harness's instances whose process is gone. The embedded
-// host is open for one process at a time: what is on it is nobody's else.
-func (c *collector) instances(ctx context.Context, name string, server *incus.Server) error {
+// instances takes the harness's instances that are left.
+func (c *collector) instances(ctx context.Context, ref matrix.HostRef, server *incus.Server) error {
 	owned, err := server.Owned(ctx)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, o := range owned {
-		item := leftover{Host: name, What: "node", Name: o.Name}
-		if o.Owner["kind"] == "prepare" {
-			item.What = "image in the making"
-		}
-		pid, err := strconv.Atoi(o.Owner["pid"])
-		switch {
-		case o.Owner["kind"] == "" || err != nil:
-			item.Why, item.State = "it has no owner: it is not lxcmatrix'", leftAlone
-		case name != "embedded" && lives(pid, o.Created):
-			item.Why, item.State = fmt.Sprintf("process %d lives", pid), leftAlone
-		}
+		item := c.left(ref, o)
 		if item.State == leftAlone {
 			c.items = append(c.items, item)
 			continue
 		}
-		item.Why = c.why(o, pid)
 		errs = append(errs, c.take(item, func() error {
 			within, cancel := context.WithTimeoutCause(ctx, removePatience, fmt.Errorf("not gone within %s", removePatience))
 			defer cancel()
@@ -239,6 +305,37 @@ func (c *collector) instances(ctx context.Context, name string, server *incus.Se
 		}))
 	}
 	return errors.Join(errs...)
+}
+
+// left says whether an instance is left of a run that is no more, and why. The
+// embedded host is open for one process at a time: what is on it is nobody's
+// else. A server elsewhere has other clients, whose processes do not show here:
+// only what belongs to a run that is kept here is known to have been made from
+// here.
+func (c *collector) left(ref matrix.HostRef, o incus.Owned) leftover {
+	item := leftover{Host: ref.Name, What: "node", Name: o.Name, State: leftAlone}
+	if o.Owner["kind"] == "prepare" {
+		item.What = "image in the making"
+	}
+	pid, err := strconv.Atoi(o.Owner["pid"])
+	switch {
+	case o.Owner["kind"] == "" || err != nil:
+		item.Why = "it has no owner: it is not lxcmatrix'"
+	case ref.Driver == "remote" && !c.knows(o.Owner["run"]):
+		item.Why = fmt.Sprintf("no run %q is kept under %s: clean up where it was started, or name its folder with --runs", o.Owner["run"], c.root)
+	case ref.Driver != "embedded" && lives(pid, o.Created):
+		item.Why = fmt.Sprintf("process %d lives", pid)
+	default:
+		item.Why, item.State = c.why(o, pid), toRemove
+	}
+	return item
+}
+
+// knows says whether a run was started here: its folder is.
+func (c *collector) knows(run string) bool {
+	// The server tells the name, which is a folder's and no path.
+	_, err := os.Stat(filepath.Join(c.root, filepath.Base(run), "run.json"))
+	return run != "" && err == nil
 }
 
 // why says whether a node was kept on purpose.
@@ -257,19 +354,22 @@ func (c *collector) why(o incus.Owned, pid int) string {
 	return fmt.Sprintf("left of cell %s by run %s, whose process %d is gone", id, run, pid)
 }
 
-// sysctls takes the host's sysctls that were changed and not restored; h is
-// nil where they are only shown. What a live run holds is not among them.
-func (c *collector) sysctls(ctx context.Context, name string, h *host.Host) error {
-	keys, err := lease.Left(ctx, catalog.LeaseFile)
+// sysctls takes the host's sysctls that were changed and not restored, as a file
+// says; h is nil where they are only shown. What a live run holds is not among
+// them.
+func (c *collector) sysctls(ctx context.Context, name, file string, h *host.Host) error {
+	keys, err := lease.Left(ctx, file)
 	if err != nil {
 		return fmt.Errorf("look for changed host sysctls: %w", err)
 	}
-	if len(keys) == 0 || slices.ContainsFunc(c.items, func(i leftover) bool { return i.What == "sysctls" }) {
+	// Two hosts of one machine share the file.
+	if len(keys) == 0 || slices.Contains(c.leases, file) {
 		return nil
 	}
+	c.leases = append(c.leases, file)
 	item := leftover{Host: name, What: "sysctls", Name: strings.Join(keys, " "), Why: "their run did not restore them"}
 	return c.take(item, func() error {
-		_, err := lease.Restore(ctx, h.Exec(), catalog.LeaseFile)
+		_, err := lease.Restore(ctx, h.Exec(), file)
 		return err
 	})
 }

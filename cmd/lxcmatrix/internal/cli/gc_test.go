@@ -6,12 +6,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host/pidfile"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
 )
 
 func TestLives(t *testing.T) {
@@ -162,6 +165,74 @@ func TestMachinesThatWereLeft(t *testing.T) {
 	}
 	if got := collect(true); len(got) != 0 {
 		t.Errorf("removed again: %+v", got)
+	}
+}
+
+// TestInstancesThatAreLeft: only what is known to be of a run from here that is
+// no more is taken.
+func TestInstancesThatAreLeft(t *testing.T) {
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "kept"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "kept", "run.json"), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ended := exec.CommandContext(t.Context(), "true")
+	if err := ended.Run(); err != nil {
+		t.Fatal(err)
+	}
+	gone, lives := strconv.Itoa(ended.ProcessState.Pid()), strconv.Itoa(os.Getpid())
+	c := &collector{program: &program{}, root: root}
+	for _, tc := range []struct{ driver, kind, run, pid, state, why string }{
+		{"local", "node", "kept", gone, toRemove, "left of cell a/b by run kept, whose process " + gone + " is gone"},
+		{"local", "node", "elsewhere", gone, toRemove, "left of cell a/b by run elsewhere, whose process " + gone + " is gone"},
+		{"local", "node", "kept", lives, leftAlone, "process " + lives + " lives"},
+		{"local", "", "kept", gone, leftAlone, "it has no owner: it is not lxcmatrix'"},
+		{"local", "node", "kept", "x", leftAlone, "it has no owner: it is not lxcmatrix'"},
+		{"embedded", "node", "kept", lives, toRemove, "left of cell a/b by run kept, whose process " + lives + " is gone"},
+		{"remote", "node", "kept", gone, toRemove, "left of cell a/b by run kept, whose process " + gone + " is gone"},
+		{"remote", "node", "kept", lives, leftAlone, "process " + lives + " lives"},
+		{"remote", "node", "elsewhere", gone, leftAlone, `no run "elsewhere" is kept under ` + root + ": clean up where it was started, or name its folder with --runs"},
+		{"remote", "prepare", "", gone, leftAlone, `no run "" is kept under ` + root + ": clean up where it was started, or name its folder with --runs"},
+	} {
+		got := c.left(matrix.HostRef{Name: "h", Driver: tc.driver}, incus.Owned{Name: "n", Created: time.Now(),
+			Owner: map[string]string{"kind": tc.kind, "run": tc.run, "pid": tc.pid, "cell": "a/b"}})
+		want := leftover{Host: "h", What: "node", Name: "n", Why: tc.why, State: tc.state}
+		if tc.kind == "prepare" {
+			want.What = "image in the making"
+		}
+		if got != want {
+			t.Errorf("%+v: got %+v, want %+v", tc, got, want)
+		}
+	}
+}
+
+// TestRemoteHosts: each server is looked at once.
+func TestRemoteHosts(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "matrix.yaml")
+	content := `apiVersion: lxcmatrix.dev/v1
+hosts:
+  - {name: embedded, driver: embedded}
+  - {name: a, driver: remote, remote: lab}
+  - {name: b, driver: remote, remote: lab, ssh: root@lab}
+  - {name: c, driver: remote, remote: attic}
+distros: [kubeadm@1.34]
+os: [debian/13]
+`
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := remoteHosts(file, []string{"attic", "other"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, ref := range got {
+		names = append(names, ref.Name+" "+ref.Remote.Name+" "+ref.Remote.SSH)
+	}
+	if want := []string{"b lab root@lab", "c attic ", "other other "}; !slices.Equal(names, want) {
+		t.Errorf("got %q, want %q", names, want)
 	}
 }
 
