@@ -171,10 +171,25 @@ func (q QEMURef) WithDefaults(cgroup string) QEMURef {
 	return q
 }
 
-// Size is the CPUs and the memory that the machine has, and that it takes of
-// the budget while it is up.
+// Size is the CPUs and the memory that the machine has.
 func (q QEMURef) Size() (cpus int, memoryBytes int64) {
 	return cmp.Or(q.CPUs, DefaultQEMUCPUs), cmp.Or(q.MemoryBytes, DefaultQEMUMemoryBytes)
+}
+
+// QEMUTranslationBytes is how much memory QEMU fills, at the most, with the code
+// that it translates for CPUs that it emulates.
+const QEMUTranslationBytes = 2 << 30
+
+// MayEmulate says whether QEMU may have to emulate the machine's CPUs: for an
+// accelerator that is chosen, that shows when the machine boots.
+func (q QEMURef) MayEmulate() bool { return q.Accel != "kvm" }
+
+// Overhead is the memory that QEMU may take beside the machine's own.
+func (q QEMURef) Overhead() int64 {
+	if q.MayEmulate() {
+		return QEMUTranslationBytes
+	}
+	return 0
 }
 
 // RemoteRef is the Incus server of a remote host. Exactly one of URL and Name

@@ -89,6 +89,11 @@ func TestQEMUSize(t *testing.T) {
 	if cpus != 3 || memory != 8<<30 {
 		t.Errorf("said: %d CPUs, %d bytes", cpus, memory)
 	}
+	for accel, want := range map[string]int64{"": 2 << 30, "auto": 2 << 30, "tcg": 2 << 30, "kvm": 0} {
+		if got := (matrix.QEMURef{Accel: accel}).Overhead(); got != want {
+			t.Errorf("accelerator %q: %d bytes beside the machine's, want %d", accel, got, want)
+		}
+	}
 }
 
 func TestQEMUDefaults(t *testing.T) {

@@ -113,11 +113,15 @@ func (m *Matrix) checkQEMU(bad func(key, format string, args ...any), h Host) {
 	if own, ok := h.Ref().QEMU.System(); ok && !slices.Contains(own.Incus, h.Incus) {
 		bad("incus", "the packages of %s do not fit %s; want %s, or another os", h.Incus, h.OS, strings.Join(own.Incus, " or "))
 	}
+	overhead := Size(h.Ref().QEMU.Overhead())
 	switch {
 	case h.Memory < leastMachine:
 		bad("memory", "%s is too little for a machine with an Incus server, want at least %s", h.Memory, Size(leastMachine))
 	case h.Memory > m.Budget.Memory:
 		bad("memory", "%s, but the budget has only %s, so the machine could never be booted", h.Memory, m.Budget.Memory)
+	case h.Memory+overhead > m.Budget.Memory:
+		bad("memory", "%s and %s for QEMU to emulate CPUs, but the budget has only %s, so the machine could never be booted; with accel: kvm it takes no more than its own",
+			h.Memory, overhead, m.Budget.Memory)
 	}
 	if h.CPUs > m.Budget.CPUs {
 		bad("cpus", "%d, but the budget has only %d, so the machine could never be booted", h.CPUs, m.Budget.CPUs)

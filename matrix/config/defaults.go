@@ -74,7 +74,7 @@ func (m *Matrix) setDefaults(machine Machine) {
 	orDefault(&b.CPUs, max(machine.CPUs, 1))
 	orDefault(&b.Memory, machine.Memory*3/4/mib*mib)
 	orDefault(&b.Disk, 20*gib)
-	orDefault(&b.Node.Memory, min(5*gib, b.Memory/Size(m.largest().Nodes())/mib*mib))
+	orDefault(&b.Node.Memory, min(5*gib, m.roomForNodes()/Size(m.largest().Nodes())/mib*mib))
 	orDefault(&b.Node.Processes, 4096)
 	orDefault(&b.Node.CPUs, min(2, b.CPUs))
 
@@ -83,7 +83,7 @@ func (m *Matrix) setDefaults(machine Machine) {
 			orDefault(&h.Cgroup, "v2")
 			// What the budget and the topologies say comes before what holds anywhere.
 			orDefault(&h.CPUs, min(matrix.DefaultQEMUCPUs, b.CPUs))
-			orDefault(&h.Memory, min(b.Node.Memory*Size(m.largest().Nodes())+gib, b.Memory))
+			orDefault(&h.Memory, min(b.Node.Memory*Size(m.largest().Nodes())+leastMachine, b.Memory-Size(h.Ref().QEMU.Overhead())))
 			q := h.Ref().QEMU.WithDefaults(h.Cgroup)
 			h.OS, h.Kernel, h.Incus, h.Disk, h.Accel = q.OS, q.Kernel, q.Incus, Size(q.DiskBytes), q.Accel
 		}
@@ -107,6 +107,18 @@ func (m *Matrix) setDefaults(machine Machine) {
 	if m.Sources.Images == nil {
 		m.Sources.Images = []ImageSource{ImageServer, ImageMmdebstrap}
 	}
+}
+
+// roomForNodes is the memory that is left of the budget on every host: a machine
+// whose size nobody wrote needs some for itself and for QEMU.
+func (m *Matrix) roomForNodes() Size {
+	room := m.Budget.Memory
+	for _, h := range m.Hosts {
+		if h.Driver == driverQEMU && h.Memory == 0 {
+			room = min(room, max(0, m.Budget.Memory-leastMachine-Size(h.Ref().QEMU.Overhead())))
+		}
+	}
+	return room
 }
 
 func orDefault[T comparable](field *T, fallback T) {

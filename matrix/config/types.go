@@ -81,7 +81,7 @@ type QEMUHost struct {
 	Incus string `yaml:"incus,omitempty" jsonschema:"enum=bookworm-backports,enum=trixie,enum=trixie-backports"`
 	// qemu: the machine's CPUs. Default: 2, or the budget's, if that is less.
 	CPUs int `yaml:"cpus,omitempty" jsonschema:"minimum=1,maximum=255"`
-	// qemu: the machine's memory. Default: what the nodes of the largest topology may use and 1GiB more, or the budget's, if that is less.
+	// qemu: the machine's memory. Default: what the nodes of the largest topology may use and 1GiB more, or what the budget has, if that is less: 2GiB of it are for QEMU's own, unless accel is kvm.
 	Memory Size `yaml:"memory,omitempty"`
 	// qemu: the size of the machine's disk, which takes only the room that it uses. Default: 24GiB.
 	Disk Size `yaml:"disk,omitempty"`

@@ -650,8 +650,8 @@ func TestMachinesWaitForRoom(t *testing.T) {
 	g.Expect(verdicts(r)).To(HaveEach(matrix.Pass))
 	g.Expect(ground.opened).To(ConsistOf("k5", "native", "k6"))
 	g.Expect(most).To(Equal(1))
-	g.Expect(told.lines).To(ContainElement("waiting for room: host native, host k6 (2 CPUs and 6144 MiB of memory); " +
-		"the budget of 2 CPUs and 8192 MiB of memory has 0 CPUs and 2048 MiB of memory free while other hosts are up"))
+	g.Expect(told.lines).To(ContainElement("waiting for room: host native, host k6 (2 CPUs and 8192 MiB of memory); " +
+		"the budget of 2 CPUs and 8192 MiB of memory has 0 CPUs and 0 MiB of memory free while other hosts are up"))
 }
 
 // TestMoreNodesThanCPUs: nodes share CPUs, so a cell of many takes all there

@@ -79,9 +79,10 @@ func toSchedule(p matrix.Plan, hosts []hostCells, past runfolder.History) schedu
 		case "qemu":
 			// Two machines that emulate their CPUs on the same ones only slow
 			// each other down: a machine claims its CPUs in full.
-			host.Claim.CPUs, host.Claim.MemoryBytes = h.ref.QEMU.Size()
-			host.Own, host.Room, host.Opening = true, host.Claim, guessedBoot
-			if h.ref.QEMU.Accel != "kvm" {
+			host.Room.CPUs, host.Room.MemoryBytes = h.ref.QEMU.Size()
+			host.Claim = schedule.Room{CPUs: host.Room.CPUs, MemoryBytes: host.Room.MemoryBytes + h.ref.QEMU.Overhead()}
+			host.Own, host.Opening = true, guessedBoot
+			if h.ref.QEMU.MayEmulate() {
 				slower = emulated
 			}
 		case "remote":

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
 )
 
 // Files of a machine's run folder.
@@ -100,7 +102,7 @@ func baseArguments(accel string, cpus int, memory int64, console string) []strin
 	// fifth level of every page walk (la57), and a second set of translations
 	// for the kernel's every access to a program's memory (smap). An
 	// installation takes a fifth less of this machine without them.
-	return append(args, "-accel", "tcg,thread=multi,tb-size=2048", "-cpu", "max,-erms,-fsrm,-la57,-smap")
+	return append(args, "-accel", fmt.Sprintf("tcg,thread=multi,tb-size=%d", matrix.QEMUTranslationBytes>>20), "-cpu", "max,-erms,-fsrm,-la57,-smap")
 }
 
 // consoleLine makes a kernel print to the serial port from its first line on,
