@@ -600,7 +600,7 @@ func (x *run) install(ctx context.Context, result *matrix.PhaseResult) error {
 	}
 	x.cluster = &provisioner.Cluster{Cell: x.cell, Host: x.Host, Nodes: x.nodes, Kubeconfig: kubeconfig}
 	return x.eachNode(ctx, result, func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
-		return x.Fixes.Verify(ctx, node, x.wants[i], matrix.PhaseInstall), nil
+		return x.Fixes.Verify(ctx, node, x.wants[i], matrix.PhaseInstall), x.observeRuntime(ctx, i, node)
 	})
 }
 

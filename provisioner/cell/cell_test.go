@@ -76,6 +76,28 @@ func TestPass(t *testing.T) {
 	g.Expect(w.specs[a.Nodes[0].Node].Owner).To(Equal(map[string]string{"run": "r1", "cell": string(c.ID), "node": "0"}))
 }
 
+// TestRuntimeOfTheDistributions: what a distribution unpacks when it starts is
+// observed once it has, and not only after a restart.
+func TestRuntimeOfTheDistributions(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1+1")
+	w.runtimeLate = true
+	w.meet = func(_ context.Context, call, _ string) error {
+		if call == "baseline" {
+			return errWorld
+		}
+		return nil
+	}
+	a := attempt(t, w, c, nil)
+	g.Expect(w.was("restart")).To(BeFalse())
+	g.Expect(a.Nodes).To(HaveLen(2))
+	for _, n := range a.Nodes {
+		g.Expect(n.Containerd).To(Equal("2.1.4"))
+		g.Expect(n.Runc).To(Equal("1.3.0"))
+		g.Expect(n.BootIDs).To(Equal([]string{"boot-1"}), "it was one boot")
+	}
+}
+
 // attacks is one call of each proving phase; those that are checks show what
 // they saw and have no error.
 var attacks = []struct {

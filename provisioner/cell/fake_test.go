@@ -38,6 +38,9 @@ type fakeWorld struct {
 	// not there.
 	pulled func(called, path string) ([]byte, error)
 
+	// runtimeLate: a node has no runtime until the first server is initialised.
+	runtimeLate bool
+
 	// joins is asked before a node joins, by the ends of the nodes' names.
 	joins func(ctx context.Context, members []string, node string, role matrix.Role) error
 
@@ -160,9 +163,12 @@ func (n *fakeNode) Exec(ctx context.Context, cmd provisioner.Command) (provision
 		if n.fakeWorld.boot != nil {
 			boot = n.fakeWorld.boot(n.name, n.starts[n.name])
 		}
-		return provisioner.Output{Stdout: strings.Join([]string{"kernel=6.18.5", "cgroup=tmpfs", "id=debian", "version=13",
-			"systemd=systemd 257 (257.8-1~deb13u2)", "containerd=containerd github.com/containerd/containerd/v2 v2.1.4 abc",
-			"runc=runc version 1.3.0", "kubernetes=Kubernetes v1.34.4", "boot=" + boot}, "\n")}, nil
+		lines := []string{"kernel=6.18.5", "cgroup=tmpfs", "id=debian", "version=13",
+			"systemd=systemd 257 (257.8-1~deb13u2)", "kubernetes=Kubernetes v1.34.4", "boot=" + boot}
+		if !n.runtimeLate || n.counts["init"] > 0 {
+			lines = append(lines, "containerd=containerd github.com/containerd/containerd/v2 v2.1.4 abc", "runc=runc version 1.3.0")
+		}
+		return provisioner.Output{Stdout: strings.Join(lines, "\n")}, nil
 	}
 	return provisioner.Output{Stdout: "log of " + script}, n.call(ctx, "log")
 }

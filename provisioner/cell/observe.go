@@ -87,17 +87,42 @@ var (
 
 // observe reads a node's facts and adds its boot ID to those seen before.
 func (x *run) observe(ctx context.Context, i int, node provisioner.Node) error {
-	out, err := node.Exec(ctx, provisioner.Command{Args: []string{"sh", "-c", observation}})
+	f, boot, err := look(ctx, node)
 	if err != nil {
-		return fmt.Errorf("observe node %s: %w", node.Name(), err)
+		return err
 	}
-	f, boot := nodeFacts(out.Stdout)
-	if boot == "" {
-		return fmt.Errorf("observe node %s: it shows no boot ID", node.Name())
-	}
-	f.Node, f.BootIDs = node.Name(), append(slices.Clone(x.attempt.Nodes[i].BootIDs), boot)
+	f.BootIDs = append(slices.Clone(x.attempt.Nodes[i].BootIDs), boot)
 	x.attempt.Nodes[i] = f
 	return nil
+}
+
+// observeRuntime reads the facts again of a node that had no runtime when it
+// booted, and has one since it was installed.
+func (x *run) observeRuntime(ctx context.Context, i int, node provisioner.Node) error {
+	if x.attempt.Nodes[i].Containerd != "" {
+		return nil
+	}
+	f, _, err := look(ctx, node)
+	if err != nil {
+		return err
+	}
+	f.BootIDs = x.attempt.Nodes[i].BootIDs
+	x.attempt.Nodes[i] = f
+	return nil
+}
+
+// look reads a node's facts and its boot ID.
+func look(ctx context.Context, node provisioner.Node) (f matrix.NodeFacts, boot string, err error) {
+	out, err := node.Exec(ctx, provisioner.Command{Args: []string{"sh", "-c", observation}})
+	if err != nil {
+		return f, "", fmt.Errorf("observe node %s: %w", node.Name(), err)
+	}
+	f, boot = nodeFacts(out.Stdout)
+	if boot == "" {
+		return f, "", fmt.Errorf("observe node %s: it shows no boot ID", node.Name())
+	}
+	f.Node = node.Name()
+	return f, boot, nil
 }
 
 // nodeFacts reads what observation printed.
