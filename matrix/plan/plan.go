@@ -24,8 +24,9 @@ type Resolver interface {
 	// Distro resolves what the matrix wants of a distribution, for cells of the
 	// variants given, to an exact version and the artifacts of it.
 	Distro(ctx context.Context, distro matrix.Distro, variants []string) (exact string, inputs []matrix.Input, err error)
-	// Image resolves what the nodes of an OS that run a distro are made from.
-	Image(ctx context.Context, os string, distro matrix.Distro) ([]matrix.Input, error)
+	// Image resolves what the nodes of an OS that run a distro, in the variants
+	// given, are made from.
+	Image(ctx context.Context, os string, distro matrix.Distro, variants []string) ([]matrix.Input, error)
 	// Members are the members of a remote server's cluster that are online, each
 	// a host of its own; none where it is no cluster.
 	Members(ctx context.Context, server matrix.RemoteRef) ([]string, error)
@@ -197,8 +198,9 @@ type distro struct{ name, wanted, variants string }
 
 // image is a question for an image.
 type image struct {
-	os     string
-	distro matrix.Distro
+	os       string
+	distro   matrix.Distro
+	variants string
 }
 
 // answer is what a question got; unavailable says why it got nothing.
@@ -253,12 +255,12 @@ func (r *resolving) distro(ctx context.Context, c *matrix.Cell) (*answer, error)
 
 // image resolves what nodes of the cell's OS are made from.
 func (r *resolving) image(ctx context.Context, c matrix.Cell) (*answer, error) {
-	asked := image{c.OS.Name, c.Distro}
+	asked := image{c.OS.Name, c.Distro, strings.Join(c.Variants, "/")}
 	a, known := r.images[asked]
 	if !known {
 		a = &answer{}
 		var err error
-		a.inputs, err = r.resolver.Image(ctx, c.OS.Name, c.Distro)
+		a.inputs, err = r.resolver.Image(ctx, c.OS.Name, c.Distro, c.Variants)
 		if a.unavailable, err = unavailable(err); err != nil {
 			return nil, fmt.Errorf("resolve the image %s for %s %s: %w", c.OS.Name, c.Distro.Name, c.Distro.Version, err)
 		}

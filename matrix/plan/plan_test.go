@@ -65,7 +65,7 @@ func (w *world) Members(_ context.Context, server matrix.RemoteRef) ([]string, e
 	return members, nil
 }
 
-func (w *world) Image(_ context.Context, os string, distro matrix.Distro) ([]matrix.Input, error) {
+func (w *world) Image(_ context.Context, os string, distro matrix.Distro, _ []string) ([]matrix.Input, error) {
 	question := os + " for " + distro.Name + " " + distro.Version
 	w.asked[question]++
 	if w.failOn == question {

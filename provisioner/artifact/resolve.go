@@ -52,8 +52,9 @@ func (s *Store) normal(wanted Request) (Request, error) {
 	if len(wanted.Parts) == 0 {
 		wanted.Parts = u.Parts[:min(1, len(u.Parts))]
 	}
+	none := len(u.Parts) > 0 && slices.Equal(wanted.Parts, []string{PartNone})
 	for _, p := range wanted.Parts {
-		if !slices.Contains(u.Parts, p) {
+		if !slices.Contains(u.Parts, p) && !none {
 			return wanted, fmt.Errorf("%s has no part %q; it has %s", wanted.Distro, p, orNone(strings.Join(u.Parts, ", ")))
 		}
 	}
@@ -69,11 +70,15 @@ func orNone(s string) string {
 }
 
 // Parts are those of names, such as a cell's variants, that are parts of a
-// distribution's releases.
+// distribution's releases, or PartNone where one of them stands for none.
 func (s *Store) Parts(distro string, names []string) (parts []string) {
+	u := s.upstreams[distro]
 	for _, name := range names {
-		if slices.Contains(s.upstreams[distro].Parts, name) {
+		switch {
+		case slices.Contains(u.Parts, name):
 			parts = append(parts, name)
+		case slices.Contains(u.Partless, name):
+			parts = append(parts, PartNone)
 		}
 	}
 	return parts

@@ -81,9 +81,12 @@ type Request struct {
 	Version string
 	// Parts names those of the release's optional parts that are wanted: of rke2
 	// the CNI whose images come with it. Empty means the distribution's default,
-	// canal; where it has no parts it must be empty.
+	// canal, and PartNone alone none; where it has no parts it must be empty.
 	Parts []string
 }
+
+// PartNone stands for no part of a release that has some.
+const PartNone = "none"
 
 // String is the release as errors and progress name it.
 func (r Request) String() string {

@@ -32,6 +32,8 @@ type upstream struct {
 	// each of Parts, of which the first is wanted where nobody says.
 	Files []upstreamFile `yaml:"files"`
 	Parts []string       `yaml:"parts,omitempty"`
+	// Partless are names, such as variants, for whose sake no part is wanted.
+	Partless []string `yaml:"partless,omitempty"`
 	// Images is a command, of Files, that lists the images of a release; empty
 	// where there are none that lie elsewhere.
 	Images []string `yaml:"images,omitempty"`
@@ -107,7 +109,7 @@ func (u upstream) downloads(wanted Request, arch string) []download {
 	for _, f := range u.Files {
 		parts := []string{""}
 		if strings.Contains(f.Name, part) {
-			parts = wanted.Parts
+			parts = slices.DeleteFunc(slices.Clone(wanted.Parts), func(p string) bool { return p == PartNone })
 		}
 		for _, p := range parts {
 			name := strings.ReplaceAll(u.expand(f.Name, wanted.Version, arch), part, p)

@@ -143,6 +143,8 @@ func TestPullRancher(t *testing.T) {
 		{"file://" + dir, Request{Distro: "rke2", Version: "1.34.2+rke2r1", Parts: []string{"cilium"}},
 			map[string]string{"rke2.linux-" + arch + ".tar.gz": KindBundle, "rke2-images-core.linux-" + arch + ".tar.zst": KindAirgap,
 				"rke2-images-cilium.linux-" + arch + ".tar.zst": KindAirgap, ImagesName: KindImages}, "cilium"},
+		{dir, Request{Distro: "rke2", Version: "1.34.2+rke2r1", Parts: []string{PartNone}},
+			map[string]string{"rke2.linux-" + arch + ".tar.gz": KindBundle, "rke2-images-core.linux-" + arch + ".tar.zst": KindAirgap, ImagesName: KindImages}, PartNone},
 	} {
 		t.Run(c.wanted.String(), func(t *testing.T) {
 			g := NewWithT(t)
@@ -191,8 +193,14 @@ func TestPartsShareFiles(t *testing.T) {
 	}
 	g.Expect(seen.count("download ")).To(Equal(4))
 	g.Expect(s.Parts("rke2", []string{"sqlite", "cilium"})).To(Equal([]string{"cilium"}))
+	g.Expect(s.Parts("rke2", []string{"sqlite", "bridge"})).To(Equal([]string{PartNone}))
+	g.Expect(s.Parts("k3s", []string{"bridge"})).To(BeEmpty())
 	_, err := s.Ensure(t.Context(), Request{Distro: "rke2", Version: "1.34.2+rke2r1", Parts: []string{"weave"}})
 	g.Expect(err).To(MatchError(ContainSubstring(`rke2 has no part "weave"; it has canal, calico, cilium, flannel`)))
+	_, err = s.Ensure(t.Context(), Request{Distro: "rke2", Version: "1.34.2+rke2r1", Parts: []string{PartNone, "canal"}})
+	g.Expect(err).To(MatchError(ContainSubstring(`rke2 has no part "none"`)))
+	_, _, err = s.Resolve(t.Context(), Request{Distro: "k3s", Version: "1.34.2+k3s1", Parts: []string{PartNone}})
+	g.Expect(err).To(MatchError(ContainSubstring(`k3s has no part "none"; it has none`)))
 	_, _, err = s.Resolve(t.Context(), Request{Distro: "k3s", Version: "1.34.2+k3s1", Parts: []string{"canal"}})
 	g.Expect(err).To(MatchError(ContainSubstring(`k3s has no part "canal"; it has none`)))
 }

@@ -625,9 +625,13 @@ func (Resolver) Members(ctx context.Context, server matrix.RemoteRef) ([]string,
 }
 
 // Image says where an OS' image comes from.
-func (r Resolver) Image(ctx context.Context, name string, distro matrix.Distro) ([]matrix.Input, error) {
+func (r Resolver) Image(ctx context.Context, name string, distro matrix.Distro, variants []string) ([]matrix.Input, error) {
+	of, err := known(distro.Name, distro.Version)
+	if err != nil {
+		return nil, err
+	}
 	release := artifact.Release{Runtime: r.Artifacts.Runtime(distro.Name, distro.Version)}
-	in, err := r.Images.Resolve(ctx, name, distro, image.Brings{Runtime: release.OwnRuntime(), Plugins: release.OwnPlugins()})
+	in, err := r.Images.Resolve(ctx, name, distro, of.brings(release, variants))
 	if err != nil {
 		return nil, err
 	}

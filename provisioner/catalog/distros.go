@@ -22,8 +22,12 @@ import (
 type distribution struct {
 	// install is how a release is installed in a cell.
 	install func(r artifact.Release, c matrix.Cell, t matrix.Timeouts) provisioner.Distro
-	// content is what a release puts into a cell's prepared image.
+	// content is what a release puts into a cell's prepared image, but for what
+	// it brings.
 	content func(r artifact.Release, c matrix.Cell) image.Content
+	// brings says what cells of some variants need of no OS, by the release's
+	// Runtime.
+	brings func(r artifact.Release, variants []string) image.Brings
 	// cannot says why a cell cannot be installed on any host, and what to write
 	// instead; empty where it can.
 	cannot func(c matrix.Cell) string
@@ -42,6 +46,9 @@ func distributions() map[string]distribution {
 				return &kubeadm.Distro{Version: r.Version, PauseImage: r.Image("registry.k8s.io/pause"), Flannel: kubeadm.Flannel(c.Variants), Servers: c.Topology.Servers, Timeout: t.Install.Std()}
 			},
 			content: kubeadmContent,
+			brings: func(r artifact.Release, _ []string) image.Brings {
+				return image.Brings{Runtime: r.OwnRuntime(), Plugins: r.OwnPlugins()}
+			},
 			cannot: func(c matrix.Cell) string {
 				return cmp.Or(evenServers(c), unknownVariants(c, kubeadm.Variants()))
 			},
@@ -148,7 +155,10 @@ func Distro(r artifact.Release, c matrix.Cell, t matrix.Timeouts) provisioner.Di
 
 // Content is what a release puts into a cell's prepared image.
 func Content(r artifact.Release, c matrix.Cell) image.Content {
-	return distributions()[c.Distro.Name].content(r, c)
+	d := distributions()[c.Distro.Name]
+	content := d.content(r, c)
+	content.Brings = d.brings(r, c.Variants)
+	return content
 }
 
 // Kubeconfig is where a distribution's servers keep the administrator's; empty
@@ -156,9 +166,8 @@ func Content(r artifact.Release, c matrix.Cell) image.Content {
 func Kubeconfig(distro string) string { return distributions()[distro].kubeconfig }
 
 func kubeadmContent(r artifact.Release, c matrix.Cell) image.Content {
-	content := image.Content{Name: r.Distro, Version: r.Version, Files: kubeadm.Files(), Units: kubeadm.Units(),
-		Brings: image.Brings{Runtime: r.OwnRuntime(), Plugins: r.OwnPlugins()}}
-	if content.Runtime {
+	content := image.Content{Name: r.Distro, Version: r.Version, Files: kubeadm.Files(), Units: kubeadm.Units()}
+	if r.OwnRuntime() {
 		content.Units = append(content.Units, kubeadm.RuntimeUnit())
 	}
 	if kubeadm.Flannel(c.Variants) != nil {

@@ -47,7 +47,6 @@ func ofRancher(p rancher.Product, cnis []string, fixed image.Content) distributi
 		content: func(r artifact.Release, _ matrix.Cell) image.Content {
 			content := fixed
 			content.Name, content.Version = r.Distro, r.Version
-			content.Brings = image.Brings{Runtime: r.OwnRuntime(), Plugins: r.OwnPlugins()}
 			for _, f := range r.Files {
 				blob := image.Blob{Name: f.Name, Path: f.Path, SHA256: f.SHA256}
 				switch f.Kind {
@@ -62,6 +61,11 @@ func ofRancher(p rancher.Product, cnis []string, fixed image.Content) distributi
 				}
 			}
 			return content
+		},
+		brings: func(r artifact.Release, variants []string) image.Brings {
+			// RKE2's plugins come with the image of one of its networks.
+			none := p.Plugins == "" && slices.Contains(variants, rancher.CNIBridge)
+			return image.Brings{Runtime: r.OwnRuntime(), Plugins: r.OwnPlugins() && !none}
 		},
 		cannot: func(c matrix.Cell) string {
 			_, why := rancherOptions(c, cnis)

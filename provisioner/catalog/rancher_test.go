@@ -67,6 +67,7 @@ func TestContentOfReleases(t *testing.T) {
 		{Blob: blob("k3s-airgap-images-amd64.tar.zst"), Target: "/var/lib/rancher/k3s/agent/images/k3s-airgap-images-amd64.tar.zst"},
 		{Blob: blob("images.tar"), Target: "/var/lib/rancher/k3s/agent/images/lxcmatrix-images.tar"},
 	}))
+	g.Expect(Content(r, cellOf("k3s", 1, "bridge")).Plugins).To(BeTrue(), "k3s has them in it")
 	g.Expect(content.Links).To(HaveKeyWithValue("/usr/local/bin/kubectl", "k3s"))
 	for _, u := range content.Units {
 		g.Expect(u.Enable).To(BeFalse(), "%s starts when the cell says so", u.Name)
@@ -84,5 +85,7 @@ func TestContentOfReleases(t *testing.T) {
 	g.Expect(content.Binaries).To(BeEmpty())
 	g.Expect(content.Units).To(BeEmpty(), "its bundle has them")
 	g.Expect(content.Kept[0].Target).To(Equal("/var/lib/rancher/rke2/agent/images/rke2-images-core.linux-amd64.tar.zst"))
+	g.Expect(content.Brings).To(Equal(image.Brings{Runtime: true, Plugins: true}))
+	g.Expect(Content(r, cellOf("rke2", 1, "bridge")).Brings).To(Equal(image.Brings{Runtime: true}), "only its own networks bring plugins")
 	g.Expect(Kubeconfig("rke2")).To(Equal("/etc/rancher/rke2/rke2.yaml"))
 }
