@@ -45,7 +45,7 @@ func (s *Store) build(ctx context.Context, wanted Request, work string, force bo
 		if err != nil {
 			return entry{}, err
 		}
-		release.Files = append(release.Files, File{Name: name, Kind: KindBinary, SHA256: b.SHA256, Size: b.Size, Source: SourceBuild})
+		release.Files = append(release.Files, File{Name: name, Kind: r.Runtime.kind(name), SHA256: b.SHA256, Size: b.Size, Source: SourceBuild})
 	}
 	release.Files = append(release.Files, archive)
 	return entry{Release: release, Fingerprint: fingerprint, Go: g.version}, nil

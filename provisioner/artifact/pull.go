@@ -99,7 +99,11 @@ func (s *Store) pullFile(ctx context.Context, from *remote, wanted Request, d do
 	}
 	e.Origins = append(e.Origins, origin{d.URL, got})
 	keep := func(name string, b blob) {
-		e.Files = append(e.Files, File{Name: name, Kind: d.Kind, SHA256: b.SHA256, Size: b.Size, Source: from.name})
+		kind := d.Kind
+		if kind == KindBinary {
+			kind = e.Runtime.kind(name)
+		}
+		e.Files = append(e.Files, File{Name: name, Kind: kind, SHA256: b.SHA256, Size: b.Size, Source: from.name})
 	}
 	if !d.Archive {
 		keep(d.Names[0], got)

@@ -60,13 +60,15 @@ type downloadRecipe struct {
 	// its name. {arch} stands for the GOARCH, in Files too.
 	URL       string `yaml:"url"`
 	Checksums string `yaml:"checksums"`
-	// Files maps binaries to their paths in a .tar.gz; what is none is itself
-	// the one binary, under the name that it has in the URL.
+	// Files maps binaries to their paths in a .tar.gz or .tgz; what is none is
+	// itself the one binary, under the name that it has in the URL.
 	Files map[string]string `yaml:"files"`
 }
 
 // archive says whether the file is a .tar.gz of binaries.
-func (d downloadRecipe) archive() bool { return strings.HasSuffix(d.URL, ".tar.gz") }
+func (d downloadRecipe) archive() bool {
+	return strings.HasSuffix(d.URL, ".tar.gz") || strings.HasSuffix(d.URL, ".tgz")
+}
 
 // on is the download for a platform.
 func (d downloadRecipe) on(arch string) download {
@@ -211,6 +213,11 @@ func (r Runtime) problems(binaries []string) (found []string) {
 			found = append(found, fmt.Sprintf("runtime %q is neither %q nor %q nor one of the binaries", runtime, RuntimeOS, RuntimeBundled))
 		}
 		return "release"
+	}
+	for _, p := range r.Plugins {
+		if !slices.Contains(binaries, p) {
+			found = append(found, fmt.Sprintf("plugin %q is none of the binaries", p))
+		}
 	}
 	if side(r.Containerd) != side(r.Runc) {
 		found = append(found, "containerd and runc come from two sides: the OS's containerd brings the OS's runc")

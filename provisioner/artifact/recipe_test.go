@@ -26,6 +26,7 @@ func TestEmbeddedRecipes(t *testing.T) {
 				g.Expect(r.Binaries).To(HaveLen(3))
 			} else {
 				g.Expect(r.Binaries).To(ContainElements("containerd", "containerd-shim-runc-v2", "ctr", "runc"))
+				g.Expect(r.Runtime.Plugins).To(ContainElements("bridge", "host-local", "loopback", "portmap"), "as the pod networks' configuration names them")
 			}
 			g.Expect(r.imageNames(true)).To(ContainElements("lxcmatrix.dev/probe:v1", "registry.k8s.io/kube-apiserver:v"+r.Version))
 		}
@@ -128,7 +129,7 @@ minor: "1.35"
 version: 1.34.4
 modules: [{name: absent, commands: {a: example.test/a, c: example.test/c/a}}]
 binaries: [b, d]
-runtime: {containerd: os, runc: magic}
+runtime: {containerd: os, runc: magic, plugins: [vanished]}
 downloads:
 - {url: "https://example.test/d.tar.gz", files: {other: bin/other}}
 - {url: "https://example.test/runc.{arch}", checksums: "https://example.test/sums", files: {b: runc}}
@@ -140,7 +141,7 @@ images:
 	})
 	g.Expect(err).To(HaveOccurred())
 	for _, want := range []string{`minor "1.35" does not fit`, "module absent", "two packages build a file a", "binary b is built by no module", `no base "none"`,
-		`path "relative" is not absolute`, "image empty needs files", `runtime "magic" is neither`, "releases/unknown.yaml", "minors",
+		`path "relative" is not absolute`, "image empty needs files", `runtime "magic" is neither`, `plugin "vanished" is none of the binaries`, "releases/unknown.yaml", "minors",
 		"binary d is neither among upstream's files", "image lonely needs files",
 		"needs distro, files and checksums", "has no /v{version}", "one of channels and newest", `a: "images" is no kind`, "{part} in its name", "images: b is none",
 		"containerd and runc come from two sides", "d.tar.gz needs files and checksums", "other is none of the binaries", "is no .tar.gz, and has no runc in it"} {

@@ -196,23 +196,24 @@ func withRuntime() fstest.MapFS {
 	modules := helloModules()
 	const recipe = "releases/kubeadm-1.34.yaml"
 	modules[recipe] = &fstest.MapFile{Data: []byte(strings.NewReplacer(
-		"binaries: [kubeadm, kubelet]", "binaries: [kubeadm, kubelet, containerd, runc]",
-		"runtime: {containerd: os, runc: os}", `runtime: {containerd: containerd, runc: runc}
+		"binaries: [kubeadm, kubelet]", "binaries: [kubeadm, kubelet, containerd, runc, bridge]",
+		"runtime: {containerd: os, runc: os}", `runtime: {containerd: containerd, runc: runc, plugins: [bridge]}
 downloads:
 - {url: "https://github.com/c/c-1-{arch}.tar.gz", checksums: "https://github.com/c/c-1-{arch}.tar.gz.sha256sum", files: {containerd: bin/containerd}}
-- {url: "https://github.com/r/runc.{arch}", checksums: "https://github.com/r/runc.sha256sum", files: {runc: "runc.{arch}"}}`,
-		"  commands: {kubeadm: hello.test/hello, kubelet: hello.test/hello/other/v2}", "  commands: {kubeadm: hello.test/hello, kubelet: hello.test/hello/other/v2}\n- name: runtime\n  commands: {containerd: runtime.test/containerd, runc: runtime.test/runc}",
+- {url: "https://github.com/r/runc.{arch}", checksums: "https://github.com/r/runc.sha256sum", files: {runc: "runc.{arch}"}}
+- {url: "https://github.com/p/p-{arch}.tgz", checksums: "https://github.com/p/p-{arch}.tgz.sha256", files: {bridge: bridge}}`,
+		"  commands: {kubeadm: hello.test/hello, kubelet: hello.test/hello/other/v2}", "  commands: {kubeadm: hello.test/hello, kubelet: hello.test/hello/other/v2}\n- name: runtime\n  commands: {containerd: runtime.test/containerd, runc: runtime.test/runc, bridge: runtime.test/bridge}",
 	).Replace(string(modules[recipe].Data)))}
 	modules["runtime/go.mod.in"] = &fstest.MapFile{Data: []byte("module runtime.test\n")}
 	return modules
 }
 
-// layRuntime lays out withRuntime's downloads as upstream does, under dir.
-func layRuntime(t *testing.T, dir string, members map[string]string) {
+// zipped is a .tar.gz of files.
+func zipped(t *testing.T, members map[string]string) []byte {
 	t.Helper()
 	var archive bytes.Buffer
-	zipped := gzip.NewWriter(&archive)
-	w := tar.NewWriter(zipped)
+	zip := gzip.NewWriter(&archive)
+	w := tar.NewWriter(zip)
 	for name, content := range members {
 		err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o755, Size: int64(len(content))})
 		if err == nil {
@@ -222,14 +223,23 @@ func layRuntime(t *testing.T, dir string, members map[string]string) {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(w.Close(), zipped.Close()); err != nil {
+	if err := errors.Join(w.Close(), zip.Close()); err != nil {
 		t.Fatal(err)
 	}
-	name := "c-1-" + runtime.GOARCH + ".tar.gz"
+	return archive.Bytes()
+}
+
+// layRuntime lays out withRuntime's downloads as upstream does, under dir.
+func layRuntime(t *testing.T, dir string, members map[string]string) {
+	t.Helper()
+	archive, plugins := zipped(t, members), zipped(t, map[string]string{"./bridge": "bridge of upstream", "./dhcp": "not asked for"})
+	name, tgz := "c-1-"+runtime.GOARCH+".tar.gz", "p-"+runtime.GOARCH+".tgz"
 	const runc = "runc of upstream"
 	for p, content := range map[string]string{
-		"github.com/c/" + name:                archive.String(),
-		"github.com/c/" + name + ".sha256sum": fmt.Sprintf("%x  %s\n", sha256.Sum256(archive.Bytes()), name),
+		"github.com/c/" + name:                string(archive),
+		"github.com/c/" + name + ".sha256sum": fmt.Sprintf("%x  %s\n", sha256.Sum256(archive), name),
+		"github.com/p/" + tgz:                 string(plugins),
+		"github.com/p/" + tgz + ".sha256":     fmt.Sprintf("%x  %s\n", sha256.Sum256(plugins), tgz),
 		"github.com/r/runc." + runtime.GOARCH: runc,
 		"github.com/r/runc.sha256sum":         fmt.Sprintf("%064d *runc.other\n%x *runc.%s\n", 0, sha256.Sum256([]byte(runc)), runtime.GOARCH),
 	} {
@@ -271,11 +281,12 @@ func TestPullRuntime(t *testing.T) {
 			}
 			g.Expect(err).NotTo(HaveOccurred())
 			g.Expect(release.OwnRuntime()).To(BeTrue())
-			for name, want := range map[string]string{"containerd": "containerd of upstream", "runc": "runc of upstream", "kubelet": "kubelet of upstream"} {
+			g.Expect(release.OwnPlugins()).To(BeTrue())
+			for name, kind := range map[string]string{"containerd": KindBinary, "runc": KindBinary, "kubelet": KindBinary, "bridge": KindPlugin} {
 				f, found := release.File(name)
 				g.Expect(found).To(BeTrue(), name)
-				g.Expect(f.Kind).To(Equal(KindBinary))
-				g.Expect(os.ReadFile(f.Path)).To(BeEquivalentTo(want))
+				g.Expect(f.Kind).To(Equal(kind))
+				g.Expect(os.ReadFile(f.Path)).To(BeEquivalentTo(name + " of upstream"))
 			}
 			_, inputs, err := s.Resolve(t.Context(), Request{Distro: "kubeadm", Version: "1.34.4"})
 			g.Expect(err).NotTo(HaveOccurred())

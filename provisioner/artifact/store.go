@@ -42,6 +42,9 @@ const (
 const (
 	// KindBinary is an executable.
 	KindBinary = "binary"
+	// KindPlugin is an executable that container runtimes look for among the
+	// CNI plugins.
+	KindPlugin = "plugin"
 	// KindImages is a docker-archive of container images, as
 	// `ctr -n k8s.io images import` reads it. The harness loads it.
 	KindImages = "images"
@@ -97,6 +100,7 @@ func (r Request) String() string {
 //
 //	kubeadm  KindBinary kubeadm, kubelet, kubectl and, where the release brings
 //	         its own runtime, containerd, containerd-shim-runc-v2, ctr, runc;
+//	         KindPlugin bridge, host-local, loopback, portmap in that case;
 //	         KindImages images.tar: the control plane's images and the probe's
 //	k3s      KindBinary k3s; KindAirgap k3s-airgap-images-ARCH.tar.zst;
 //	         KindImages images.tar: the probe's
@@ -128,6 +132,17 @@ type Release struct {
 type Runtime struct {
 	Containerd string `json:"containerd" yaml:"containerd"`
 	Runc       string `json:"runc" yaml:"runc"`
+	// Plugins are those of the release's files that are CNI plugins; without any
+	// they are packages of the node's OS, or bundled as the rest is.
+	Plugins []string `json:"plugins,omitempty" yaml:"plugins,omitempty"`
+}
+
+// kind is that of one of the release's binaries.
+func (r Runtime) kind(binary string) string {
+	if slices.Contains(r.Plugins, binary) {
+		return KindPlugin
+	}
+	return KindBinary
 }
 
 // OwnRuntime says whether the release brings its containerd and runc.
@@ -142,7 +157,9 @@ const (
 )
 
 // OwnPlugins says whether the release has CNI plugins in it.
-func (r Release) OwnPlugins() bool { return r.Runtime.Containerd == RuntimeBundled }
+func (r Release) OwnPlugins() bool {
+	return r.Runtime.Containerd == RuntimeBundled || len(r.Runtime.Plugins) > 0
+}
 
 // Runtime is, before it is had, what a release will be run with.
 func (s *Store) Runtime(distro, version string) Runtime {
@@ -178,7 +195,7 @@ type File struct {
 	// Name is what the file is called on a node: kubelet, images.tar,
 	// k3s-airgap-images-amd64.tar.zst.
 	Name string `json:"name"`
-	// Kind is KindBinary, KindImages, KindAirgap or KindBundle.
+	// Kind is KindBinary, KindPlugin, KindImages, KindAirgap or KindBundle.
 	Kind string `json:"kind"`
 	// Path is where it lies in the cache, under its digest. It is read only.
 	Path string `json:"path,omitempty"`

@@ -93,7 +93,7 @@ func (u upstream) problems() (found []string) {
 	if parted != (len(u.Parts) > 0) {
 		bad("parts and a file with %s in its name go together", part)
 	}
-	if u.Runtime != (Runtime{}) {
+	if u.Runtime.Containerd != "" {
 		found = append(found, u.Runtime.problems(binaries)...)
 	}
 	if len(u.Images) > 0 && !slices.Contains(binaries, u.Images[0]) {

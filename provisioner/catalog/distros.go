@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -175,9 +176,12 @@ func kubeadmContent(r artifact.Release, c matrix.Cell) image.Content {
 	}
 	for _, f := range r.Files {
 		blob := image.Blob{Name: f.Name, Path: f.Path, SHA256: f.SHA256}
-		if f.Kind == artifact.KindImages {
+		switch f.Kind {
+		case artifact.KindImages:
 			content.Archives = append(content.Archives, blob)
-		} else {
+		case artifact.KindPlugin:
+			content.Kept = append(content.Kept, image.Kept{Blob: blob, Target: path.Join(kubeadm.PluginFolder, f.Name), Program: true})
+		default:
 			content.Binaries = append(content.Binaries, blob)
 		}
 	}

@@ -42,6 +42,24 @@ func TestWhatCannotBe(t *testing.T) {
 	}
 }
 
+// TestOwnRuntime: a release of kubeadm's that brings its runtime brings the CNI
+// plugins, where that runtime looks for them, and needs neither of the OS.
+func TestOwnRuntime(t *testing.T) {
+	g := NewWithT(t)
+	r := artifact.Release{Distro: "kubeadm", Version: "1.36.3", Files: []artifact.File{
+		{Name: "containerd", Kind: artifact.KindBinary}, {Name: "bridge", Kind: artifact.KindPlugin}, {Name: "images.tar", Kind: artifact.KindImages},
+	}}
+	store, err := artifact.New(t.TempDir(), artifact.Options{})
+	g.Expect(err).NotTo(HaveOccurred())
+	r.Runtime = store.Runtime("kubeadm", "1.36.3")
+	content := Content(r, cellOf("kubeadm", 1))
+	g.Expect(content.Brings).To(Equal(image.Brings{Runtime: true, Plugins: true}))
+	g.Expect(content.Binaries).To(HaveExactElements(HaveField("Name", "containerd")))
+	g.Expect(content.Kept).To(Equal([]image.Kept{{Blob: image.Blob{Name: "bridge"}, Target: "/opt/cni/bin/bridge", Program: true}}))
+	r.Runtime = store.Runtime("kubeadm", "1.34.4")
+	g.Expect(Content(r, cellOf("kubeadm", 1)).Brings).To(Equal(image.Brings{}))
+}
+
 // TestContentOfReleases: every file of a release is in the image, where its
 // distribution looks for it.
 func TestContentOfReleases(t *testing.T) {

@@ -235,9 +235,10 @@ func TestPreparedKey(t *testing.T) {
 		"unit not enabled": func(in *inputs) { in.content.Units[0].Enable = false },
 		"bundle":           func(in *inputs) { in.content.Bundles = []Blob{{Name: "rke2.tar.gz", SHA256: "aa"}} },
 		"bundle's bytes":   func(in *inputs) { in.content.Bundles = []Blob{{Name: "rke2.tar.gz", SHA256: "ab"}} },
-		"kept file":        func(in *inputs) { in.content.Kept = []Kept{{Blob{SHA256: "aa"}, "/x"}} },
-		"kept file's path": func(in *inputs) { in.content.Kept = []Kept{{Blob{SHA256: "aa"}, "/y"}} },
-		"kept bytes":       func(in *inputs) { in.content.Kept = []Kept{{Blob{SHA256: "ab"}, "/x"}} },
+		"kept file":        func(in *inputs) { in.content.Kept = []Kept{{Blob: Blob{SHA256: "aa"}, Target: "/x"}} },
+		"kept file's path": func(in *inputs) { in.content.Kept = []Kept{{Blob: Blob{SHA256: "aa"}, Target: "/y"}} },
+		"kept bytes":       func(in *inputs) { in.content.Kept = []Kept{{Blob: Blob{SHA256: "ab"}, Target: "/x"}} },
+		"kept program":     func(in *inputs) { in.content.Kept = []Kept{{Blob: Blob{SHA256: "aa"}, Target: "/x", Program: true}} },
 		"link":             func(in *inputs) { in.content.Links = map[string]string{"/x": "y"} },
 		"link's target":    func(in *inputs) { in.content.Links = map[string]string{"/x": "z"} },
 	} {

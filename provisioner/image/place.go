@@ -16,6 +16,15 @@ type Kept struct {
 	Blob
 	// Target is its path there.
 	Target string
+	// Program makes it executable.
+	Program bool
+}
+
+func (k Kept) mode() int {
+	if k.Program {
+		return 0o755
+	}
+	return 0o644
 }
 
 // unpackBundle unpacks a release's own tree of programs and units.
@@ -41,7 +50,7 @@ func place(ctx context.Context, instance *incus.Instance, content Content) error
 		}
 	}
 	for _, k := range content.Kept {
-		if err := pushBlob(ctx, instance, k.Blob, k.Target, 0o644); err != nil {
+		if err := pushBlob(ctx, instance, k.Blob, k.Target, k.mode()); err != nil {
 			return err
 		}
 	}
@@ -66,7 +75,7 @@ func pushBlob(ctx context.Context, instance *incus.Instance, b Blob, target stri
 // placed is what an image's hash says of what is placed in it.
 type placed struct {
 	Scripts []string
-	// Bundles are digests, Kept those of files by their paths.
+	// Bundles are digests, Kept those of files, and their modes, by their paths.
 	Bundles []string
 	Kept    map[string]string
 	Links   map[string]string
@@ -82,7 +91,7 @@ func placedOf(content Content) *placed {
 		p.Bundles = append(p.Bundles, b.SHA256)
 	}
 	for _, k := range content.Kept {
-		p.Kept[k.Target] = k.SHA256
+		p.Kept[k.Target] = fmt.Sprintf("%s %o", k.SHA256, k.mode())
 	}
 	return p
 }

@@ -10,8 +10,12 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/toml"
 )
 
-// pluginFolder is where Debian has the CNI plugins.
-const pluginFolder = "/usr/lib/cni"
+// PluginFolder is where CNI plugins are that a release brings, as everybody but
+// Debian has it.
+const PluginFolder = "/opt/cni/bin"
+
+// osPlugins is where Debian has the CNI plugins.
+const osPlugins = "/usr/lib/cni"
 
 var containerdVersion = regexp.MustCompile(`\s[vV]?(\d+)\.(\d+)\.\d+`)
 
@@ -39,10 +43,10 @@ func containerdConfig(said, pause string, s provisioner.ContainerdSettings) (str
 	if major >= 2 {
 		version, runtime = 3, `plugins."io.containerd.cri.v1.runtime"`
 	}
-	plugins := fmt.Sprintf("bin_dir = %q", pluginFolder)
+	plugins := fmt.Sprintf("bin_dir = %q", osPlugins)
 	if major > 2 || major == 2 && minor >= 1 {
 		// 2.1 takes several folders, and 2.4 no longer knows the old key.
-		plugins = fmt.Sprintf("bin_dirs = [%q]", pluginFolder)
+		plugins = fmt.Sprintf("bin_dirs = [%q, %q]", PluginFolder, osPlugins)
 	}
 	line("# Written by lxcmatrix.\nversion = %d\n", version)
 	line("[%s]", runtime)
