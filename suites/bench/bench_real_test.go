@@ -24,9 +24,9 @@ const (
 	tidyUp = 2 * time.Minute
 )
 
-// TestBench measures in turns and prints. It fails where a cell fails, never
-// for a time: a busy machine is slow.
-func TestBench(t *testing.T) {
+// pairsWanted is how many pairs are to be measured.
+func pairsWanted(t *testing.T) int {
+	t.Helper()
 	pairs := 5
 	if text := os.Getenv(pairsVariable); text != "" {
 		var err error
@@ -34,12 +34,18 @@ func TestBench(t *testing.T) {
 			t.Fatalf("%s=%q: want the number of pairs", pairsVariable, text)
 		}
 	}
+	return pairs
+}
+
+// sides are both, and the time that they have.
+func sides(t *testing.T) (context.Context, bench.Harness, bench.Hand) {
+	t.Helper()
 	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	t.Cleanup(stop)
 	if deadline, ok := t.Deadline(); ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-tidyUp))
-		defer cancel()
+		t.Cleanup(cancel)
 	}
 	binary, err := filepath.Abs("../../bin/lxcmatrix")
 	if err != nil {
@@ -52,9 +58,15 @@ func TestBench(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	harness := bench.Harness{Binary: binary, Runs: t.TempDir(), Log: t.Output()}
-	hand := bench.Hand{StateDir: host.StateDir(), CacheDir: cache, Folder: t.TempDir(), Log: t.Output()}
+	return ctx, bench.Harness{Binary: binary, Runs: t.TempDir(), Log: t.Output()},
+		bench.Hand{StateDir: host.StateDir(), CacheDir: cache, Folder: t.TempDir(), Log: t.Output()}
+}
 
+// TestBench measures in turns and prints. It fails where a cell fails, never
+// for a time: a busy machine is slow.
+func TestBench(t *testing.T) {
+	pairs := pairsWanted(t)
+	ctx, harness, hand := sides(t)
 	var measured []bench.Pair
 	defer func() {
 		if len(measured) == 0 {
@@ -90,5 +102,45 @@ func TestBench(t *testing.T) {
 			}
 		}
 		measured = append(measured, pair)
+	}
+}
+
+// TestJoin measures agents' joins in turns, on one server, and prints. The cell
+// that is run first makes the image and says what a node is.
+func TestJoin(t *testing.T) {
+	pairs := pairsWanted(t)
+	ctx, harness, hand := sides(t)
+	example, _, err := harness.Run(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	joins, err := hand.Joins(ctx, example)
+	defer func() {
+		if err := joins.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var measured []bench.JoinPair
+	for n := range pairs {
+		var pair bench.JoinPair
+		order := []func(){
+			func() { pair.Harness, err = joins.ByHarness(ctx) },
+			func() { pair.Hand, err = joins.ByHand(ctx) },
+		}
+		if n%2 == 1 {
+			order[0], order[1] = order[1], order[0]
+		}
+		for _, side := range order {
+			if side(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		measured = append(measured, pair)
+	}
+	if err := bench.ReportJoins(t.Output(), measured); err != nil {
+		t.Error(err)
 	}
 }

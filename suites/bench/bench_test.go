@@ -96,6 +96,17 @@ func TestReport(t *testing.T) {
 	NewWithT(t).Expect(Report(io.Discard, nil)).NotTo(Succeed())
 }
 
+func TestReportJoins(t *testing.T) {
+	g := NewWithT(t)
+	var out bytes.Buffer
+	g.Expect(ReportJoins(&out, []JoinPair{{6 * time.Second, 5 * time.Second}, {7 * time.Second, 5 * time.Second}, {5 * time.Second, 6 * time.Second}})).To(Succeed())
+	golden.Assert(t, out.String(), "joins.txt")
+	out.Reset()
+	g.Expect(ReportJoins(&out, []JoinPair{{14 * time.Second, 10 * time.Second}})).To(Succeed())
+	g.Expect(out.String()).To(ContainSubstring("ratio 1.400; target at most 1.30: not met"))
+	g.Expect(ReportJoins(io.Discard, nil)).NotTo(Succeed())
+}
+
 func TestReportPassesAFailureToWriteOn(t *testing.T) {
 	reader, writer := io.Pipe()
 	broken := errors.New("the disk is full")

@@ -102,27 +102,11 @@ type seat struct {
 
 // sitDown prepares all that a person has ready who does this often.
 func (h Hand) sitDown(ctx context.Context, knowledge *catalog.Knowledge, opened *host.Host, e Example) (*seat, error) {
-	store, err := artifact.New(h.CacheDir, artifact.Options{Sources: e.Plan.Sources.Artifacts, Mirror: e.Plan.Sources.Mirror})
+	release, fingerprint, err := h.prepared(ctx, knowledge, opened, e)
 	if err != nil {
 		return nil, err
 	}
-	release, err := store.Ensure(ctx, artifact.Request{Distro: e.Cell.Distro.Name, Version: e.Cell.Distro.Version})
-	if err != nil {
-		return nil, err
-	}
-	began := time.Now()
-	images := &image.Store{Workshop: image.On(opened.Server), CacheDir: h.CacheDir, Sources: e.Plan.Sources.Images, OSes: knowledge.OSes}
-	prepared, err := images.Prepare(ctx, e.Cell.OS.Name, catalog.Content(release, e.Cell))
-	if err != nil {
-		return nil, err
-	}
-	if !prepared.Made.Before(began) {
-		return nil, fmt.Errorf("image %s is not what lxcmatrix run made: it was built from another source than this benchmark; make build builds it", prepared.Name)
-	}
-	if err := images.Import(ctx, opened.Server, prepared); err != nil {
-		return nil, err
-	}
-	s := &seat{Hand: h, name: "by-hand-" + strconv.FormatInt(time.Now().UnixMilli(), 36), image: prepared.Fingerprint, host: opened,
+	s := &seat{Hand: h, name: "by-hand-" + strconv.FormatInt(time.Now().UnixMilli(), 36), image: fingerprint, host: opened,
 		lease: lease.New(opened.Exec(), catalog.LeaseFile), release: func(context.Context) error { return nil }}
 	kubectl, ok := release.File("kubectl")
 	if !ok {
@@ -146,9 +130,7 @@ func (h Hand) sitDown(ctx context.Context, knowledge *catalog.Knowledge, opened 
 	if err != nil {
 		return nil, err
 	}
-	owner := map[string]string{"kind": "node", "run": "benchmark", "cell": string(e.Cell.ID), "node": "0",
-		"pid": strconv.Itoa(os.Getpid()), "created": time.Now().UTC().Format(time.RFC3339)}
-	if s.config, err = yaml.Marshal(r.instance(e.Plan.Budget.Node, s.address, pool, bridge, owner)); err != nil {
+	if s.config, err = yaml.Marshal(r.instance(e.Plan.Budget.Node, s.address, pool, bridge, owner(e))); err != nil {
 		return nil, fmt.Errorf("write the instance's configuration: %w", err)
 	}
 	perCluster, err := fs.ReadFile(fixtures.Manifests(), "workload.yaml")
@@ -161,6 +143,35 @@ func (h Hand) sitDown(ctx context.Context, knowledge *catalog.Knowledge, opened 
 	}
 	s.workload = workload(perCluster, perNode, s.name)
 	return s, nil
+}
+
+// owner is what an instance says of who made it.
+func owner(e Example) map[string]string {
+	return map[string]string{"kind": "node", "run": "benchmark", "cell": string(e.Cell.ID), "node": "0",
+		"pid": strconv.Itoa(os.Getpid()), "created": time.Now().UTC().Format(time.RFC3339)}
+}
+
+// prepared has the release and the prepared image of the example's cell on the
+// host, and gives the image's fingerprint. It must have been made before: by
+// lxcmatrix run.
+func (h Hand) prepared(ctx context.Context, knowledge *catalog.Knowledge, opened *host.Host, e Example) (release artifact.Release, fingerprint string, err error) {
+	store, err := artifact.New(h.CacheDir, artifact.Options{Sources: e.Plan.Sources.Artifacts, Mirror: e.Plan.Sources.Mirror})
+	if err != nil {
+		return release, "", err
+	}
+	if release, err = store.Ensure(ctx, artifact.Request{Distro: e.Cell.Distro.Name, Version: e.Cell.Distro.Version}); err != nil {
+		return release, "", err
+	}
+	began := time.Now()
+	images := &image.Store{Workshop: image.On(opened.Server), CacheDir: h.CacheDir, Sources: e.Plan.Sources.Images, OSes: knowledge.OSes}
+	prepared, err := images.Prepare(ctx, e.Cell.OS.Name, catalog.Content(release, e.Cell))
+	if err != nil {
+		return release, "", err
+	}
+	if !prepared.Made.Before(began) {
+		return release, "", fmt.Errorf("image %s is not what lxcmatrix run made: it was built from another source than this benchmark; make build builds it", prepared.Name)
+	}
+	return release, prepared.Fingerprint, images.Import(ctx, opened.Server, prepared)
 }
 
 // executable is a release's binary under its own name; the cache names files

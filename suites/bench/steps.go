@@ -210,8 +210,8 @@ func (s *seat) proxyHealthy(ctx context.Context) error {
 }
 
 // incus runs the client against the embedded daemon, in the harness's project.
-func (s *seat) incus(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
-	return s.run(ctx, stdin, append([]string{"incus", "--project", incus.ProjectName}, args...)...)
+func (h Hand) incus(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
+	return h.run(ctx, stdin, append([]string{"incus", "--project", incus.ProjectName}, args...)...)
 }
 
 func (s *seat) kubectlCommand(args ...string) []string {
@@ -220,10 +220,10 @@ func (s *seat) kubectlCommand(args ...string) []string {
 
 // run runs a command and returns its standard output. An error holds what it
 // said.
-func (s *seat) run(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
+func (h Hand) run(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	dir := filepath.Join(s.StateDir, "incus")
-	cmd.Env = append(os.Environ(), "INCUS_DIR="+dir, "INCUS_SOCKET="+filepath.Join(dir, "unix.socket"), "INCUS_CONF="+filepath.Join(s.Folder, "incus"))
+	dir := filepath.Join(h.StateDir, "incus")
+	cmd.Env = append(os.Environ(), "INCUS_DIR="+dir, "INCUS_SOCKET="+filepath.Join(dir, "unix.socket"), "INCUS_CONF="+filepath.Join(h.Folder, "incus"))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
 	if err := cmd.Run(); err != nil {
