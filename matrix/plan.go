@@ -87,7 +87,7 @@ type Timeouts struct {
 	Create  Duration `json:"create"`
 	Fix     Duration `json:"fix"`
 	Install Duration `json:"install"`
-	// Baseline, and every recovery, must be healthy within this.
+	// Baseline, and every recovery, must be healthy within this for each server.
 	Recover Duration `json:"recover"`
 	Restart Duration `json:"restart"`
 	Collect Duration `json:"collect"`

@@ -206,7 +206,7 @@ type Timeouts struct {
 	Install Duration `yaml:"install"`
 	// One restart, until the init of the nodes that are restarted together runs again. Default: 2m.
 	Restart Duration `yaml:"restart"`
-	// The baseline, and every recovery after a restart, must be healthy within this; so must nodes be back that are restarted in turns. Default: 5m.
+	// The baseline, and every recovery after a restart, must be healthy within this for each server; nodes that are restarted in turns must be back within it. Default: 5m.
 	Recover Duration `yaml:"recover"`
 	// Default: 1m.
 	Collect Duration `yaml:"collect"`

@@ -170,9 +170,11 @@ type step struct {
 // steps in order. The cell's way is this table.
 func (r *Runner) steps(t matrix.Topology) []step {
 	limits := r.Timeouts
-	// The stability window begins when all else is healthy; the rest is for
-	// the last answers on the way.
-	checked := matrix.Duration(limits.Recover.Std() + limits.Stability.Std() + 10*time.Second)
+	// Servers that start at once share the host's CPUs, and an API server that
+	// finds too few of etcd's members ends: kubelet starts it again after up to
+	// five minutes. The stability window begins when all else is healthy; the rest
+	// is for the last answers on the way.
+	checked := matrix.Duration(t.Servers)*limits.Recover + limits.Stability + matrix.Duration(10*time.Second)
 	// Servers are installed one after another, and all agents at once.
 	installs := matrix.Duration(len(turns(t)))
 	restarting, gracefully := limits.Restart, restart(provisioner.Node.Restart)

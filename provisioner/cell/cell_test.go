@@ -98,6 +98,32 @@ func TestRuntimeOfTheDistributions(t *testing.T) {
 	}
 }
 
+// TestServersRecoverTogether: several servers that come up at once are given
+// the time of each, and agents add none.
+func TestServersRecoverTogether(t *testing.T) {
+	for topology, servers := range map[string]int{"1": 1, "1+2": 1, "3": 3, "3+1": 3} {
+		t.Run(topology, func(t *testing.T) {
+			g := NewWithT(t)
+			w := newFakeWorld()
+			checked := 0
+			w.meet = func(ctx context.Context, call, called string) error {
+				if call != "baseline" && call != "after-restart" {
+					return nil
+				}
+				checked++
+				deadline, ok := ctx.Deadline()
+				g.Expect(ok).To(BeTrue())
+				recover := time.Duration(servers) * w.runner().Timeouts.Recover.Std()
+				g.Expect(time.Until(deadline)).To(Equal(recover+stability+10*time.Second), called)
+				return nil
+			}
+			a := attempt(t, w, planned(topology), nil)
+			g.Expect(a.Phases).NotTo(BeEmpty())
+			g.Expect(checked).To(Equal(3))
+		})
+	}
+}
+
 // attacks is one call of each proving phase; those that are checks show what
 // they saw and have no error.
 var attacks = []struct {
