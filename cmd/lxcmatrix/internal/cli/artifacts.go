@@ -163,7 +163,7 @@ reaches nothing else. What lies there already is kept.`,
 	mirrorFlag(f, &w.mirror)
 	f.BoolVar(&force, "force", false, "replace what the cache has")
 	f.StringVar(&to, "to", "", "lay all of it out in a `folder` as a mirror")
-	f.StringArrayVar(&w.parts, "part", nil, "with DISTRO@VERSION: an optional `part` of it, as a CNI of rke2; default: the distribution's own default; may be repeated")
+	f.StringArrayVar(&w.parts, "part", nil, "with DISTRO@VERSION: an optional `part` of it, as a CNI of rke2, or none; default: the distribution's own default; may be repeated")
 	return cmd
 }
 
