@@ -47,7 +47,7 @@ func (g fakeGround) Open(context.Context, matrix.HostRef) (engine.Host, error) {
 		return nil, g.refuses
 	}
 	g.opened++
-	return fakeHost{g.fakeBench}, nil
+	return fakeHost(g), nil
 }
 
 type fakeHost struct{ *fakeBench }
