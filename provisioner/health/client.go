@@ -65,11 +65,17 @@ func connect(cluster *provisioner.Cluster) (*client, error) {
 	case len(cluster.Nodes) == 0:
 		return nil, errors.New("connect to API server: the cluster has no nodes")
 	}
+	config.Proxy = nil
+	config.Dial = dialer(cluster)
+	return newClient(config)
+}
+
+// newClient makes a client of a configuration that it takes over; it sends
+// nothing yet.
+func newClient(config *rest.Config) (*client, error) {
 	// HTTP/1.1 gives up a connection together with a request that got no
 	// answer; HTTP/2 would go on using one whose node was killed.
 	config.NextProtos = []string{"http/1.1"}
-	config.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
-	config.Dial = dialer(cluster)
 	config.Timeout = requestTimeout
 	config.QPS = -1
 	config.WarningHandler = rest.NoWarnings{}
@@ -83,6 +89,7 @@ func connect(cluster *provisioner.Cluster) (*client, error) {
 	}
 	// Not client-go's own, which a cache keeps beyond the client's end.
 	transport := &http.Transport{
+		Proxy:               config.Proxy,
 		DialContext:         config.Dial,
 		TLSClientConfig:     tlsConfig,
 		TLSHandshakeTimeout: requestTimeout,

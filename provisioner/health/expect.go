@@ -24,6 +24,9 @@ type expectations struct {
 	dnsService  string
 	// serverTaints are those that servers may have.
 	serverTaints []corev1.Taint
+	// ownersTaints: taints that Kubernetes does not set by itself are the
+	// owner's, and say nothing of a node.
+	ownersTaints bool
 	// pki is the folder of the cluster's certificates on a node, certificates
 	// the pattern of their names, and ca the one that every node has.
 	pki, certificates, ca string
@@ -33,11 +36,13 @@ type expectations struct {
 	proxyLoopback bool
 }
 
+// clusterDNS is the label of the DNS server's pods in every distribution.
+const clusterDNS = "k8s-app=kube-dns"
+
 // expected knows the clusters of each distribution: kubernetes/cmd/kubeadm/app
 // (constants and phases/addons); k3s' manifests and pkg/daemons/agent; RKE2's
 // pkg/podtemplate and charts.
 func expected(c matrix.Cell) (expectations, error) {
-	const clusterDNS = "k8s-app=kube-dns"
 	switch c.Distro.Name {
 	case "kubeadm":
 		perNode := []string{"k8s-app=kube-proxy"}

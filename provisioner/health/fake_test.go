@@ -103,6 +103,14 @@ func (n node) Exec(_ context.Context, cmd provisioner.Command) (provisioner.Outp
 		return provisioner.Output{Stdout: fmt.Sprintf("%s\n%d\n", s.bootID, s.at.Unix())}, nil
 	case line == "cat /etc/os-release":
 		return provisioner.Output{Stdout: w.osRelease}, nil
+	case strings.Contains(line, "uname -r"):
+		return provisioner.Output{Stdout: kernel + "\n" + w.osRelease}, nil
+	case strings.Contains(line, "/dev/tcp"):
+		answer := httptest.NewRecorder()
+		w.proxy(answer)
+		var out strings.Builder
+		_ = answer.Result().Write(&out)
+		return provisioner.Output{Stdout: out.String()}, nil
 	case strings.HasPrefix(line, "find /etc/kubernetes/pki "):
 		var out strings.Builder
 		for file, sum := range w.pki {

@@ -195,7 +195,7 @@ func taints(before *Snapshot) check {
 				allowed := s.server(i) && slices.ContainsFunc(s.expect.serverTaints, func(a corev1.Taint) bool {
 					return a.Key == t.Key && a.Effect == t.Effect && a.Value == t.Value
 				})
-				if allowed {
+				if allowed || s.expect.ownersTaints && !setByKubernetes(t) {
 					right = append(right, t.ToString())
 				} else {
 					wrong = append(wrong, t.ToString())
@@ -211,6 +211,12 @@ func taints(before *Snapshot) check {
 			return finding{ok: true, saw: saw}, nil
 		})
 	}}
+}
+
+// setByKubernetes says whether a taint tells of a node that is not well.
+func setByKubernetes(t corev1.Taint) bool {
+	domain, _, _ := strings.Cut(t.Key, "/")
+	return domain == "node.kubernetes.io" || domain == "node.cloudprovider.kubernetes.io"
 }
 
 // nodeFacts: what kubelet reports of its node is what the cell says.
@@ -244,30 +250,51 @@ func nodeFacts(before *Snapshot) check {
 			}
 			cell := s.cluster.Cell
 			os := cell.OSOf(cell.Topology.Role(i))
-			var saw, want []string
-			compare := func(what, is, should string) {
-				if is != should {
-					saw = append(saw, fmt.Sprintf("%s %q", what, is))
-					want = append(want, fmt.Sprintf("%q", should))
-				}
-			}
-			compare("kubelet", info.KubeletVersion, "v"+cell.Distro.Version)
-			compare("kernel", info.KernelVersion, kernel)
-			compare("operating system", info.OSImage, release.pretty)
-			compare("operating system ID", release.id, os.Family())
-			compare("operating system version", release.version, os.Release())
-			compare("internal IP", address, node.Address())
+			f := same([]compared{
+				{"kubelet", info.KubeletVersion, "v" + cell.Distro.Version},
+				{"kernel", info.KernelVersion, kernel},
+				{"operating system", info.OSImage, release.pretty},
+				{"operating system ID", release.id, os.Family()},
+				{"operating system version", release.version, os.Release()},
+				{"internal IP", address, node.Address()},
+			})
 			if runtime, version, _ := strings.Cut(info.ContainerRuntimeVersion, "://"); runtime != "containerd" || version == "" {
-				saw = append(saw, fmt.Sprintf("container runtime %q", info.ContainerRuntimeVersion))
-				want = append(want, `"containerd://" and a version`)
+				f.differs(fmt.Sprintf("container runtime %q", info.ContainerRuntimeVersion), `"containerd://" and a version`)
 			}
-			if len(saw) > 0 {
-				return finding{saw: strings.Join(saw, ", "), want: strings.Join(want, ", ")}, nil
+			if f.ok {
+				f.saw = fmt.Sprintf("kubelet %s, kernel %s, %s, %s, %s",
+					info.KubeletVersion, info.KernelVersion, info.OSImage, info.ContainerRuntimeVersion, address)
 			}
-			return finding{ok: true, saw: fmt.Sprintf("kubelet %s, kernel %s, %s, %s, %s",
-				info.KubeletVersion, info.KernelVersion, info.OSImage, info.ContainerRuntimeVersion, address)}, nil
+			return f, nil
 		})
 	}}
+}
+
+// compared is a fact, and what it should be.
+type compared struct{ what, is, should string }
+
+// same finds the facts that are not what they should be.
+func same(facts []compared) finding {
+	f := finding{ok: true}
+	var all []string
+	for _, c := range facts {
+		all = append(all, c.what+" "+c.is)
+		if c.is != c.should {
+			f.differs(fmt.Sprintf("%s %q", c.what, c.is), fmt.Sprintf("%q", c.should))
+		}
+	}
+	if f.ok {
+		f.saw = strings.Join(all, ", ")
+	}
+	return f
+}
+
+// differs adds something that is not as it should be.
+func (f *finding) differs(saw, want string) {
+	if !f.ok {
+		saw, want = f.saw+", "+saw, f.want+", "+want
+	}
+	f.ok, f.saw, f.want = false, saw, want
 }
 
 // osRelease is what is needed of os-release(5).

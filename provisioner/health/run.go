@@ -69,7 +69,11 @@ func RunAll(ctx context.Context, cluster *provisioner.Cluster, checks []provisio
 		return evidence, 0
 	}
 	defer s.close()
+	return s.runAll(ctx, checks)
+}
 
+// runAll is RunAll in a session.
+func (s *session) runAll(ctx context.Context, checks []provisioner.Check) (evidence []matrix.Evidence, waited time.Duration) {
 	early, cancel := beforeWindows(ctx, checks)
 	defer cancel()
 	results := make([][]matrix.Evidence, len(checks))

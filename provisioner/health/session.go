@@ -19,12 +19,14 @@ import (
 // are fetched once for all of them, so that looking often costs the API
 // server little.
 type session struct {
-	cluster  *provisioner.Cluster
-	api      *client
-	expect   expectations
-	nodeList view[[]corev1.Node]
-	podList  view[[]corev1.Pod]
-	starts   map[string]*view[nodeStart]
+	cluster *provisioner.Cluster
+	api     *client
+	expect  expectations
+	// systemOnly: pods of other namespaces than the system's are not looked at.
+	systemOnly bool
+	nodeList   view[[]corev1.Node]
+	podList    view[[]corev1.Pod]
+	starts     map[string]*view[nodeStart]
 }
 
 // newSession connects to nothing yet.
@@ -37,11 +39,15 @@ func newSession(cluster *provisioner.Cluster) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	return sessionOf(cluster, api, expect), nil
+}
+
+func sessionOf(cluster *provisioner.Cluster, api *client, expect expectations) *session {
 	s := &session{cluster: cluster, api: api, expect: expect, starts: map[string]*view[nodeStart]{}}
 	for _, n := range cluster.Nodes {
 		s.starts[n.Name()] = &view[nodeStart]{}
 	}
-	return s, nil
+	return s
 }
 
 func (s *session) close() { s.api.close() }
@@ -71,6 +77,9 @@ func (s *session) pods(ctx context.Context) ([]corev1.Pod, error) {
 		l, err := s.api.core.Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return nil, fmt.Errorf("list pods: %w", err)
+		}
+		if s.systemOnly {
+			l.Items = slices.DeleteFunc(l.Items, func(p corev1.Pod) bool { return !slices.Contains(systemNamespaces[:], p.Namespace) })
 		}
 		slices.SortFunc(l.Items, func(a, b corev1.Pod) int {
 			return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)

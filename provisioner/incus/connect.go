@@ -156,6 +156,6 @@ func connect(ctx context.Context, name string, dial func(context.Context) (clien
 		if !ok {
 			return nil, fmt.Errorf("connect to Incus at %s: the server is a %T", name, a.server)
 		}
-		return &Server{conn: conn}, nil
+		return &Server{conn: conn, project: ProjectName}, nil
 	}
 }

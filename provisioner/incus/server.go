@@ -29,7 +29,9 @@ const OwnerPrefix = "user.lxcmatrix."
 // Server is a connection to one Incus server, in the harness's project. It is
 // safe for concurrent use.
 type Server struct {
-	conn    *client.ProtocolIncus
+	conn *client.ProtocolIncus
+	// project is the harness's but where LookInto says another.
+	project string
 	pool    string
 	network string
 	// member is the cluster member in use; empty where there is no choice.
@@ -40,7 +42,17 @@ type Server struct {
 // changes its receiver, so it is only ever called on the copy that UseProject
 // makes.
 func (s *Server) with(ctx context.Context) client.InstanceServer {
-	return s.global(ctx).UseProject(ProjectName)
+	return s.global(ctx).UseProject(s.project)
+}
+
+// LookInto makes the instances of another project be the server's from then on:
+// to look at what somebody else made. A project that is not there is an error.
+func (s *Server) LookInto(ctx context.Context, project string) error {
+	if _, _, err := s.global(ctx).GetProject(project); err != nil {
+		return fmt.Errorf("look into the Incus project %s: %w", project, err)
+	}
+	s.project = project
+	return nil
 }
 
 func (s *Server) global(ctx context.Context) client.InstanceServer {
