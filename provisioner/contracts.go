@@ -249,6 +249,22 @@ type Reduced interface {
 	LeftOut() []string
 }
 
+// Prepared is a Distro that can tell, without a node, what Configure does.
+type Prepared interface {
+	// Prepare says what prepares a node of a name and an address for the
+	// distribution; containerd is what its --version prints on the node.
+	Prepare(name, address, containerd string, want Desired) (Preparation, error)
+}
+
+// Preparation is what is there before a distribution starts.
+type Preparation struct {
+	Files []File
+	// Restart names units that read Files only when they start.
+	Restart []string
+	// First is the command that then starts the first server.
+	First []string
+}
+
 // Check is one health assertion. Run polls until it is healthy or ctx ends
 // and always returns what it last saw: Unhealthy when ctx ended while the
 // cluster was wrong, Undecided when it could not look at all.

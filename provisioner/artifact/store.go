@@ -167,6 +167,17 @@ func (s *Store) Runtime(distro, version string) Runtime {
 	return r.Runtime
 }
 
+// Images are, before a release is had, the names of its images as far as they
+// are known by its minor, tags included.
+func (s *Store) Images(distro, version string) []Image {
+	r, _ := s.recipe(distro, version)
+	var images []Image
+	for _, name := range r.imageNames(true) {
+		images = append(images, Image{Name: name})
+	}
+	return images
+}
+
 // File finds a file by name.
 func (r Release) File(name string) (File, bool) {
 	for _, f := range r.Files {

@@ -46,7 +46,10 @@ type Distro struct {
 	Timeout time.Duration
 }
 
-var _ provisioner.Distro = (*Distro)(nil)
+var (
+	_ provisioner.Distro   = (*Distro)(nil)
+	_ provisioner.Prepared = (*Distro)(nil)
+)
 
 // Configure writes kubeadm's and containerd's configuration and restarts
 // containerd.
@@ -55,27 +58,40 @@ func (d *Distro) Configure(ctx context.Context, node provisioner.Node, want prov
 	if err != nil {
 		return fmt.Errorf("configure kubeadm on node %s: %w", node.Name(), err)
 	}
-	containerd, err := containerdConfig(out.Stdout, d.PauseImage, want.Containerd)
-	if err != nil {
-		return fmt.Errorf("configure containerd on node %s: %w", node.Name(), err)
-	}
-	config, err := d.config(node, want, join{})
+	p, err := d.Prepare(node.Name(), node.Address(), out.Stdout, want)
 	if err != nil {
 		return fmt.Errorf("configure kubeadm on node %s: %w", node.Name(), err)
 	}
-	for _, f := range []provisioner.File{
-		{Path: "/etc/containerd/config.toml", Content: containerd},
-		{Path: configPath, Content: config, Mode: 0o600},
-	} {
+	for _, f := range p.Files {
 		if err := node.Push(ctx, f); err != nil {
 			return fmt.Errorf("configure kubeadm: %w", err)
 		}
 	}
-	_, err = node.Exec(ctx, provisioner.Command{Args: []string{"systemctl", "restart", "containerd"}})
+	_, err = node.Exec(ctx, provisioner.Command{Args: append([]string{"systemctl", "restart"}, p.Restart...)})
 	if err != nil {
 		return fmt.Errorf("configure containerd: %w", err)
 	}
 	return nil
+}
+
+// Prepare is kubeadm's configuration and containerd's.
+func (d *Distro) Prepare(name, address, said string, want provisioner.Desired) (provisioner.Preparation, error) {
+	containerd, err := containerdConfig(said, d.PauseImage, want.Containerd)
+	if err != nil {
+		return provisioner.Preparation{}, err
+	}
+	config, err := d.config(name, address, want, join{})
+	if err != nil {
+		return provisioner.Preparation{}, err
+	}
+	return provisioner.Preparation{
+		Files: []provisioner.File{
+			{Path: "/etc/containerd/config.toml", Content: containerd},
+			{Path: configPath, Content: config, Mode: 0o600},
+		},
+		Restart: []string{"containerd"},
+		First:   command(want, "init").Args,
+	}, nil
 }
 
 // kubectl is how a server asks the API.
@@ -131,7 +147,7 @@ func (d *Distro) Join(ctx context.Context, members []provisioner.Node, node prov
 	if err != nil {
 		return err
 	}
-	config, err := d.config(node, want, j)
+	config, err := d.config(node.Name(), node.Address(), want, j)
 	if err != nil {
 		return fmt.Errorf("configure kubeadm join on node %s: %w", node.Name(), err)
 	}
@@ -173,10 +189,10 @@ func (d *Distro) LogCommands() map[string]string {
 }
 
 // config is kubeadm's configuration of one node, all documents of it.
-func (d *Distro) config(node provisioner.Node, want provisioner.Desired, j join) (string, error) {
+func (d *Distro) config(name, address string, want provisioner.Desired, j join) (string, error) {
 	const api = "kubeadm.k8s.io/v1beta4"
 	registration := map[string]any{
-		"name":      node.Name(),
+		"name":      name,
 		"criSocket": "unix:///run/containerd/containerd.sock",
 	}
 	if want.NodeIP != "" {
@@ -191,7 +207,7 @@ func (d *Distro) config(node provisioner.Node, want provisioner.Desired, j join)
 		documents = append(documents, map[string]any{
 			"apiVersion": api, "kind": "InitConfiguration",
 			"nodeRegistration": registration, "timeouts": timeouts,
-			"localAPIEndpoint": map[string]any{"advertiseAddress": node.Address(), "bindPort": 6443},
+			"localAPIEndpoint": map[string]any{"advertiseAddress": address, "bindPort": 6443},
 		})
 		cluster := map[string]any{
 			"apiVersion": api, "kind": "ClusterConfiguration",
@@ -212,7 +228,7 @@ func (d *Distro) config(node provisioner.Node, want provisioner.Desired, j join)
 		}
 		if j.certificateKey != "" {
 			joining["controlPlane"] = map[string]any{"certificateKey": j.certificateKey,
-				"localAPIEndpoint": map[string]any{"advertiseAddress": node.Address(), "bindPort": 6443}}
+				"localAPIEndpoint": map[string]any{"advertiseAddress": address, "bindPort": 6443}}
 		}
 		documents = append(documents, joining)
 	}

@@ -91,18 +91,19 @@ type Distro struct {
 }
 
 var (
-	_ provisioner.Distro  = (*Distro)(nil)
-	_ provisioner.Reduced = (*Distro)(nil)
+	_ provisioner.Distro   = (*Distro)(nil)
+	_ provisioner.Prepared = (*Distro)(nil)
+	_ provisioner.Reduced  = (*Distro)(nil)
 )
 
 // Configure writes what servers and agents have in common: the node's own name
 // and address, and what the fixes want of kubelet, kube-proxy and containerd.
 func (d *Distro) Configure(ctx context.Context, node provisioner.Node, want provisioner.Desired) error {
-	files, err := d.common(node, want)
+	p, err := d.Prepare(node.Name(), node.Address(), "", want)
 	if err != nil {
 		return fmt.Errorf("configure %s on node %s: %w", d.Name, node.Name(), err)
 	}
-	for _, f := range files {
+	for _, f := range p.Files {
 		if err := node.Push(ctx, f); err != nil {
 			return fmt.Errorf("configure %s: %w", d.Name, err)
 		}
@@ -121,9 +122,14 @@ func (d *Distro) Configure(ctx context.Context, node provisioner.Node, want prov
 	return nil
 }
 
-// common are the files of Configure.
-func (d *Distro) common(node provisioner.Node, want provisioner.Desired) ([]provisioner.File, error) {
-	return d.settings(map[string]any{"node-name": node.Name()}, want)
+// Prepare is what servers and agents have in common. The product brings its
+// own containerd.
+func (d *Distro) Prepare(name, _, _ string, want provisioner.Desired) (provisioner.Preparation, error) {
+	files, err := d.settings(map[string]any{"node-name": name}, want)
+	if err != nil {
+		return provisioner.Preparation{}, err
+	}
+	return provisioner.Preparation{Files: files, First: []string{"systemctl", "enable", "--now", d.Units[matrix.RoleServer]}}, nil
 }
 
 // Settings are the files in which the product brings about what fixes want of

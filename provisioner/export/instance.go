@@ -1,0 +1,126 @@
+package export
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+)
+
+// incusProfile is the container's part as `incus profile edit` reads it.
+func incusProfile(s Steps) ([]provisioner.File, error) {
+	config := map[string]string{}
+	maps.Copy(config, s.Instance.Config)
+	if len(s.Instance.RawLXC) > 0 {
+		config["raw.lxc"] = strings.Join(s.Instance.RawLXC, "\n")
+	}
+	devices := s.Instance.Devices
+	if devices == nil {
+		devices = map[string]map[string]string{}
+	}
+	text, err := yaml.Dump(map[string]any{"description": "lxcmatrix: " + string(s.Cell), "config": config, "devices": devices})
+	if err != nil {
+		return nil, err
+	}
+	head := s.header("#") + "# Apply it:  incus profile create k8s; incus profile edit k8s < profile.yaml\n#            incus launch IMAGE NODE --profile default --profile k8s\n" +
+		"# Undo it:   incus profile remove NODE k8s, and restart the node\n"
+	return []provisioner.File{{Path: "profile.yaml", Content: head + string(text)}}, nil
+}
+
+// lxc are the container's settings for LXC without Incus.
+type lxc struct {
+	unprivileged, nesting bool
+	// lines are key and value.
+	lines [][2]string
+}
+
+// toLXC says in LXC's own words what is said in Incus'. What Incus does beyond
+// LXC cannot be said.
+func (s Steps) toLXC(format string) (lxc, error) {
+	var l lxc
+	add := func(key, value string) { l.lines = append(l.lines, [2]string{key, value}) }
+	for _, key := range slices.Sorted(maps.Keys(s.Instance.Config)) {
+		switch value := s.Instance.Config[key]; {
+		case key == "security.privileged":
+			l.unprivileged = value == "false"
+		case key == "security.nesting":
+			l.nesting = value == "true"
+		case key == "limits.memory.swap" && value == "false" && s.Cgroup == "v2":
+			add("lxc.cgroup2.memory.swap.max", "0")
+		case key == "limits.memory.swap" && value == "false":
+			add("lxc.cgroup.memory.swappiness", "0")
+		default:
+			return l, &UntranslatableError{format, fmt.Sprintf("the instance's %s=%s", key, value)}
+		}
+	}
+	for _, line := range s.Instance.RawLXC {
+		key, value, _ := strings.Cut(line, "=")
+		add(strings.TrimSpace(key), strings.TrimSpace(value))
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Instance.Devices)) {
+		d := s.Instance.Devices[name]
+		// Incus makes the node anew and lets the container open it; a mount of the
+		// host's is the same device, and Proxmox and LXC let no more be opened than
+		// their lists say.
+		if d["type"] != "unix-char" || d["source"] != "/dev/kmsg" {
+			return l, &UntranslatableError{format, "the device " + name}
+		}
+		if !l.unprivileged {
+			key := "lxc.cgroup2.devices.allow"
+			if s.Cgroup == "v1" {
+				key = "lxc.cgroup.devices.allow"
+			}
+			add(key, "c 1:11 rwm")
+		}
+		add("lxc.mount.entry", fmt.Sprintf("%s %s none bind,create=file 0 0", d["source"], strings.TrimPrefix(d["path"], "/")))
+	}
+	return l, nil
+}
+
+// lxcConf are lines for the end of /var/lib/lxc/NAME/config.
+func lxcConf(s Steps) ([]provisioner.File, error) {
+	l, err := s.toLXC("lxc-conf")
+	if err != nil {
+		return nil, err
+	}
+	var b strings.Builder
+	b.WriteString(s.header("#"))
+	b.WriteString("# Put it at the end of the container's own: /var/lib/lxc/NAME/config.\n")
+	if l.unprivileged {
+		b.WriteString("# The container has a user namespace: an lxc.idmap of yours goes with it.\n")
+	}
+	if l.nesting {
+		b.WriteString("lxc.include = /usr/share/lxc/config/nesting.conf\n")
+	}
+	for _, line := range l.lines {
+		fmt.Fprintf(&b, "%s = %s\n", line[0], line[1])
+	}
+	return []provisioner.File{{Path: "lxc.conf", Content: b.String()}}, nil
+}
+
+// proxmox are lines for the end of /etc/pve/lxc/ID.conf.
+func proxmox(s Steps) ([]provisioner.File, error) {
+	l, err := s.toLXC("proxmox")
+	if err != nil {
+		return nil, err
+	}
+	var b strings.Builder
+	b.WriteString("# derived, unproven: no Proxmox was seen to take it\n" + s.header("#"))
+	b.WriteString("# Put it at the end of /etc/pve/lxc/ID.conf, while the container is stopped.\n")
+	for key, on := range map[bool]string{true: "1", false: "0"} {
+		if key == l.unprivileged {
+			fmt.Fprintf(&b, "unprivileged: %s\n", on)
+		}
+	}
+	if l.nesting {
+		b.WriteString("features: nesting=1\n")
+	}
+	for _, line := range l.lines {
+		fmt.Fprintf(&b, "%s: %s\n", line[0], line[1])
+	}
+	return []provisioner.File{{Path: "pct.conf", Content: b.String()}}, nil
+}

@@ -1,0 +1,178 @@
+package export
+
+import (
+	"embed"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"text/template"
+
+	"go.yaml.in/yaml/v4"
+	"mvdan.cc/sh/v3/syntax"
+
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+)
+
+//go:embed templates
+var templates embed.FS
+
+// variables are what the node knows, and what stands for it in the steps.
+func variables() map[string]string {
+	return map[string]string{"node_name": NodeName, "node_address": NodeAddress, "gateway": Gateway}
+}
+
+// Wants says whether a part needs something that only the node knows, by the
+// variable's name.
+func (p Part) Wants(variable string) bool {
+	return slices.ContainsFunc(p.Files, func(f provisioner.File) bool { return strings.Contains(f.Content, variables()[variable]) })
+}
+
+// Units says whether systemd has to read a file of the part's.
+func (p Part) Units() bool {
+	return slices.ContainsFunc(p.Files, func(f provisioner.File) bool { return strings.HasPrefix(f.Path, "/etc/systemd/") })
+}
+
+// render fills a template in.
+func render(name string, data any) (string, error) {
+	t, err := template.New(name).Funcs(template.FuncMap{"quote": quote, "terminator": terminator, "join": strings.Join, "holders": holders,
+		"dir": path.Dir, "template_of": isTemplate, "relative": relative}).ParseFS(templates, "templates/"+name)
+	if err != nil {
+		return "", fmt.Errorf("read template %s: %w", name, err)
+	}
+	var out strings.Builder
+	if err := t.Execute(&out, data); err != nil {
+		return "", fmt.Errorf("fill template %s in: %w", name, err)
+	}
+	return out.String(), nil
+}
+
+// quote makes words of a POSIX shell's command.
+func quote(words ...string) (string, error) {
+	var quoted []string
+	for _, w := range words {
+		q, err := syntax.Quote(w, syntax.LangPOSIX)
+		if err != nil {
+			return "", err
+		}
+		quoted = append(quoted, q)
+	}
+	return strings.Join(quoted, " "), nil
+}
+
+// terminator is a line that ends a file in a script, and is none of its own.
+func terminator(content string) string {
+	end := "END"
+	for slices.Contains(strings.Split(content, "\n"), end) {
+		end += "_"
+	}
+	return end
+}
+
+// holders are the variables and what stands for them, sorted, of a part that
+// wants them.
+func holders(p Part) [][2]string {
+	var all [][2]string
+	for _, name := range slices.Sorted(maps.Keys(variables())) {
+		if p.Wants(name) {
+			all = append(all, [2]string{name, variables()[name]})
+		}
+	}
+	return all
+}
+
+// apart is one part of the steps, with what is said of all.
+type apart struct {
+	Steps
+	Part Part
+}
+
+// parts are those that have something to do.
+func (s Steps) parts() []apart {
+	var all []apart
+	for _, p := range []Part{s.Host, s.Node} {
+		if len(p.Files)+len(p.Disable) > 0 {
+			all = append(all, apart{s, p})
+		}
+	}
+	return all
+}
+
+// shell is a script for the host and one for the nodes.
+func shell(s Steps) ([]provisioner.File, error) {
+	var files []provisioner.File
+	for _, p := range s.parts() {
+		text, err := render("part.sh", p)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, provisioner.File{Path: p.Part.Name + ".sh", Content: text, Mode: 0o755})
+	}
+	return files, nil
+}
+
+// cloudInit has an instance write the node's script and run it once.
+func cloudInit(s Steps) ([]provisioner.File, error) {
+	script, err := render("part.sh", apart{s, s.Node})
+	if err != nil {
+		return nil, err
+	}
+	const target = "/usr/local/sbin/lxcmatrix-node"
+	config, err := yaml.Dump(map[string]any{
+		"write_files": []any{map[string]any{"path": target, "permissions": "0755", "content": script}},
+		"runcmd":      []any{[]string{target, "apply"}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return []provisioner.File{{Path: "user-data", Content: "#cloud-config (derived, unproven: no image here carries cloud-init)\n" + s.header("#") + string(config)}}, nil
+}
+
+// header says what something was written for.
+func (s Steps) header(comment string) string {
+	return fmt.Sprintf("%s Written by lxcmatrix export for the cell %s,\n%s as it passed: %s.\n", comment, s.Cell, comment, s.Facts)
+}
+
+// ansible is a playbook for each part and one that undoes it, with the files
+// that they copy.
+func ansible(s Steps) ([]provisioner.File, error) {
+	var files []provisioner.File
+	for _, p := range s.parts() {
+		for name, from := range map[string]string{p.Part.Name + ".yml": "part.yml", p.Part.Name + "-undo.yml": "undo.yml"} {
+			text, err := render(from, p)
+			if err != nil {
+				return nil, err
+			}
+			files = append(files, provisioner.File{Path: name, Content: text})
+		}
+		for _, f := range p.Part.Files {
+			text := f.Content
+			for name, holder := range variables() {
+				text = strings.ReplaceAll(text, holder, "{{ "+name+" }}")
+			}
+			if isTemplate(f) && strings.Contains(f.Content, "{{") {
+				return nil, &UntranslatableError{"ansible", "the file " + f.Path + ", which is a template of another kind"}
+			}
+			files = append(files, provisioner.File{Path: source(p.Part, f), Content: text})
+		}
+	}
+	slices.SortFunc(files, func(a, b provisioner.File) int { return strings.Compare(a.Path, b.Path) })
+	return files, nil
+}
+
+// isTemplate says whether a file names something that the node knows.
+func isTemplate(f provisioner.File) bool {
+	return len(holders(Part{Files: []provisioner.File{f}})) > 0
+}
+
+// source is where a part's file lies beside its playbook, where Ansible looks
+// for it as relative.
+func source(p Part, f provisioner.File) string {
+	if isTemplate(f) {
+		return path.Join("templates", relative(p, f))
+	}
+	return path.Join("files", relative(p, f))
+}
+
+func relative(p Part, f provisioner.File) string { return p.Name + f.Path }
