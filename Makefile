@@ -32,6 +32,7 @@ INTEGRATION := \
 	./provisioner/incus \
 	./provisioner/artifact \
 	./provisioner/distro/contract \
+	./provisioner/export \
 	./suites/compat
 
 say = @printf '\n== %s\n' '$(1)'

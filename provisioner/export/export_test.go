@@ -165,7 +165,7 @@ func TestScriptRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Its memory is in a place of its own.
-	script := strings.ReplaceAll(files[0].Content, "/var/lib/lxcmatrix", dir+"/kept")
+	script := strings.ReplaceAll(files[0].Content, "/var/lib/lxcmatrix-export", dir+"/kept")
 	run := func(verb string) string {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "sh", "-s", verb)

@@ -6,7 +6,7 @@
 # The {{$part.Name}}'s part. Run it as root{{if eq $part.Name "node"}} in each node{{else}} on the host{{end}}:
 #   sh {{$part.Name}}.sh        apply it; a second time changes nothing
 #   sh {{$part.Name}}.sh undo   bring back the files, sysctls and units of before
-# What is replaced is kept in /var/lib/lxcmatrix/export/{{$part.Name}} until then. What a unit
+# What is replaced is kept in /var/lib/lxcmatrix-export/{{$part.Name}} until then. What a unit
 # mounted stays until the next start.
 {{- if eq $part.Name "node"}}
 # Then start the first server:
@@ -15,7 +15,7 @@
 set -eu
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
-kept=/var/lib/lxcmatrix/export/{{$part.Name}}
+kept=/var/lib/lxcmatrix-export/{{$part.Name}}
 changes=0
 {{- if or $part.Units $part.Restart}}
 files_changed=no
@@ -153,7 +153,7 @@ apply() {
 
 undo() {
 {{- range $part.Enable}}
-	if [ -e {{quote (print "/var/lib/lxcmatrix/export/" $part.Name "/files/etc/systemd/system/" . ".absent")}} ]; then
+	if [ -e {{quote (print "/var/lib/lxcmatrix-export/" $part.Name "/files/etc/systemd/system/" . ".absent")}} ]; then
 		systemctl disable --now --quiet {{quote .}}
 	fi
 {{- end}}

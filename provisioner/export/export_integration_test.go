@@ -1,0 +1,335 @@
+//go:build integration
+
+package export_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/bridge"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/export"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/health"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/image"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
+	"github.com/lxcmatrix/lxcmatrix/reports/progress"
+)
+
+// poolBytes is the embedded host's pool, where this makes it.
+const poolBytes = 20 << 30
+
+// hands are those of somebody who has Incus and its client, and what was
+// exported.
+type hands struct {
+	t     *testing.T
+	g     *WithT
+	dir   string
+	image image.Prepared
+	steps export.Steps
+	// bridge is the nodes', want what the fixes want of a node on it.
+	bridge string
+	want   func(name, address string) provisioner.Desired
+}
+
+// open prepares the image of a cell and opens the embedded host.
+func open(t *testing.T) hands {
+	t.Helper()
+	g, ctx := NewWithT(t), t.Context()
+	shown := progress.New(os.Stderr, time.Now)
+	planned, err := run.Plan(ctx, run.Request{Matrix: "smoke", Root: t.TempDir(), Progress: shown})
+	g.Expect(err).NotTo(HaveOccurred())
+	c := planned.Plan.Cells[0]
+	g.Expect(c.Runs()).To(BeTrue(), "%s: %s", c.ID, c.Unavailable)
+	release, err := catalog.Release(ctx, planned.Artifacts, c)
+	g.Expect(err).NotTo(HaveOccurred())
+	images := catalog.Images(host.StateDir(), planned.CacheDir, planned.Plan, planned.Knowledge, shown)
+	prepared, err := images.Prepare(ctx, c.OS.Name, catalog.Content(release, c))
+	g.Expect(err).NotTo(HaveOccurred())
+
+	h, err := host.OpenEmbedded(ctx, host.EmbeddedOptions{StateDir: host.StateDir(), PoolBytes: poolBytes})
+	g.Expect(err).NotTo(HaveOccurred())
+	t.Cleanup(func() {
+		closing, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := h.Close(closing); err != nil {
+			t.Error(err)
+		}
+	})
+	g.Expect(images.Import(ctx, h.Server, prepared)).To(Succeed())
+	facts, err := h.Facts(ctx)
+	g.Expect(err).NotTo(HaveOccurred())
+	// What a node of Debian 13 shows of itself.
+	node := matrix.NodeFacts{Node: "s1", Containerd: "1.7.24", NetworkManager: new(bool), Firewalld: new(bool)}
+	fixes, err := catalog.Fixes{Catalogue: planned.Knowledge.Fixes}.Decide(c, facts, &node)
+	g.Expect(err).NotTo(HaveOccurred())
+	steps, err := catalog.Steps(planned.Knowledge, planned.Artifacts, c, matrix.Attempt{Host: facts, Nodes: []matrix.NodeFacts{node}, Fixes: fixes}, planned.Plan.Timeouts)
+	g.Expect(err).NotTo(HaveOccurred())
+	by := hands{t: t, g: g, dir: t.TempDir(), image: prepared, steps: steps, want: func(name, address string) provisioner.Desired {
+		want, err := catalog.Fixes{Catalogue: planned.Knowledge.Fixes}.Desired(fixes, cell.NodeContext{Name: name, Address: address, Network: h.Network(), Host: facts})
+		g.Expect(err).NotTo(HaveOccurred())
+		return want
+	}}
+	var networks []struct {
+		Name    string
+		Managed bool
+	}
+	g.Expect(json.Unmarshal([]byte(by.incus("", "network", "list", "--format", "json")), &networks)).To(Succeed())
+	for _, n := range networks {
+		if n.Managed {
+			by.bridge = n.Name
+		}
+	}
+	return by
+}
+
+// environment has the clients speak to the embedded host's daemon.
+func (by hands) environment() []string {
+	dir := filepath.Join(host.StateDir(), "incus")
+	return append(os.Environ(), "INCUS_DIR="+dir, "INCUS_SOCKET="+filepath.Join(dir, "unix.socket"), "INCUS_CONF="+filepath.Join(by.dir, "incus"))
+}
+
+// run runs a command of this machine.
+func (by hands) run(ctx context.Context, stdin string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Env = by.environment()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
+	err := cmd.Run()
+	if err != nil {
+		by.t.Logf("%q: %v\n%s%s", args, err, &stdout, &stderr)
+	}
+	return stdout.String(), err
+}
+
+func (by hands) must(stdin string, args ...string) string {
+	by.t.Helper()
+	out, err := by.run(by.t.Context(), stdin, args...)
+	by.g.Expect(err).NotTo(HaveOccurred())
+	return out
+}
+
+func (by hands) incus(stdin string, args ...string) string {
+	by.t.Helper()
+	return by.must(stdin, append([]string{"incus", "--project", "lxcmatrix"}, args...)...)
+}
+
+// in runs a command in a node.
+func (by hands) in(node, stdin string, args ...string) string {
+	by.t.Helper()
+	return by.incus(stdin, append([]string{"exec", node, "--"}, args...)...)
+}
+
+// file is one of those that a format writes.
+func (by hands) file(format, name string) provisioner.File {
+	by.t.Helper()
+	files, err := export.Write(format, by.steps)
+	by.g.Expect(err).NotTo(HaveOccurred())
+	for _, f := range files {
+		if f.Path == name {
+			return f
+		}
+	}
+	by.t.Fatalf("%s has no %s", format, name)
+	return provisioner.File{}
+}
+
+// launch starts a node of a profile, as an operator would.
+func (by hands) launch(node string) {
+	by.t.Helper()
+	const profile = "exported"
+	by.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		_, err := by.run(ctx, "", "incus", "--project", "lxcmatrix", "delete", "--force", node)
+		if err != nil {
+			by.t.Error(err)
+		}
+		if _, err := by.run(ctx, "", "incus", "--project", "lxcmatrix", "profile", "delete", profile); err != nil {
+			by.t.Error(err)
+		}
+	})
+	by.incus("", "profile", "create", profile)
+	by.incus(by.file("incus-profile", "profile.yaml").Content, "profile", "edit", profile)
+	by.incus("", "launch", by.image.Fingerprint, node, "--profile", profile, "--storage", "nodes", "--network", by.bridge,
+		"--config", "user.lxcmatrix.kind=node", "--config", "limits.memory=4GiB")
+	by.in(node, "", "sh", "-c", booted)
+}
+
+// booted waits for the end of a boot, of whose first moment systemd answers
+// nobody, and for an address.
+const booted = `timeout 90 sh -c 'until systemctl is-system-running --wait >/dev/null 2>&1 || systemctl is-system-running | grep -qx degraded; do sleep 0.2; done
+until ip -4 route show default | grep -q .; do sleep 0.2; done'`
+
+// state prints what the node's part writes: every file with its sum, mode and
+// time, and every sysctl.
+func (by hands) state() string {
+	script := "export LC_ALL=C\n"
+	for _, f := range by.steps.Node.Files {
+		script += "if [ -e " + f.Path + " ]; then stat -c '%n %a %Y' " + f.Path + "; sha256sum <" + f.Path + "; else echo no " + f.Path + "; fi\n"
+	}
+	for _, s := range by.steps.Node.Sysctls {
+		script += "cat " + s.File() + "\n"
+	}
+	return script
+}
+
+// TestByHand makes a cluster with what was exported and nothing else of ours:
+// the profile, the scripts and the command that they name. It is healthy, the
+// second time changes nothing, and undoing brings back what was there.
+func TestByHand(t *testing.T) {
+	by := open(t)
+	const node = "by-hand"
+	hostScript, nodeScript := by.file("shell", "host.sh").Content, by.file("shell", "node.sh").Content
+	before := by.must("", "sh", "-c", hostState(by.steps))
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if _, err := by.run(ctx, hostScript, "sh", "-s", "undo"); err != nil {
+			t.Error(err)
+		}
+		after, err := by.run(ctx, "", "sh", "-c", hostState(by.steps))
+		if err != nil || after != before {
+			t.Errorf("the host was\n%s\nand is, after undo,\n%s\n%v", before, after, err)
+		}
+	})
+	by.must(hostScript, "sh", "-s")
+	by.g.Expect(by.must(hostScript, "sh", "-s")).To(Equal("no change\n"))
+
+	by.launch(node)
+	fresh := by.in(node, by.state(), "sh", "-s")
+	by.g.Expect(by.in(node, nodeScript, "sh", "-s")).To(ContainSubstring("changed: file /etc/lxcmatrix/kubeadm.yaml"))
+	applied := by.in(node, by.state(), "sh", "-s")
+	by.g.Expect(applied).NotTo(Equal(fresh))
+	by.g.Expect(by.in(node, nodeScript, "sh", "-s")).To(Equal("no change\n"))
+	by.g.Expect(by.in(node, by.state(), "sh", "-s")).To(Equal(applied))
+
+	// The pods' network is the operator's own.
+	by.in(node, bridge.Conflist("10.244.0.0/24", `"ipMasq": true`), "sh", "-c", "mkdir -p /etc/cni/net.d && cat >"+bridge.ConflistPath)
+	by.in(node, "", by.steps.First...)
+	kubeconfig := filepath.Join(by.dir, "admin.conf")
+	by.incus("", "file", "pull", node+"/etc/kubernetes/admin.conf", kubeconfig)
+
+	program := filepath.Join(by.dir, "lxcmatrix")
+	by.must("", "go", "build", "-o", program, "github.com/lxcmatrix/lxcmatrix/cmd/lxcmatrix")
+	out := by.must("", program, "check", "--kubeconfig", kubeconfig, "--node", node+"="+node, "--project", "lxcmatrix", "--wait", "3m", "-o", "json")
+	var checked struct {
+		Verdict matrix.Verdict
+		health.Survey
+	}
+	by.g.Expect(json.Unmarshal([]byte(out), &checked)).To(Succeed())
+	t.Logf("%s", out)
+	by.g.Expect(checked.Verdict).To(Equal(matrix.Pass))
+	by.g.Expect(checked.Distro).To(Equal("kubeadm"))
+	seen := map[string]matrix.Outcome{}
+	for _, e := range checked.Checks {
+		seen[e.Check] = e.Outcome
+	}
+	for _, check := range []string{"api-livez", "api-readyz", "nodes-ready", "taints", "system-pods", "restart-stability", "node-facts", "kube-proxy-healthz"} {
+		by.g.Expect(seen).To(HaveKeyWithValue(check, matrix.Healthy))
+	}
+	by.g.Expect(by.in(node, nodeScript, "sh", "-s")).To(Equal("no change\n"), "a cluster that runs changes nothing of it")
+
+	by.g.Expect(by.in(node, nodeScript, "sh", "-s", "undo")).To(ContainSubstring("changed: file /etc/containerd/config.toml"))
+	by.g.Expect(by.in(node, by.state(), "sh", "-s")).To(Equal(fresh))
+	by.g.Expect(by.in(node, nodeScript, "sh", "-s", "undo")).To(Equal("no change\n"))
+}
+
+// hostState prints the sysctls that the host's part sets, and its file.
+func hostState(s export.Steps) string {
+	script := "export LC_ALL=C\n"
+	for _, f := range s.Host.Files {
+		script += "if [ -e " + f.Path + " ]; then sha256sum " + f.Path + "; else echo no " + f.Path + "; fi\n"
+	}
+	for _, one := range s.Host.Sysctls {
+		script += "cat " + one.File() + "\n"
+	}
+	return script
+}
+
+// TestPlainLXC starts a container with LXC alone, by the lines that were
+// exported, and runs the node's script in it: every fix is in effect that can be
+// before Kubernetes is installed.
+func TestPlainLXC(t *testing.T) {
+	by := open(t)
+	const node = "plain-lxc"
+	folder := filepath.Join(host.StateDir(), "pool", node)
+	rootfs := filepath.Join(folder, "rootfs")
+	lxc := func(ctx context.Context, stdin, command string, args ...string) (string, error) {
+		return by.run(ctx, stdin, append([]string{command, "--lxcpath", folder, "--name", node}, args...)...)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		_, _ = lxc(ctx, "", "lxc-stop", "--kill") // it may never have run
+		if err := os.RemoveAll(folder); err != nil {
+			t.Error(err)
+		}
+	})
+	by.g.Expect(os.MkdirAll(folder, 0o755)).To(Succeed())
+	by.must("", "rdsquashfs", "--quiet", "--unpack-root", folder, "--unpack-path", "/", "--chmod", "--chown", "--set-xattr", by.image.Path)
+	config := filepath.Join(folder, "config")
+	by.g.Expect(os.WriteFile(config, []byte("lxc.include = /usr/share/lxc/config/common.conf\nlxc.uts.name = "+node+"\nlxc.rootfs.path = dir:"+rootfs+
+		"\nlxc.net.0.type = veth\nlxc.net.0.link = "+by.bridge+"\nlxc.net.0.flags = up\nlxc.net.0.name = eth0\n"+by.file("lxc-conf", "lxc.conf").Content), 0o600)).To(Succeed())
+	log := filepath.Join(by.dir, "lxc.log")
+	if _, err := lxc(t.Context(), "", "lxc-start", "--rcfile", config, "--logfile", log, "--logpriority", "INFO"); err != nil {
+		said, _ := os.ReadFile(log)
+		t.Fatalf("%v\n%s", err, said)
+	}
+	attach := func(ctx context.Context, stdin string, args ...string) (string, error) {
+		return lxc(ctx, stdin, "lxc-attach", append([]string{"--clear-env", "--"}, args...)...)
+	}
+	in := func(stdin string, args ...string) string {
+		t.Helper()
+		out, err := attach(t.Context(), stdin, args...)
+		by.g.Expect(err).NotTo(HaveOccurred())
+		return out
+	}
+	in("", "sh", "-c", booted)
+	script := by.file("shell", "node.sh").Content
+	in(script, "sh", "-s")
+	by.g.Expect(in(script, "sh", "-s")).To(Equal("no change\n"))
+
+	address := strings.TrimSpace(in("", "sh", "-c", "ip -4 -o address show dev eth0 | sed 's,.* inet \\([0-9.]*\\)/.*,\\1,'"))
+	for _, e := range fix.Verify(t.Context(), attached{name: node, attach: attach}, by.want(node, address), matrix.PhaseFix) {
+		by.g.Expect(e.Outcome).To(Equal(matrix.Healthy), "%+v", e)
+		t.Logf("%s: %s", e.Check, e.Saw)
+	}
+}
+
+// attached is a container of LXC's as far as fixes are verified in it.
+type attached struct {
+	provisioner.Node
+	name   string
+	attach func(ctx context.Context, stdin string, args ...string) (string, error)
+}
+
+// Name is the container's.
+func (a attached) Name() string { return a.name }
+
+// Exec runs a command in it.
+func (a attached) Exec(ctx context.Context, cmd provisioner.Command) (provisioner.Output, error) {
+	var stdin []byte
+	if cmd.Stdin != nil {
+		var err error
+		if stdin, err = io.ReadAll(cmd.Stdin); err != nil {
+			return provisioner.Output{}, err
+		}
+	}
+	out, err := a.attach(ctx, string(stdin), cmd.Args...)
+	return provisioner.Output{Stdout: out}, err
+}
