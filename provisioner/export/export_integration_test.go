@@ -217,6 +217,10 @@ func TestByHand(t *testing.T) {
 	by.g.Expect(applied).NotTo(Equal(fresh))
 	by.g.Expect(by.in(node, nodeScript, "sh", "-s")).To(Equal("no change\n"))
 	by.g.Expect(by.in(node, by.state(), "sh", "-s")).To(Equal(applied))
+	by.g.Expect(by.in(node, nodeScript, "sh", "-s", "undo")).To(ContainSubstring("changed: file /etc/containerd/config.toml"))
+	by.g.Expect(by.in(node, by.state(), "sh", "-s")).To(Equal(fresh))
+	by.g.Expect(by.in(node, nodeScript, "sh", "-s", "undo")).To(Equal("no change\n"))
+	by.in(node, nodeScript, "sh", "-s")
 
 	// The pods' network is the operator's own.
 	by.in(node, bridge.Conflist("10.244.0.0/24", `"ipMasq": true`), "sh", "-c", "mkdir -p /etc/cni/net.d && cat >"+bridge.ConflistPath)
@@ -226,7 +230,7 @@ func TestByHand(t *testing.T) {
 
 	program := filepath.Join(by.dir, "lxcmatrix")
 	by.must("", "go", "build", "-o", program, "github.com/lxcmatrix/lxcmatrix/cmd/lxcmatrix")
-	out := by.must("", program, "check", "--kubeconfig", kubeconfig, "--node", node+"="+node, "--project", "lxcmatrix", "--wait", "3m", "-o", "json")
+	out := by.must("", program, "check", "--kubeconfig", kubeconfig, "--node", node+"="+node, "--project", "lxcmatrix", "--wait", "5m", "-o", "json")
 	var checked struct {
 		Verdict matrix.Verdict
 		health.Survey
@@ -243,10 +247,6 @@ func TestByHand(t *testing.T) {
 		by.g.Expect(seen).To(HaveKeyWithValue(check, matrix.Healthy))
 	}
 	by.g.Expect(by.in(node, nodeScript, "sh", "-s")).To(Equal("no change\n"), "a cluster that runs changes nothing of it")
-
-	by.g.Expect(by.in(node, nodeScript, "sh", "-s", "undo")).To(ContainSubstring("changed: file /etc/containerd/config.toml"))
-	by.g.Expect(by.in(node, by.state(), "sh", "-s")).To(Equal(fresh))
-	by.g.Expect(by.in(node, nodeScript, "sh", "-s", "undo")).To(Equal("no change\n"))
 }
 
 // hostState prints the sysctls that the host's part sets, and its file.

@@ -63,19 +63,16 @@ func (s Steps) toLXC(format string) (lxc, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Instance.Devices)) {
 		d := s.Instance.Devices[name]
-		// Incus makes the node anew and lets the container open it; a mount of the
-		// host's is the same device, and Proxmox and LXC let no more be opened than
-		// their lists say.
+		// Incus makes the device anew and lets the container open it; the host's own,
+		// mounted and on the list, is the same.
 		if d["type"] != "unix-char" || d["source"] != "/dev/kmsg" {
 			return l, &UntranslatableError{format, "the device " + name}
 		}
-		if !l.unprivileged {
-			key := "lxc.cgroup2.devices.allow"
-			if s.Cgroup == "v1" {
-				key = "lxc.cgroup.devices.allow"
-			}
-			add(key, "c 1:11 rwm")
+		key := "lxc.cgroup2.devices.allow"
+		if s.Cgroup == "v1" {
+			key = "lxc.cgroup.devices.allow"
 		}
+		add(key, "c 1:11 rwm")
 		add("lxc.mount.entry", fmt.Sprintf("%s %s none bind,create=file 0 0", d["source"], strings.TrimPrefix(d["path"], "/")))
 	}
 	return l, nil
@@ -111,10 +108,10 @@ func proxmox(s Steps) ([]provisioner.File, error) {
 	var b strings.Builder
 	b.WriteString("# derived, unproven: no Proxmox was seen to take it\n" + s.header("#"))
 	b.WriteString("# Put it at the end of /etc/pve/lxc/ID.conf, while the container is stopped.\n")
-	for key, on := range map[bool]string{true: "1", false: "0"} {
-		if key == l.unprivileged {
-			fmt.Fprintf(&b, "unprivileged: %s\n", on)
-		}
+	if l.unprivileged {
+		b.WriteString("unprivileged: 1\n")
+	} else {
+		b.WriteString("unprivileged: 0\n")
 	}
 	if l.nesting {
 		b.WriteString("features: nesting=1\n")
