@@ -64,7 +64,7 @@ func open(t *testing.T) hands {
 	h, err := host.OpenEmbedded(ctx, host.EmbeddedOptions{StateDir: host.StateDir(), PoolBytes: poolBytes})
 	g.Expect(err).NotTo(HaveOccurred())
 	t.Cleanup(func() {
-		closing, cancel := context.WithTimeout(context.Background(), time.Minute)
+		closing, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 		defer cancel()
 		if err := h.Close(closing); err != nil {
 			t.Error(err)
@@ -153,7 +153,7 @@ func (by hands) launch(node string) {
 	by.t.Helper()
 	const profile = "exported"
 	by.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(by.t.Context()), time.Minute)
 		defer cancel()
 		_, err := by.run(ctx, "", "incus", "--project", "lxcmatrix", "delete", "--force", node)
 		if err != nil {
@@ -194,22 +194,8 @@ func (by hands) state() string {
 func TestByHand(t *testing.T) {
 	by := open(t)
 	const node = "by-hand"
-	hostScript, nodeScript := by.file("shell", "host.sh").Content, by.file("shell", "node.sh").Content
-	before := by.must("", "sh", "-c", hostState(by.steps))
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if _, err := by.run(ctx, hostScript, "sh", "-s", "undo"); err != nil {
-			t.Error(err)
-		}
-		after, err := by.run(ctx, "", "sh", "-c", hostState(by.steps))
-		if err != nil || after != before {
-			t.Errorf("the host was\n%s\nand is, after undo,\n%s\n%v", before, after, err)
-		}
-	})
-	by.must(hostScript, "sh", "-s")
-	by.g.Expect(by.must(hostScript, "sh", "-s")).To(Equal("no change\n"))
-
+	nodeScript := by.file("shell", "node.sh").Content
+	by.prepareHost()
 	by.launch(node)
 	fresh := by.in(node, by.state(), "sh", "-s")
 	by.g.Expect(by.in(node, nodeScript, "sh", "-s")).To(ContainSubstring("changed: file /etc/lxcmatrix/kubeadm.yaml"))
@@ -249,6 +235,27 @@ func TestByHand(t *testing.T) {
 	by.g.Expect(by.in(node, nodeScript, "sh", "-s")).To(Equal("no change\n"), "a cluster that runs changes nothing of it")
 }
 
+// prepareHost applies the host's part until the test ends, and sees that what was
+// there is back then.
+func (by hands) prepareHost() {
+	by.t.Helper()
+	script := by.file("shell", "host.sh").Content
+	before := by.must("", "sh", "-c", hostState(by.steps))
+	by.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(by.t.Context()), time.Minute)
+		defer cancel()
+		if _, err := by.run(ctx, script, "sh", "-s", "undo"); err != nil {
+			by.t.Error(err)
+		}
+		after, err := by.run(ctx, "", "sh", "-c", hostState(by.steps))
+		if err != nil || after != before {
+			by.t.Errorf("the host was\n%s\nand is, after undo,\n%s\n%v", before, after, err)
+		}
+	})
+	by.must(script, "sh", "-s")
+	by.g.Expect(by.must(script, "sh", "-s")).To(Equal("no change\n"))
+}
+
 // hostState prints the sysctls that the host's part sets, and its file.
 func hostState(s export.Steps) string {
 	script := "export LC_ALL=C\n"
@@ -273,13 +280,14 @@ func TestPlainLXC(t *testing.T) {
 		return by.run(ctx, stdin, append([]string{command, "--lxcpath", folder, "--name", node}, args...)...)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 		defer cancel()
 		_, _ = lxc(ctx, "", "lxc-stop", "--kill") // it may never have run
 		if err := os.RemoveAll(folder); err != nil {
 			t.Error(err)
 		}
 	})
+	by.prepareHost()
 	by.g.Expect(os.MkdirAll(folder, 0o755)).To(Succeed())
 	by.must("", "rdsquashfs", "--quiet", "--unpack-root", folder, "--unpack-path", "/", "--chmod", "--chown", "--set-xattr", by.image.Path)
 	config := filepath.Join(folder, "config")

@@ -26,7 +26,7 @@ func incusProfile(s Steps) ([]provisioner.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	head := s.header("#") + "# Apply it:  incus profile create k8s; incus profile edit k8s < profile.yaml\n#            incus launch IMAGE NODE --profile default --profile k8s\n" +
+	head := s.header() + "# Apply it:  incus profile create k8s; incus profile edit k8s < profile.yaml\n#            incus launch IMAGE NODE --profile default --profile k8s\n" +
 		"# Undo it:   incus profile remove NODE k8s, and restart the node\n"
 	return []provisioner.File{{Path: "profile.yaml", Content: head + string(text)}}, nil
 }
@@ -85,7 +85,7 @@ func lxcConf(s Steps) ([]provisioner.File, error) {
 		return nil, err
 	}
 	var b strings.Builder
-	b.WriteString(s.header("#"))
+	b.WriteString(s.header())
 	b.WriteString("# Put it at the end of the container's own: /var/lib/lxc/NAME/config.\n")
 	if l.unprivileged {
 		b.WriteString("# The container has a user namespace: an lxc.idmap of yours goes with it.\n")
@@ -106,7 +106,7 @@ func proxmox(s Steps) ([]provisioner.File, error) {
 		return nil, err
 	}
 	var b strings.Builder
-	b.WriteString("# derived, unproven: no Proxmox was seen to take it\n" + s.header("#"))
+	b.WriteString("# derived, unproven: no Proxmox was seen to take it\n" + s.header())
 	b.WriteString("# Put it at the end of /etc/pve/lxc/ID.conf, while the container is stopped.\n")
 	if l.unprivileged {
 		b.WriteString("unprivileged: 1\n")

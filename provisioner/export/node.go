@@ -126,12 +126,12 @@ func cloudInit(s Steps) ([]provisioner.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []provisioner.File{{Path: "user-data", Content: "#cloud-config (derived, unproven: no image here carries cloud-init)\n" + s.header("#") + string(config)}}, nil
+	return []provisioner.File{{Path: "user-data", Content: "#cloud-config (derived, unproven: no image here carries cloud-init)\n" + s.header() + string(config)}}, nil
 }
 
 // header says what something was written for.
-func (s Steps) header(comment string) string {
-	return fmt.Sprintf("%s Written by lxcmatrix export for the cell %s,\n%s as it passed: %s.\n", comment, s.Cell, comment, s.Facts)
+func (s Steps) header() string {
+	return fmt.Sprintf("# Written by lxcmatrix export for the cell %s,\n# as it passed: %s.\n", s.Cell, s.Facts)
 }
 
 // ansible is a playbook for each part and one that undoes it, with the files
