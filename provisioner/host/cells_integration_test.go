@@ -5,6 +5,7 @@ package host_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"testing"
@@ -261,13 +262,17 @@ func whileItSleeps(ctx context.Context, node provisioner.Node, do func(context.C
 		}
 	}
 	if err := do(ctx); err != nil {
-		return err
+		return fmt.Errorf("%s: %w", undone, err)
 	}
 	return <-ended
 }
 
-// blockedIn expects that a cell is blocked in a phase.
+// undone is of a test that could not do what it is about.
+const undone = "the test failed"
+
+// blockedIn expects that a cell is blocked in a phase, by what the test did.
 func blockedIn(g *WithT, r matrix.Result, phase matrix.Phase) {
+	g.Expect(r.Judgement.Reason).NotTo(ContainSubstring(undone))
 	g.Expect(r.Judgement).To(And(HaveField("Verdict", matrix.Blocked), HaveField("Phase", phase)), r.Judgement.Reason)
 }
 

@@ -59,6 +59,10 @@ func processes(t *testing.T, dir string) (all []pidfile.Process) {
 	return all
 }
 
+// killDaemon has the machine's systemd start another daemon, and waits for it.
+const killDaemon = `pid=$(systemctl show --property=MainPID --value incus.service) && kill -KILL "$pid" &&
+while [ -e "/proc/$pid" ]; do sleep 0.1; done && incus admin waitready --timeout=300`
+
 // TestFailuresInAMachine takes cells through what can go wrong on a qemu host,
 // while another run has a machine of its own in the same state folder.
 func TestFailuresInAMachine(t *testing.T) {
@@ -108,6 +112,9 @@ func TestFailuresInAMachine(t *testing.T) {
 		fullPool(t, here, func(ctx context.Context, bytes int64) error {
 			return root(ctx, "fallocate", "--length", strconv.FormatInt(bytes, 10), filler)
 		}, func() error { return root(t.Context(), "rm", filler) })
+	})
+	t.Run("the daemon restarts", func(t *testing.T) {
+		daemonRestarts(t, here, func(ctx context.Context) error { return root(ctx, "sh", "-c", killDaemon) })
 	})
 	t.Run("QEMU is killed while a cell runs", func(t *testing.T) {
 		g := NewWithT(t)
