@@ -74,6 +74,10 @@ func (h Hand) Joins(ctx context.Context, e Example) (*Joins, error) {
 	if err := j.ready(ctx, j.server); err != nil {
 		return fail(err)
 	}
+	// The first agent waits for what a new server still starts, whoever joins it.
+	if _, err := j.ByHand(ctx); err != nil {
+		return fail(err)
+	}
 	return j, nil
 }
 
