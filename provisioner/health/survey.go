@@ -155,9 +155,9 @@ func Look(ctx context.Context, o SurveyOptions) (Survey, error) {
 	survey.Distro = api.distro(within, list)
 	whole := sessionOf(all, api, expectations{})
 	whole.systemOnly = true
-	// Pods that cannot be listed are for the checks to tell.
-	pods, _ := whole.pods(within)
-	if whole.expect, err = survey.expectations(pods); err != nil {
+	// Pods that cannot be listed are for the checks to tell, and none is missing.
+	pods, listErr := whole.pods(within)
+	if whole.expect, err = survey.expectations(pods, listErr == nil); err != nil {
 		return survey, err
 	}
 	survey.skipUnseen(whole.expect)
@@ -212,8 +212,9 @@ func (s *Survey) skipUnseen(expect expectations) {
 }
 
 // expectations are the distribution's, without what the owner may have chosen
-// otherwise: parts of which nothing is there are not missing, but skipped.
-func (s *Survey) expectations(pods []corev1.Pod) (expectations, error) {
+// otherwise: parts of which nothing is there are not missing, but skipped, as far
+// as the pods are known.
+func (s *Survey) expectations(pods []corev1.Pod, known bool) (expectations, error) {
 	e := expectations{dns: clusterDNS}
 	if s.Distro == "" {
 		s.skip("system-pods", "", "of which pods this distribution's clusters are made is not known: only those that are there were looked at")
@@ -225,6 +226,9 @@ func (s *Survey) expectations(pods []corev1.Pod) (expectations, error) {
 		e.dnsReplicas = 1
 	}
 	e.ownersTaints, e.proxyLoopback = true, true
+	if !known {
+		return e, nil
+	}
 	const etcd = "etcd"
 	if slices.Contains(e.staticPods, etcd) && !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return strings.HasPrefix(p.Name, etcd+"-") }) {
 		e.staticPods = slices.DeleteFunc(e.staticPods, func(name string) bool { return name == etcd })

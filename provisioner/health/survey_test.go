@@ -254,3 +254,31 @@ func TestLoadKubeconfig(t *testing.T) {
 		g.Expect(err).To(MatchError(ContainSubstring(test.says)))
 	}
 }
+
+// What is missing cannot be told while pods cannot be listed, so nothing of what
+// is expected is given up for it.
+func TestLookExpectsAllWherePodsWereNotListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		w := surveyed(t)
+		w.removePod("etcd")
+		lists := 0
+		w.answer = func(rw http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path != "/api/v1/pods" {
+				return false
+			}
+			if lists++; lists > 1 {
+				return false
+			}
+			http.Error(rw, "etcdserver: leader changed", http.StatusInternalServerError)
+			return true
+		}
+		s, err := w.survey(t)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(lists).To(BeNumerically(">", 1))
+		g.Expect(s.skipped("system-pods")).To(BeEmpty())
+		outcomes, saw := s.find("system-pods")
+		g.Expect(outcomes).To(ConsistOf(matrix.Unhealthy))
+		g.Expect(saw).To(ContainSubstring("etcd"))
+	})
+}
