@@ -47,6 +47,7 @@ type world struct {
 	pods       []corev1.Pod
 	services   map[string]*corev1.Service
 	maps       map[string]*corev1.ConfigMap
+	daemonSets map[string]*appsv1.DaemonSet
 	namespaces map[string]*corev1.Namespace
 	leases     map[string]*coordinationv1.Lease
 	created    []string
@@ -139,7 +140,7 @@ func newWorld(t *testing.T, names ...string) *world {
 			"default/kubernetes": {ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: "default"},
 				Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1", Ports: []corev1.ServicePort{{Port: 443}}}},
 		},
-		maps: map[string]*corev1.ConfigMap{},
+		maps: map[string]*corev1.ConfigMap{}, daemonSets: map[string]*appsv1.DaemonSet{},
 		namespaces: map[string]*corev1.Namespace{
 			"kube-system": {ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "system-1"}},
 		},
@@ -337,6 +338,8 @@ func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 		replyOr404(rw, w.services[parts[3]+"/"+parts[5]])
 	case r.Method == http.MethodGet && len(parts) == 6 && parts[4] == "configmaps":
 		replyOr404(rw, w.maps[parts[5]])
+	case r.Method == http.MethodGet && len(parts) == 7 && parts[5] == "daemonsets":
+		replyOr404(rw, w.daemonSets[parts[6]])
 	case r.Method == http.MethodGet && len(parts) == 6 && parts[5] == "endpointslices":
 		reply(rw, w.endpointSlices(parts[4]))
 	case r.Method == http.MethodGet && len(parts) == 7 && parts[5] == "leases":

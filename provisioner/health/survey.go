@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/yaml"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
@@ -155,9 +157,7 @@ func Look(ctx context.Context, o SurveyOptions) (Survey, error) {
 	survey.Distro = api.distro(within, list)
 	whole := sessionOf(all, api, expectations{})
 	whole.systemOnly = true
-	// Pods that cannot be listed are for the checks to tell, and none is missing.
-	pods, listErr := whole.pods(within)
-	if whole.expect, err = survey.expectations(pods, listErr == nil); err != nil {
+	if whole.expect, err = survey.expectations(api.without(within, survey.Distro, list)); err != nil {
 		return survey, err
 	}
 	survey.skipUnseen(whole.expect)
@@ -211,39 +211,64 @@ func (s *Survey) skipUnseen(expect expectations) {
 	}
 }
 
-// expectations are the distribution's, without what the owner may have chosen
-// otherwise: parts of which nothing is there are not missing, but skipped, as far
-// as the pods are known.
-func (s *Survey) expectations(pods []corev1.Pod, known bool) (expectations, error) {
-	e := expectations{dns: clusterDNS}
+// without is what a cluster's owner chose to do without. Only what the cluster
+// declares counts: a pod that is not there yet, or any more, is missing. What
+// cannot be read declares nothing.
+type without struct{ kubeProxy, etcdPods bool }
+
+// without reads what a cluster of the distribution declares: kubeadm in its
+// ConfigMap (ClusterConfiguration, kubeadm.k8s.io/v1beta4) and by a DaemonSet of
+// kube-proxy, k3s and RKE2 in the annotation of their arguments and the label of
+// members of etcd.
+func (c *client) without(ctx context.Context, distro string, nodes []corev1.Node) (w without) {
+	switch distro {
+	case "kubeadm":
+		if config, err := c.core.ConfigMaps(metav1.NamespaceSystem).Get(ctx, kubeadmConfig, metav1.GetOptions{}); err == nil {
+			var declared struct {
+				Etcd struct {
+					External *struct{} `json:"external"`
+				} `json:"etcd"`
+			}
+			w.etcdPods = yaml.Unmarshal([]byte(config.Data["ClusterConfiguration"]), &declared) == nil && declared.Etcd.External != nil
+		}
+		_, err := c.apps.DaemonSets(metav1.NamespaceSystem).Get(ctx, "kube-proxy", metav1.GetOptions{})
+		w.kubeProxy = apierrors.IsNotFound(err)
+	case "k3s", "rke2":
+		w.etcdPods = !slices.ContainsFunc(nodes, func(n corev1.Node) bool { return n.Labels["node-role.kubernetes.io/etcd"] == "true" })
+		w.kubeProxy = slices.ContainsFunc(nodes, func(n corev1.Node) bool {
+			var args []string
+			if json.Unmarshal([]byte(n.Annotations[distro+".io/node-args"]), &args) != nil {
+				return false
+			}
+			// A flag's value stands apart from it, and a flag may have none.
+			at := slices.Index(args, "--disable-kube-proxy")
+			return at >= 0 && (at+1 == len(args) || args[at+1] != "false")
+		})
+	}
+	return w
+}
+
+// expectations are the distribution's, less what its owner does without, which is
+// skipped.
+func (s *Survey) expectations(w without) (expectations, error) {
 	if s.Distro == "" {
 		s.skip("system-pods", "", "of which pods this distribution's clusters are made is not known: only those that are there were looked at")
-	} else {
-		var err error
-		if e, err = expected(matrix.Cell{Distro: matrix.Distro{Name: s.Distro}}); err != nil {
-			return e, err
-		}
-		e.dnsReplicas = 1
-	}
-	e.ownersTaints, e.proxyLoopback = true, true
-	if !known {
-		return e, nil
-	}
-	const etcd = "etcd"
-	if slices.Contains(e.staticPods, etcd) && !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return strings.HasPrefix(p.Name, etcd+"-") }) {
-		e.staticPods = slices.DeleteFunc(e.staticPods, func(name string) bool { return name == etcd })
-		s.skip("system-pods", "", "the datastore: no server has a pod of etcd")
-	}
-	e.perNode = slices.DeleteFunc(e.perNode, func(label string) bool {
-		if slices.ContainsFunc(pods, func(p corev1.Pod) bool { return hasLabel(&p, label) }) {
-			return false
-		}
-		s.skip("system-pods", "", "no pod has the label "+label+": the cluster does without")
-		e.proxyHealth = 0
-		return true
-	})
-	if e.proxyHealth == 0 {
 		s.skip(proxyHealth().name, "", "the cluster is not known to have a kube-proxy")
+		return expectations{dns: clusterDNS, ownersTaints: true}, nil
+	}
+	e, err := expected(matrix.Cell{Distro: matrix.Distro{Name: s.Distro}})
+	if err != nil {
+		return e, err
+	}
+	e.dnsReplicas, e.ownersTaints, e.proxyLoopback = 1, true, true
+	const etcd = "etcd"
+	if w.etcdPods && slices.Contains(e.staticPods, etcd) {
+		e.staticPods = slices.DeleteFunc(e.staticPods, func(name string) bool { return name == etcd })
+		s.skip("system-pods", "", "the datastore: the cluster's own servers do not hold it")
+	}
+	if w.kubeProxy {
+		e.perNode, e.proxyHealth = slices.DeleteFunc(e.perNode, func(label string) bool { return strings.HasSuffix(label, "=kube-proxy") }), 0
+		s.skip(proxyHealth().name, "", "the cluster does without kube-proxy")
 	}
 	return e, nil
 }
@@ -289,6 +314,9 @@ func namesOf(nodes []corev1.Node) (names []string) {
 	return names
 }
 
+// kubeadmConfig is the ConfigMap that kubeadm keeps of how it made a cluster.
+const kubeadmConfig = "kubeadm-config"
+
 // distro tells by what installed a cluster; empty where nothing shows it.
 func (c *client) distro(ctx context.Context, nodes []corev1.Node) string {
 	for _, n := range nodes {
@@ -299,7 +327,7 @@ func (c *client) distro(ctx context.Context, nodes []corev1.Node) string {
 			}
 		}
 	}
-	if _, err := c.core.ConfigMaps(metav1.NamespaceSystem).Get(ctx, "kubeadm-config", metav1.GetOptions{}); err == nil {
+	if _, err := c.core.ConfigMaps(metav1.NamespaceSystem).Get(ctx, kubeadmConfig, metav1.GetOptions{}); err == nil {
 		return "kubeadm"
 	}
 	return ""

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
@@ -28,7 +29,9 @@ import (
 func surveyed(t *testing.T, names ...string) *world {
 	w := newWorld(t, names...)
 	w.nodes[0].Labels = map[string]string{"node-role.kubernetes.io/control-plane": ""}
-	w.maps["kubeadm-config"] = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "kubeadm-config"}}
+	w.maps[kubeadmConfig] = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: kubeadmConfig},
+		Data: map[string]string{"ClusterConfiguration": "etcd:\n  local:\n    dataDir: /var/lib/etcd\n"}}
+	w.daemonSets["kube-proxy"] = &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "kube-proxy", Namespace: metav1.NamespaceSystem}}
 	return w
 }
 
@@ -123,10 +126,14 @@ func TestLookLeavesTheOwnerHisChoices(t *testing.T) {
 			w.addPod("shop", "shop-1", "cp1", nil)
 			w.pods[len(w.pods)-1].Status.Conditions[0].Status = corev1.ConditionFalse
 		}, nil},
-		"one DNS server":     {func(w *world) { w.removePod("coredns-x") }, nil},
-		"etcd elsewhere":     {func(w *world) { w.removePod("etcd") }, map[string][]string{"system-pods": {""}}},
-		"without kube-proxy": {func(w *world) { w.removePod("kube-proxy") }, map[string][]string{"system-pods": {""}, "kube-proxy-healthz": {""}}},
-		"made by nobody knows": {func(w *world) { delete(w.maps, "kubeadm-config"); w.removePod("kube-scheduler") },
+		"one DNS server": {func(w *world) { w.removePod("coredns-x") }, nil},
+		"etcd elsewhere": {func(w *world) {
+			w.removePod("etcd")
+			w.maps[kubeadmConfig].Data["ClusterConfiguration"] = "etcd:\n  external:\n    endpoints: [https://192.0.2.7:2379]\n"
+		}, map[string][]string{"system-pods": {""}}},
+		"without kube-proxy": {func(w *world) { w.removePod("kube-proxy"); delete(w.daemonSets, "kube-proxy") },
+			map[string][]string{"system-pods": nil, "kube-proxy-healthz": {""}}},
+		"made by nobody knows": {func(w *world) { delete(w.maps, kubeadmConfig); w.removePod("kube-scheduler") },
 			map[string][]string{"system-pods": {""}, "kube-proxy-healthz": {""}}},
 	} {
 		bubble(t, name, func(t *testing.T) {
@@ -255,30 +262,79 @@ func TestLoadKubeconfig(t *testing.T) {
 	}
 }
 
-// What is missing cannot be told while pods cannot be listed, so nothing of what
-// is expected is given up for it.
-func TestLookExpectsAllWherePodsWereNotListed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := NewWithT(t)
-		w := surveyed(t)
-		w.removePod("etcd")
-		lists := 0
-		w.answer = func(rw http.ResponseWriter, r *http.Request) bool {
-			if r.URL.Path != "/api/v1/pods" {
+// A cluster that was made a moment ago has not all of its pods yet: what it
+// declares is waited for, not given up.
+func TestLookExpectsWhatIsDeclared(t *testing.T) {
+	for _, pod := range []string{"etcd", "kube-proxy"} {
+		bubble(t, pod, func(t *testing.T) {
+			g, w := NewWithT(t), surveyed(t)
+			later := *w.pod(pod)
+			w.removePod(pod)
+			lists := 0
+			w.answer = func(_ http.ResponseWriter, r *http.Request) bool {
+				if r.URL.Path == "/api/v1/pods" {
+					if lists++; lists == 3 {
+						w.pods = append(w.pods, later)
+					}
+				}
 				return false
 			}
-			if lists++; lists > 1 {
-				return false
+			s, err := w.survey(t, "cp1")
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(lists).To(BeNumerically(">", 3))
+			g.Expect(s.Judge().Verdict).To(Equal(matrix.Pass), "%+v", s.Checks)
+			g.Expect(s.skipped("system-pods")).To(BeEmpty())
+			outcomes, _ := s.find("kube-proxy-healthz")
+			g.Expect(outcomes).To(ConsistOf(matrix.Healthy))
+		})
+		bubble(t, "never "+pod, func(t *testing.T) {
+			g, w := NewWithT(t), surveyed(t)
+			w.removePod(pod)
+			s, err := w.survey(t, "cp1")
+			g.Expect(err).NotTo(HaveOccurred())
+			outcomes, saw := s.find("system-pods")
+			g.Expect(outcomes).To(ConsistOf(matrix.Unhealthy))
+			g.Expect(saw).To(ContainSubstring(pod))
+		})
+	}
+}
+
+// What cannot be read declares nothing.
+func TestLookExpectsAllWhereNothingIsDeclared(t *testing.T) {
+	for _, path := range []string{"/configmaps/" + kubeadmConfig, "/daemonsets/kube-proxy"} {
+		bubble(t, path, func(t *testing.T) {
+			g, w := NewWithT(t), surveyed(t)
+			asked := false
+			w.answer = func(rw http.ResponseWriter, r *http.Request) bool {
+				// The first look at the ConfigMap is for the distribution's name.
+				if !strings.HasSuffix(r.URL.Path, path) || !asked && strings.HasSuffix(path, kubeadmConfig) {
+					asked = asked || strings.HasSuffix(r.URL.Path, path)
+					return false
+				}
+				http.Error(rw, "etcdserver: leader changed", http.StatusInternalServerError)
+				return true
 			}
-			http.Error(rw, "etcdserver: leader changed", http.StatusInternalServerError)
-			return true
-		}
-		s, err := w.survey(t)
-		g.Expect(err).NotTo(HaveOccurred())
-		g.Expect(lists).To(BeNumerically(">", 1))
-		g.Expect(s.skipped("system-pods")).To(BeEmpty())
-		outcomes, saw := s.find("system-pods")
-		g.Expect(outcomes).To(ConsistOf(matrix.Unhealthy))
-		g.Expect(saw).To(ContainSubstring("etcd"))
-	})
+			s, err := w.survey(t, "cp1")
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(s.Judge().Verdict).To(Equal(matrix.Pass), "%+v", s.Checks)
+			g.Expect(s.skipped("system-pods")).To(BeEmpty())
+			g.Expect(s.skipped("kube-proxy-healthz")).To(BeEmpty())
+		})
+	}
+}
+
+// k3s and RKE2 tell in labels and annotations of their nodes what they do without.
+func TestWithoutInRancher(t *testing.T) {
+	g := NewWithT(t)
+	node := func(label, args string) []corev1.Node {
+		return []corev1.Node{{ObjectMeta: metav1.ObjectMeta{
+			Labels: map[string]string{"node-role.kubernetes.io/etcd": label}, Annotations: map[string]string{"rke2.io/node-args": args}}}}
+	}
+	for args, want := range map[string]bool{
+		`["server","--disable-kube-proxy"]`: true, `["server","--disable-kube-proxy","true"]`: true,
+		`["server","--disable-kube-proxy","false"]`: false, `["server"]`: false, `not JSON`: false, ``: false,
+	} {
+		g.Expect((*client)(nil).without(t.Context(), "rke2", node("true", args))).To(Equal(without{kubeProxy: want}), args)
+	}
+	g.Expect((*client)(nil).without(t.Context(), "rke2", node("", `["server"]`))).To(Equal(without{etcdPods: true}))
 }
