@@ -22,6 +22,7 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/debian"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/bridge"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
 )
 
@@ -162,9 +163,24 @@ func TestRehearsal(t *testing.T) {
 	g.Expect(fix.Apply(t.Context(), node, want)).To(Succeed())
 	healthy()
 
+	// Routes to the pods of other nodes are NetworkManager's here.
+	others := []bridge.Route{{Pods: "10.244.1.0/24", By: h.Network().Gateway}, {Pods: "10.244.2.0/24", By: h.Network().Gateway}}
+	routed := func() {
+		t.Helper()
+		g.Eventually(func() string {
+			return shell("ip route | grep ^10.244 | grep eth0 | cut -d' ' -f1-5 | sort")
+		}).WithTimeout(30 * time.Second).WithPolling(time.Second).
+			Should(Equal("10.244.1.0/24 via " + h.Network().Gateway + " dev eth0\n10.244.2.0/24 via " + h.Network().Gateway + " dev eth0"))
+	}
+	for range 2 {
+		g.Expect(bridge.Lay(t.Context(), node, others)).To(Succeed())
+		routed()
+	}
+
 	for _, restart := range []func(context.Context) error{node.Restart, node.ForceRestart} {
 		g.Expect(restart(t.Context())).To(Succeed())
 		up()
+		routed()
 		shell(pods)
 		healthy()
 	}

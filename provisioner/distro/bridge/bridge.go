@@ -56,8 +56,7 @@ func (n Network) podCIDR(ctx context.Context, first, node provisioner.Node) (str
 }
 
 // Connect gives every node the routes to the others' pods; the first node is
-// the first server. Routes live in eth0's .network drop-ins, so they are there
-// again after a restart.
+// the first server.
 func (n Network) Connect(ctx context.Context, nodes []provisioner.Node) error {
 	pods := make([]string, len(nodes))
 	for i, node := range nodes {
@@ -68,29 +67,50 @@ func (n Network) Connect(ctx context.Context, nodes []provisioner.Node) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for i, on := range nodes {
-		group.Go(func() error {
-			for j, by := range nodes {
-				if i == j {
-					continue
-				}
-				if err := on.Push(ctx, route(pods[j], by)); err != nil {
-					return fmt.Errorf("route to the pods of node %s: %w", by.Name(), err)
-				}
+		var routes []Route
+		for j, by := range nodes {
+			if i != j {
+				routes = append(routes, Route{Pods: pods[j], By: by.Address()})
 			}
-			if _, err := on.Exec(ctx, provisioner.Command{Args: []string{"networkctl", "reload"}}); err != nil {
-				return fmt.Errorf("route to the pods of other nodes: %w", err)
-			}
-			return nil
-		})
+		}
+		group.Go(func() error { return Lay(ctx, on, routes) })
 	}
 	return group.Wait()
 }
 
-// route sends a node's traffic to pods by the node that has them.
-func route(pods string, by provisioner.Node) provisioner.File {
-	return provisioner.File{Path: "/etc/systemd/network/eth0.network.d/pods-" + by.Name() + ".conf",
-		Content: fmt.Sprintf("[Route]\nDestination=%s\nGateway=%s\n", pods, by.Address())}
+// Route sends a node's traffic to pods by the node that has them.
+type Route struct {
+	// Pods is a CIDR, By the other node's address.
+	Pods, By string
 }
+
+// Lay gives a node's eth0 its routes to pods, in place of those it had, by the
+// configuration of what manages eth0 there: systemd-networkd or NetworkManager.
+// So they are there again after a restart.
+func Lay(ctx context.Context, on provisioner.Node, routes []Route) error {
+	args := []string{"sh", "-ec", lay, "routes"}
+	for _, r := range routes {
+		args = append(args, r.Pods, r.By)
+	}
+	if _, err := on.Exec(ctx, provisioner.Command{Args: args}); err != nil {
+		return fmt.Errorf("route to the pods of other nodes on node %s: %w", on.Name(), err)
+	}
+	return nil
+}
+
+// lay takes pairs of a CIDR and a gateway.
+const lay = `if systemctl --quiet is-active systemd-networkd.service; then
+	mkdir -p /etc/systemd/network/eth0.network.d
+	while [ $# -gt 0 ]; do printf '[Route]\nDestination=%s\nGateway=%s\n' "$1" "$2"; shift 2; done >/etc/systemd/network/eth0.network.d/pods.conf
+	networkctl reload
+elif systemctl --quiet is-active NetworkManager.service; then
+	routes=; while [ $# -gt 0 ]; do routes="$routes${routes:+, }$1 $2"; shift 2; done
+	nmcli connection modify "$(nmcli --get-values GENERAL.CONNECTION device show eth0)" ipv4.routes "$routes"
+	nmcli device reapply eth0
+else
+	echo 'eth0 is managed neither by systemd-networkd nor by NetworkManager' >&2
+	exit 1
+fi`
 
 // write writes the CNI configuration of a node whose pods have a CIDR.
 func write(ctx context.Context, node provisioner.Node, cidr string) error {
