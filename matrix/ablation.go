@@ -29,6 +29,10 @@ type AblatedFix struct {
 	ID string `json:"id"`
 	// Cures lists the signatures of the failures that it claims to prevent.
 	Cures []string `json:"cures,omitempty"`
+	// Harmful: it is advice that is known to do damage, by the signatures that it
+	// Causes if there are any.
+	Harmful bool     `json:"harmful,omitempty"`
+	Causes  []string `json:"causes,omitempty"`
 	// Skip is why leaving it out would prove nothing; empty where it would.
 	Skip string `json:"skip,omitempty"`
 	// Asked: somebody wants to know about it.
@@ -37,7 +41,8 @@ type AblatedFix struct {
 
 // Trial is a run of the cell with some fixes left out.
 type Trial struct {
-	// Run is the ID of the run, whose folder has everything that was seen.
+	// Run is the ID of the run, whose folder has everything that was seen. Two that
+	// have one run are two attempts of it.
 	Run string `json:"run"`
 	// Without are the fixes that were left out, in order; none is the cell with all
 	// its fixes, the control.

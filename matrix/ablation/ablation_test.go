@@ -2,6 +2,7 @@ package ablation_test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -320,6 +321,9 @@ func TestInterrupted(t *testing.T) {
 			t.Fatalf("after %d trials the next is without %v, want %v", n, s.Next, whole.Trials[n].Without)
 		}
 		for i, f := range s.Findings {
+			if n == 0 && f.Reason != "not tried yet" {
+				t.Errorf("before the first trial %s is unknown: %s", f.Fix, f.Reason)
+			}
 			if f.Outcome != ablation.Unknown && f.Outcome != end.Findings[i].Outcome && f.Outcome != ablation.RedundantWith {
 				t.Errorf("after %d trials %s is %s, at the end %s", n, f.Fix, f.Outcome, end.Findings[i].Outcome)
 			}
@@ -355,6 +359,9 @@ func TestRandomWorlds(t *testing.T) {
 		a, s := w.settle(t, w.ablation())
 		if cost, limit := ablation.Cost(a), ablation.Limit(len(w.fixes)); cost > limit {
 			t.Fatalf("seed %d: %d fixes cost %.1f runs of the cell, the limit is %.1f", seed, len(w.fixes), cost, limit)
+		}
+		if n := float64(len(w.fixes)); n >= 12 && ablation.Cost(a) > 1.5*n {
+			t.Fatalf("seed %d: %g fixes cost %.1f runs of the cell, more than half as much again", seed, n, ablation.Cost(a))
 		}
 		fails := func(without ...string) bool { return w.try(matrix.Ablation{}, without).Verdict == matrix.Fail }
 		var harmless []string
@@ -540,5 +547,49 @@ func TestHasten(t *testing.T) {
 		if got := ablation.Hasten(before, test.control); got != want {
 			t.Errorf("%s: got %+v, want %+v", name, got, want)
 		}
+	}
+}
+
+// What a run shows of a fix is held against what its data says.
+func TestAgainst(t *testing.T) {
+	w := world{fixes: letters(4), needs: []need{needs(matrix.PhaseInstall, "a", "a"), needs(matrix.PhaseInstall, "other", "b"),
+		needs(matrix.PhaseRecover, "late", "c"), needs(matrix.PhaseInstall, "", "d")}}
+	against := func(w world, change func(*matrix.Ablation)) map[string]string {
+		a := w.ablation()
+		if change != nil {
+			change(&a)
+		}
+		_, s := w.settle(t, a)
+		said := map[string]string{}
+		for _, f := range s.Findings {
+			if f.Outcome == ablation.Unknown && f.Against != "" {
+				t.Errorf("%s is unknown, and against %s", f.Fix, f.Against)
+			}
+			said[f.Fix] = f.Against
+		}
+		return said
+	}
+	harmful := func(causes ...string) func(*matrix.Ablation) {
+		return func(a *matrix.Ablation) { a.Fixes[0].Cures, a.Fixes[0].Harmful, a.Fixes[0].Causes = nil, true, causes }
+	}
+	for name, test := range map[string]struct {
+		world  world
+		change func(*matrix.Ablation)
+		want   map[string]string
+	}{
+		"what they claim, and what they do not": {w, nil, map[string]string{"a": "", "b": "it does not say that it cures other, by which the cell fails without it",
+			"c": "it does not say that it cures late, by which the cell fails without it", "d": "no signature knows how the cell fails without it"}},
+		"harm that nobody knew of":         {world{fixes: letters(2), harmful: []string{"a"}}, nil, map[string]string{"a": "it is not marked harmful, and the cell passes only without it", "b": ""}},
+		"harm as it is said":               {world{fixes: letters(1), harmful: []string{"a"}}, harmful("harm"), map[string]string{"a": ""}},
+		"harm of another kind":             {world{fixes: letters(1), harmful: []string{"a"}}, harmful("x"), map[string]string{"a": "it says that it causes x, and the cell fails with it by something else"}},
+		"harm that does not come":          {world{fixes: letters(1)}, harmful("x", "y"), map[string]string{"a": "it says that it causes x, y, and the cell passes with it"}},
+		"harm that no failure would show":  {world{fixes: letters(1)}, harmful(), map[string]string{"a": ""}},
+		"harmful advice that a cell needs": {world{fixes: letters(1), needs: []need{needs(matrix.PhaseInstall, "x", "a")}}, harmful("x"), map[string]string{"a": "it is marked harmful, and the cell needs it"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := against(test.world, test.change); !maps.Equal(got, test.want) {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
 	}
 }

@@ -5,6 +5,7 @@
 package ablation
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,24 +14,36 @@ import (
 )
 
 // Limit is what an ablation of n fixes may cost, in runs of the whole cell:
-// half as much again as each fix by itself. Few fixes are given more, since some
-// trials are made once however many there are: the cell with all its fixes,
-// twice, without any, without all that are harmless, and the search for those
-// that cover each other.
-func Limit(n int) float64 { return max(1.5*float64(n), float64(n)+8) }
+// half as much again as each fix by itself. Fewer than twelve are given six runs
+// more than there are, since some trials are made once however few there are: the
+// cell with all its fixes, twice, without any, and without all that are harmless.
+// One fix that can be spared takes two whole runs, with it and without.
+func Limit(n int) float64 { return max(1.5*float64(n), float64(n)+6) }
 
-// Cost is what the trials cost, in runs of the whole cell, as the first that
-// passed was; 0 where none did.
+// Cost is the time that the trials took, in runs of the whole cell, as the first
+// that passed was, or as the longest where none did; 0 where nothing took any.
 func Cost(a matrix.Ablation) float64 {
-	whole := slices.IndexFunc(a.Trials, func(t matrix.Trial) bool { return t.Verdict == matrix.Pass && t.Took > 0 })
-	if whole < 0 {
+	return inRuns(a, func(sum, took matrix.Duration) matrix.Duration { return sum + took })
+}
+
+// dearest is what the longest trial cost, and at least one run of the cell.
+func dearest(a matrix.Ablation) float64 {
+	return max(1, inRuns(a, func(most, took matrix.Duration) matrix.Duration { return max(most, took) }))
+}
+
+// inRuns adds what the trials took up, in runs of the whole cell.
+func inRuns(a matrix.Ablation, add func(sum, took matrix.Duration) matrix.Duration) float64 {
+	var sum, passed, longest matrix.Duration
+	for _, t := range a.Trials {
+		sum, longest = add(sum, t.Took), max(longest, t.Took)
+		if passed == 0 && t.Verdict == matrix.Pass {
+			passed = t.Took
+		}
+	}
+	if longest == 0 {
 		return 0
 	}
-	var sum matrix.Duration
-	for _, t := range a.Trials {
-		sum += t.Took
-	}
-	return float64(sum) / float64(a.Trials[whole].Took)
+	return float64(sum) / float64(cmp.Or(passed, longest))
 }
 
 // tries is how often a trial that tells nothing is made.
@@ -91,13 +104,26 @@ func (h *history) try(from int, without ...string) (found answer, ok bool) {
 			return found, true
 		}
 	}
-	if h.limit > 0 && Cost(h.Ablation)+1 > h.limit {
+	if h.limit > 0 && Cost(h.Ablation)+dearest(h.Ablation) > h.limit {
 		return answer{place: len(h.Trials), why: fmt.Sprintf("not tried: it might have gone beyond the limit of %.1f runs of the cell", h.limit)}, true
 	}
 	if !h.asked {
 		h.next, h.asked = set, true
 	}
 	return answer{}, false
+}
+
+// control is the cell with all its fixes. One that failed may have been bad luck,
+// and all else rests on it: the next counts where it passed.
+func (h *history) control() (found answer, ok bool) {
+	found, ok = h.try(0)
+	if !ok || !found.failed() {
+		return found, ok
+	}
+	if again, made := h.try(found.place + 1); !made || again.passed() {
+		return again, made
+	}
+	return found, true
 }
 
 // ordered is the set as trials have it.

@@ -44,7 +44,7 @@ type minimizing struct {
 
 func (m *minimizing) run() {
 	m.why = "not finished"
-	control, ok := m.try(0)
+	control, ok := m.control()
 	if !ok {
 		return
 	}

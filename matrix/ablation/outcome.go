@@ -61,6 +61,9 @@ type Finding struct {
 	Reason string
 	// Skipped: the host has already what the fix wants, so nothing was run.
 	Skipped bool
+	// Against says what of the fix's own data does not agree with what was seen,
+	// and so has to change; empty where nothing does.
+	Against string
 	// Runs are the IDs of those in which it was left out by itself.
 	Runs []string
 }
@@ -121,14 +124,11 @@ func (s *study) run() {
 			ids = append(ids, f.ID)
 		}
 	}
-	control, ok := s.try(0)
-	if ok && control.failed() {
-		// It may have been bad luck, and all else rests on it.
-		if again, made := s.try(control.place + 1); !made || again.passed() {
-			control, ok = again, made
-		}
+	control, ok := s.control()
+	if !ok {
+		return
 	}
-	if !ok || control.why != "" {
+	if control.why != "" {
 		s.unknown(ids, "the cell with all its fixes was "+control.why)
 		return
 	}
@@ -146,10 +146,39 @@ func (s *study) run() {
 		firsts[id] = first
 	}
 	s.confirm(ids, control, firsts)
-	if s.asked || control.failed() {
-		return
+	if !s.asked && !control.failed() {
+		s.together(slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return !firsts[id].passed() }))
 	}
-	s.together(slices.DeleteFunc(ids, func(id string) bool { return !firsts[id].passed() }))
+	for _, f := range s.Fixes {
+		s.found[f.ID].Against = against(f, *s.found[f.ID], control)
+	}
+}
+
+// against says what of a fix's data does not agree with what it turned out to be.
+func against(f matrix.AblatedFix, found Finding, control answer) string {
+	switch found.Outcome {
+	case Required, RequiredOtherwise, NeededAfterRestart:
+		switch {
+		case f.Harmful:
+			return "it is marked harmful, and the cell needs it"
+		case found.Signature == "" || found.Signature == matrix.Unclassified:
+			return "no signature knows how the cell fails without it"
+		case !slices.Contains(f.Cures, found.Signature):
+			return fmt.Sprintf("it does not say that it cures %s, by which the cell fails without it", found.Signature)
+		}
+	case Harmful:
+		if !f.Harmful {
+			return "it is not marked harmful, and the cell passes only without it"
+		}
+		if len(f.Causes) > 0 && !slices.ContainsFunc(control.Diagnoses, func(d matrix.Diagnosis) bool { return slices.Contains(f.Causes, d.Signature) }) {
+			return fmt.Sprintf("it says that it causes %s, and the cell fails with it by something else", names(f.Causes))
+		}
+	case Harmless, RedundantWith:
+		if f.Harmful && len(f.Causes) > 0 {
+			return fmt.Sprintf("it says that it causes %s, and the cell passes with it", names(f.Causes))
+		}
+	}
+	return ""
 }
 
 // confirm looks again at the fixes without which the cell came out otherwise
@@ -216,14 +245,23 @@ func (s *study) required(id string, first, second answer) {
 	switch {
 	case restarted(first.Phase) && restarted(second.Phase):
 		f.Outcome = NeededAfterRestart
+		if !claimed || !again {
+			f.showFirst(second)
+		}
 	case claimed && again:
 		f.Outcome = Required
 	default:
 		f.Outcome = RequiredOtherwise
-		f.Signature, f.Log, f.Line = "", "", ""
-		if d := slices.IndexFunc(second.Diagnoses, func(d matrix.Diagnosis) bool { return d.Line != "" }); d >= 0 {
-			f.Signature, f.Log, f.Line = second.Diagnoses[d].Signature, second.Diagnoses[d].Log, second.Diagnoses[d].Line
-		}
+		f.showFirst(second)
+	}
+}
+
+// showFirst takes the first line that tells of a failure, whatever the fix claims.
+func (f *Finding) showFirst(a answer) {
+	f.Signature, f.Log, f.Line = "", "", ""
+	if i := slices.IndexFunc(a.Diagnoses, func(d matrix.Diagnosis) bool { return d.Line != "" }); i >= 0 {
+		d := a.Diagnoses[i]
+		f.Signature, f.Log, f.Line = d.Signature, d.Log, d.Line
 	}
 }
 

@@ -59,7 +59,8 @@ type Fix struct {
 	// After lists fixes whose raw.lxc lines, files and units come before this
 	// one's, where they are in effect as well.
 	After []string `yaml:"after"`
-	// Sources are links to where the facts come from.
+	// Sources are links to where the facts come from, or tables of runs that showed
+	// them, as docs/ablation/TABLE.md.
 	Sources []string `yaml:"sources" jsonschema:"required,minItems=1"`
 
 	condition *Condition

@@ -39,6 +39,8 @@ type Finding struct {
 	Signature string `json:"signature,omitempty"`
 	Log       string `json:"log,omitempty"`
 	Line      string `json:"line,omitempty"`
+	// Against says what of the fix's own data does not agree with that.
+	Against string `json:"against,omitempty"`
 	// Skipped: the host has already what the fix wants, so nothing was run.
 	Skipped bool `json:"skipped,omitempty"`
 	// Runs are those in which it was left out by itself.
@@ -66,7 +68,7 @@ func newAblation(v view.Ablation) Ablation {
 	a := Ablation{Cell: v.Cell, Goal: v.Goal, Headline: v.Summary(), Finished: v.Finished, Answered: v.Answered, Cost: v.Cost, CostLimit: v.Limit, Trials: []Trial{}}
 	for _, f := range v.Findings {
 		a.Fixes = append(a.Fixes, Finding{Fix: f.Fix, Outcome: f.Outcome, With: f.With, Phase: f.Phase, Reason: f.Reason,
-			Signature: f.Signature, Log: f.Log, Line: f.Line, Skipped: f.Skipped, Runs: f.Runs})
+			Signature: f.Signature, Log: f.Log, Line: f.Line, Against: f.Against, Skipped: f.Skipped, Runs: f.Runs})
 	}
 	if v.Goal == matrix.GoalMinimal {
 		a.Minimum = &Minimum{Kept: append([]string{}, v.Minimum.Kept...), Dropped: append([]string{}, v.Minimum.Dropped...), Why: v.Minimum.Why}

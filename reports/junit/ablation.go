@@ -33,6 +33,7 @@ func ablationSuite(a view.Ablation) suite {
 		t.Properties.add("with", strings.Join(f.With, ", "))
 		t.Properties.add("phase", string(f.Phase))
 		t.Properties.add("signature", f.Signature)
+		t.Properties.add("against", f.Against)
 		t.Properties.add("runs", strings.Join(f.Runs, ", "))
 		said := &outcome{Message: view.Said(f) + ": " + f.Reason, Type: f.Outcome.String()}
 		switch {

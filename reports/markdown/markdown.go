@@ -161,6 +161,9 @@ func ablations(out *bytes.Buffer, v view.Run) error {
 			if f.Line != "" {
 				fmt.Fprintf(out, "  - %s: %s: %s\n", escape(f.Signature), code(f.Log), code(f.Line))
 			}
+			if f.Against != "" {
+				fmt.Fprintf(out, "  - against what is known of it: %s\n", escape(f.Against))
+			}
 		}
 		var trials [][]string
 		for i, t := range a.Trials {

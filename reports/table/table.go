@@ -206,6 +206,9 @@ func (p *page) ablations() error {
 			if f.Line != "" {
 				p.wrapped("    ", fmt.Sprintf("%s: %s: %s", f.Signature, f.Log, f.Line))
 			}
+			if f.Against != "" {
+				p.wrapped("    ", "against what is known of it: "+f.Against)
+			}
 		}
 	}
 	p.out.WriteString("\n")

@@ -74,7 +74,7 @@ func newAblation(a matrix.Ablation) Ablation {
 	v.Finished = s.Done
 	for _, f := range s.Findings {
 		f.Fix, f.With, f.Phase, f.Signature = Plain(f.Fix), plainAll(f.With), matrix.Phase(Plain(string(f.Phase))), Plain(f.Signature)
-		f.Log, f.Line, f.Reason, f.Runs = Plain(f.Log), Plain(f.Line), Plain(f.Reason), plainAll(f.Runs)
+		f.Log, f.Line, f.Reason, f.Against, f.Runs = Plain(f.Log), Plain(f.Line), Plain(f.Reason), Plain(f.Against), plainAll(f.Runs)
 		v.Findings = append(v.Findings, f)
 	}
 	return v

@@ -13,8 +13,8 @@ import (
 
 // exitCodesOfTrials are those of ablate and minimize.
 const exitCodesOfTrials = `
-Exit codes: 0 everything was found out, 1 the cell is not as expected with all its
-fixes, 2 usage or configuration, 3 the harness failed, or something could not be
+Exit codes: 0 everything was found out, 1 the cell does not pass with all its fixes,
+or passed only when tried again, 2 usage or configuration, 3 the harness failed, or something could not be
 told, 130 and 143 interrupted.`
 
 func (p *program) ablate() *cobra.Command {
@@ -36,8 +36,14 @@ cover each other are found. For each fix it says:
                         what the fix wants, so that it is not left out at all
 
 A trial ends with its first failed phase, and ten seconds after a node shows what
-the fix claims to cure, if it goes on to show it. N fixes cost at most half as much
-again as N runs of the cell, or eight runs more if they are few.
+the fix claims to cure, if it goes on to show it. N fixes take at most half as long
+again as N runs of the whole cell; fewer than twelve at most six runs more than N,
+since one that can be spared takes two, with it and without. What might take longer
+is not tried, and unknown.
+
+What came out otherwise than the fix's own data says is told beside it: a failure
+that it does not name, advice that is said to do harm and does none. That data is
+what has to change then, with the run's table as its source.
 
 Every trial is a run of its own in the run's folder; lxcmatrix report shows the
 whole again. What was finished before an interruption is kept, and goes on with

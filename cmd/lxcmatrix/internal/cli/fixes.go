@@ -301,6 +301,8 @@ type turned struct {
 	// With are the others of which one has to stay, where it is redundant.
 	With   []string `json:"with,omitempty"`
 	Reason string   `json:"reason"`
+	// Against says what of the fix's data does not agree with it.
+	Against string `json:"against,omitempty"`
 }
 
 // ablated looks through the runs kept under root for ablations that tell of a
@@ -322,7 +324,7 @@ func ablated(root string, f *fix.Fix) []turned {
 			}
 			for _, found := range ablation.Outcomes(a).Findings {
 				if found.Fix == f.ID {
-					all = append(all, turned{Run: id, Cell: a.Cell, Outcome: found.Outcome, With: found.With, Reason: found.Reason})
+					all = append(all, turned{Run: id, Cell: a.Cell, Outcome: found.Outcome, With: found.With, Reason: found.Reason, Against: found.Against})
 				}
 			}
 		}
@@ -332,7 +334,11 @@ func ablated(root string, f *fix.Fix) []turned {
 
 // String is what it turned out to be, in one line.
 func (t turned) String() string {
-	return fmt.Sprintf("%s %s: %s: %s", t.Run, t.Cell, strings.TrimSpace(t.Outcome.String()+" "+strings.Join(t.With, ", ")), view.Plain(t.Reason))
+	line := fmt.Sprintf("%s %s: %s: %s", t.Run, t.Cell, strings.TrimSpace(t.Outcome.String()+" "+strings.Join(t.With, ", ")), view.Plain(t.Reason))
+	if t.Against != "" {
+		line += "\n  against what is known of it: " + t.Against
+	}
+	return line
 }
 
 // effects are a fix's effects as its file spells them, without what it leaves
