@@ -25,12 +25,12 @@ func (b *Bench) For(o Options) engine.Ground {
 	return &place{b, &ground}
 }
 
-// Close closes the host, if it was opened.
-func (b *Bench) Close(ctx context.Context) error {
+// Close closes the host, and says whether there was one open.
+func (b *Bench) Close(ctx context.Context) (open bool, err error) {
 	if b.station == nil {
-		return nil
+		return false, nil
 	}
-	return b.station.leave(ctx)
+	return true, b.station.leave(ctx)
 }
 
 // place is a bench during one run.
@@ -54,7 +54,13 @@ func (p *place) Open(ctx context.Context, ref matrix.HostRef) (engine.Host, erro
 // lent is an open host that outlives the run.
 type lent struct{ openHost }
 
-var _ engine.Mortal = (*lent)(nil)
+var (
+	_ engine.Mortal = (*lent)(nil)
+	_ engine.Lent   = (*lent)(nil)
+)
 
 // Close leaves the host open.
 func (*lent) Close(context.Context) error { return nil }
+
+// StaysOpen is true: it is the bench that closes it.
+func (*lent) StaysOpen() bool { return true }

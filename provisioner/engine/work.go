@@ -24,6 +24,10 @@ type Mortal interface {
 	Err() error
 }
 
+// Lent is a host that outlives the run: closing it leaves it open, and whoever
+// closes it in the end tells that.
+type Lent interface{ StaysOpen() bool }
+
 // work is what the scheduler decides about: the hosts and cells of the plan.
 type work struct {
 	*Engine
@@ -78,6 +82,9 @@ func (w *work) Close(ctx context.Context, h int) {
 	name, began := w.hosts[h].ref.Name, w.opts.Clock.Now()
 	if err := w.open[h].Close(closing); err != nil {
 		w.failed(fmt.Errorf("close host %s: %w", name, err))
+		return
+	}
+	if lent, ok := w.open[h].(Lent); ok && lent.StaysOpen() {
 		return
 	}
 	w.event(runfolder.Event{Kind: runfolder.HostClosed, Host: name, Took: matrix.Duration(w.opts.Clock.Now().Sub(began))})

@@ -52,7 +52,7 @@ func (p *Planned) Ablate(ctx context.Context, o AblateOptions, interrupted func(
 // bench is a host that several runs use, one after the other.
 type bench interface {
 	For(o catalog.Options) engine.Ground
-	Close(ctx context.Context) error
+	Close(ctx context.Context) (open bool, err error)
 }
 
 func (p *Planned) ablate(ctx context.Context, o AblateOptions, interrupted func() string, open func(catalog.Options) bench) (matrix.Run, error) {
@@ -175,11 +175,7 @@ type lab struct {
 func (l *lab) cell(ctx context.Context, c matrix.Cell) (err error) {
 	b := l.open(l.options(l.plan, l.folder, l.id, false))
 	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
-		defer cancel()
-		if closeErr := b.Close(closing); closeErr != nil {
-			err = errors.Join(err, fmt.Errorf("close host %s: %w", c.Host.Name, closeErr))
-		}
+		err = errors.Join(err, l.close(ctx, b, c.Host.Name))
 	}()
 	i := slices.IndexFunc(l.done, func(a matrix.Ablation) bool { return a.Cell == c.ID })
 	if i < 0 {
@@ -197,36 +193,62 @@ func (l *lab) cell(ctx context.Context, c matrix.Cell) (err error) {
 			return nil
 		}
 		l.tell(*a, without)
-		t, last, err := l.trial(ctx, b, c, without, timeouts, len(a.Trials) == 0)
+		trials, last, err := l.trial(ctx, b, c, without, timeouts, len(a.Trials) == 0)
 		if err != nil {
 			return err
 		}
-		if ctx.Err() != nil && t.Verdict != matrix.Pass && t.Verdict != matrix.Fail {
+		told := len(trials)
+		if ctx.Err() != nil {
+			told = slices.IndexFunc(trials, func(t matrix.Trial) bool { return t.Verdict != matrix.Pass && t.Verdict != matrix.Fail })
+		}
+		interrupted := told >= 0 && told < len(trials)
+		if interrupted {
+			trials = trials[:told]
+		}
+		a.Trials = append(a.Trials, trials...)
+		if len(a.Trials) > 0 {
+			if len(a.Fixes) == 0 {
+				a.Fixes = l.fixesOf(last)
+			}
+			if err := l.folder.WriteAblations(l.done); err != nil {
+				return err
+			}
+		}
+		if interrupted {
 			l.note("%s: interrupted; %d trials are kept in %s", c.ID, len(a.Trials), l.folder.Dir())
 			return nil
 		}
-		a.Trials = append(a.Trials, t)
-		if len(a.Fixes) == 0 {
-			a.Fixes = l.fixesOf(last)
-		}
-		if len(without) == 0 && t.Verdict == matrix.Pass {
+		if t := a.Trials[len(a.Trials)-1]; len(without) == 0 && t.Verdict == matrix.Pass {
 			timeouts = ablation.Hasten(timeouts, last)
 		}
-		if err := l.folder.WriteAblations(l.done); err != nil {
-			return err
-		}
 	}
+}
+
+// close closes the host of a cell's trials, and tells it in the run's events.
+func (l *lab) close(ctx context.Context, b bench, host string) error {
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
+	defer cancel()
+	began := time.Now()
+	open, err := b.Close(closing)
+	if err != nil {
+		return fmt.Errorf("close host %s: %w", host, err)
+	}
+	if !open {
+		return nil
+	}
+	now := time.Now()
+	return l.folder.AppendEvent(runfolder.Event{Time: now.UTC(), Kind: runfolder.HostClosed, Host: host, Took: matrix.Duration(now.Sub(began))})
 }
 
 // timeouts are those of the next trial, by the controls among those before.
 func (l *lab) timeouts(a matrix.Ablation) (matrix.Timeouts, error) {
 	t := l.plan.Timeouts
-	for i, trial := range a.Trials {
+	for _, trial := range a.Trials {
 		if len(trial.Without) > 0 || trial.Verdict != matrix.Pass {
 			continue
 		}
 		folder, err := l.folder, error(nil)
-		if i > 0 {
+		if trial.Run != l.id {
 			folder, err = runfolder.Open(filepath.Join(l.folder.Trials(), trial.Run))
 		}
 		if err != nil {
@@ -264,20 +286,27 @@ func (l *lab) tell(a matrix.Ablation, without []string) {
 	l.note("%s: trial %d: %s; so far %.1f runs of the whole cell", a.Cell, len(a.Trials)+1, what, ablation.Cost(a))
 }
 
-// trial runs the cell without some fixes.
-func (l *lab) trial(ctx context.Context, b bench, c matrix.Cell, without []string, timeouts matrix.Timeouts, first bool) (matrix.Trial, matrix.Attempt, error) {
+// controls is how often the cell with all its fixes is tried at first, where it
+// does not pass: all else rests on it.
+const controls = 2
+
+// trial runs the cell without some fixes. The first of all is the run's own, and
+// may have several attempts, each of which is a trial.
+func (l *lab) trial(ctx context.Context, b bench, c matrix.Cell, without []string, timeouts matrix.Timeouts, first bool) ([]matrix.Trial, matrix.Attempt, error) {
+	attempts := controls
 	plan, folder, id := l.plan, l.folder, l.id
 	if len(without) > 0 {
 		c.Without = slices.Compact(slices.Sorted(slices.Values(slices.Concat(c.Without, without))))
 	}
 	plan.Cells, plan.Timeouts, plan.Expected = []matrix.Cell{c}, timeouts, matrix.Estimate{}
 	if !first {
+		attempts = 1
 		var err error
 		if folder, id, err = keepIn(l.folder.Trials(), plan, l.Version); err != nil {
-			return matrix.Trial{}, matrix.Attempt{}, err
+			return nil, matrix.Attempt{}, err
 		}
 	}
-	e := engine.New(engine.Options{Plan: plan, Folder: folder, Past: l.past, Attempts: 1, Progress: l.progress, Clock: wallClock{},
+	e := engine.New(engine.Options{Plan: plan, Folder: folder, Past: l.past, Attempts: attempts, Progress: l.progress, Clock: wallClock{},
 		Ground: b.For(l.options(plan, folder, id, !first))})
 	e.Start(ctx)
 	failures := e.Wait()
@@ -288,8 +317,16 @@ func (l *lab) trial(ctx context.Context, b bench, c matrix.Cell, without []strin
 		}
 		err = errors.Join(err, folder.Finish(time.Now().UTC(), l.interrupted()), folder.Close())
 	}
+	var trials []matrix.Trial
+	for _, a := range result.Attempts {
+		trials = append(trials, matrix.Trial{Run: id, Without: without, Judgement: matrix.Judge(result.Cell, []matrix.Attempt{a}),
+			Diagnoses: a.Diagnoses, Took: matrix.Duration(a.Ended.Sub(a.Started))})
+	}
+	if len(trials) == 0 {
+		trials = []matrix.Trial{{Run: id, Without: without, Judgement: result.Judgement}}
+	}
 	last, _ := result.Last()
-	return matrix.Trial{Run: id, Without: without, Judgement: result.Judgement, Diagnoses: last.Diagnoses, Took: matrix.Duration(last.Ended.Sub(last.Started))}, last, err
+	return trials, last, err
 }
 
 // options are those of a host for one run on it. A trial need not wait for what
@@ -315,7 +352,7 @@ func (l *lab) fixesOf(a matrix.Attempt) []matrix.AblatedFix {
 			continue // it was decided by the same catalogue
 		}
 		named := slices.Contains(l.Fixes, applied.ID)
-		c := candidate{matrix.AblatedFix{ID: f.ID, Cures: f.Cures, Asked: named || len(l.Fixes) == 0}, f.Privilege()}
+		c := candidate{matrix.AblatedFix{ID: f.ID, Cures: f.Cures, Harmful: f.Harmful, Causes: f.Causes, Asked: named || len(l.Fixes) == 0}, f.Privilege()}
 		switch fix.State(applied.State) {
 		case fix.Applied:
 		case fix.Satisfied:

@@ -26,6 +26,8 @@ type fakeBench struct {
 	refuses error
 	// meets is called before each attempt, with what the cell leaves out.
 	meets func(without []string)
+	// fails says that an attempt fails whatever is in effect.
+	fails func() bool
 
 	opened, closed, ran int
 	// plans are those of the runs, hastened says of each whether it was.
@@ -38,7 +40,7 @@ func (b *fakeBench) For(o catalog.Options) engine.Ground {
 	return fakeGround{b}
 }
 
-func (b *fakeBench) Close(context.Context) error { b.closed++; return nil }
+func (b *fakeBench) Close(context.Context) (bool, error) { b.closed++; return b.opened > 0, nil }
 
 type fakeGround struct{ *fakeBench }
 
@@ -58,6 +60,7 @@ func (fakeHost) Facts() matrix.HostFacts {
 func (fakeHost) Gate(matrix.Cell) (*matrix.GateFinding, error)               { return nil, nil }
 func (h fakeHost) Ready(context.Context, matrix.Cell) (engine.Runner, error) { return h, nil }
 func (fakeHost) Close(context.Context) error                                 { return nil }
+func (fakeHost) StaysOpen() bool                                             { return true }
 
 // Run goes through every phase, or as far as the first that fails.
 func (h fakeHost) Run(ctx context.Context, c matrix.Cell, _ int, changed func(matrix.Attempt)) matrix.Attempt {
@@ -88,6 +91,9 @@ func (h fakeHost) Run(ctx context.Context, c matrix.Cell, _ int, changed func(ma
 				p.Blame, p.Error, failed = matrix.BlameNode, "it broke", true
 				a.Diagnoses = append(a.Diagnoses, matrix.Diagnosis{Signature: how[1], Log: "kubelet.log", Line: "it broke"})
 			}
+		}
+		if h.fails != nil && h.fails() && phase == matrix.PhaseInstall {
+			p.Blame, p.Error, failed = matrix.BlameNode, "by chance", true
 		}
 		if ctx.Err() != nil && !failed {
 			p.Blame, p.Error, failed = matrix.BlameInterrupt, "interrupted", true
@@ -187,6 +193,47 @@ func TestMinimize(t *testing.T) {
 	m := ablation.Minimal(run.Ablations[0])
 	if !m.Done || m.Why != "" || !slices.Equal(m.Kept, []string{"cgroup1-split-cpu"}) || len(m.Dropped) != 3 {
 		t.Errorf("got %+v", m)
+	}
+}
+
+// A cell that passes with all its fixes only when it is tried again is flaky, and
+// its fixes are known all the same. The host's end is told once, by who ended it.
+func TestAblateFlaky(t *testing.T) {
+	for _, goal := range []matrix.Goal{matrix.GoalOutcomes, matrix.GoalMinimal} {
+		b := &fakeBench{needs: map[string][2]string{"cgroup1-split-cpu": {"install", "cgroup1-split-cpu"}}}
+		b.fails = func() bool { return b.ran == 1 }
+		p := planned(t)
+		run, err := p.ablate(t.Context(), AblateOptions{Goal: goal}, never, on(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := run.Ablations[0]
+		if r := run.Results[0]; r.Judgement.Verdict != matrix.Flaky || len(r.Attempts) != 2 || !ablation.Answered(a) {
+			t.Errorf("%s: it is %s after %d attempts: %+v", goal, r.Judgement.Verdict, len(r.Attempts), ablation.Outcomes(a))
+		}
+		if one, two := a.Trials[0], a.Trials[1]; one.Verdict != matrix.Fail || two.Verdict != matrix.Pass || one.Run != run.ID || two.Run != run.ID {
+			t.Errorf("%s: the first trials are %+v and %+v", goal, one, two)
+		}
+		if install := b.plans[1].Timeouts.Install.Std(); install != 100*time.Second {
+			t.Errorf("%s: the trial after the one that passed has %s for its installation", goal, install)
+		}
+		folder, err := runfolder.Open(filepath.Join(p.root, run.ID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		events, err := folder.Events()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var closed []runfolder.Event
+		for _, e := range events {
+			if e.Kind == runfolder.HostClosed {
+				closed = append(closed, e)
+			}
+		}
+		if len(closed) != 1 || closed[0].Took <= 0 || closed[0].Host != "embedded" {
+			t.Errorf("%s: the host's end is told as %+v", goal, closed)
+		}
 	}
 }
 
