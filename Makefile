@@ -10,6 +10,11 @@ BIN := bin/lxcmatrix
 # Arguments for `make matrix`, as in: make matrix ARGS='--only debian/13'
 ARGS ?=
 
+# How long, or with a trailing x how often, `make fuzz` tries each target, and a
+# pattern of those that it tries, as: make fuzz FUZZ=provisioner/fix:FuzzGate
+FUZZTIME ?= 1m
+FUZZ ?= .
+
 # Releases that the integration tests build and run; each takes minutes once.
 RELEASES ?= kubeadm@1.34
 
@@ -68,6 +73,16 @@ lint: $(GOLANGCI) $(ACTIONLINT) ## Lint the code and the workflows
 unit: ## Run the unit tests with the race detector
 	$(call say,unit tests)
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
+
+# A target that finds something leaves it in its package's testdata/fuzz, where
+# every `go test` tries it again.
+.PHONY: fuzz
+fuzz: ## Fuzz everything that reads input, FUZZTIME each; FUZZ picks targets
+	$(call say,fuzzing $(FUZZTIME) each)
+	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9]*' . | sed 's|/[^/]*:func |:|' | grep -E '$(FUZZ)' | sort | while IFS=: read -r package target; do \
+		echo "-- $$package $$target"; \
+		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime '$(FUZZTIME)' "$$package" </dev/null || exit 1; \
+	done
 
 .PHONY: integration
 integration: ## Run the tests that need root, Incus and a Kubernetes, real cells among them

@@ -6,6 +6,7 @@ package datafile
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 
@@ -85,7 +86,7 @@ func Read[T any](source Source, accept func(f *File, v *T) []error) []error {
 			continue
 		}
 		f := &File{Name: path.Join(source.Name, entry.Name())}
-		data, err := fs.ReadFile(source.FS, entry.Name())
+		data, err := readFile(source.FS, entry.Name())
 		if err != nil {
 			problems = append(problems, fmt.Errorf("read %s: %w", f.Name, err))
 			continue
@@ -107,6 +108,22 @@ func Read[T any](source Source, accept func(f *File, v *T) []error) []error {
 		problems = append(problems, accept(f, v)...)
 	}
 	return problems
+}
+
+// most is far more than any piece of knowledge takes.
+const most = 1 << 20
+
+func readFile(files fs.FS, name string) ([]byte, error) {
+	f, err := files.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && len(data) > most {
+		err = fmt.Errorf("more than the %d bytes that are read", most)
+	}
+	return data, err
 }
 
 // positioned turns a decoder's error into one problem per position.

@@ -89,6 +89,9 @@ func decode(data []byte) (matrix.Plan, error) {
 		case seen[c.ID]:
 			return matrix.Plan{}, fmt.Errorf("cell %s is there twice", c.ID)
 		}
+		if _, err := matrix.ParseTopology(c.Topology.String()); err != nil {
+			return matrix.Plan{}, fmt.Errorf("cell %s: %w", c.ID, err)
+		}
 		seen[c.ID] = true
 	}
 	return p, nil

@@ -177,6 +177,9 @@ func checkPlan(plan matrix.Plan) error {
 		if c.ID == "" || seen[c.ID] {
 			return fmt.Errorf("plan has cell %q twice, or without an ID", c.ID)
 		}
+		if _, err := matrix.ParseTopology(c.Topology.String()); err != nil {
+			return fmt.Errorf("plan has cell %q: %w", c.ID, err)
+		}
 		seen[c.ID] = true
 	}
 	return nil

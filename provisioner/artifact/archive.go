@@ -81,9 +81,32 @@ func archivedImages(ctx context.Context, path string) (_ []Image, err error) {
 	return slices.CompactFunc(listed, func(a, b Image) bool { return a.Name == b.Name }), nil
 }
 
+// mostUnpacked is more than any archive of images, or any root filesystem, has.
+const mostUnpacked = 64 << 30
+
+// bounded reads up to a number of bytes, and fails where there are more.
+type bounded struct {
+	r    io.Reader
+	left int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, fmt.Errorf("it unpacks to more than %d GiB", mostUnpacked>>30)
+	}
+	return n, err
+}
+
 // Unpacked reads what is packed with gzip, xz or zstd, told by its first bytes,
-// and anything else as it is. end is called when that is read.
+// and anything else as it is; of what unpacks to more than any image has, it
+// reads no more. end is called when that is read.
 func Unpacked(r io.Reader) (plain io.Reader, end func(), err error) {
+	plain, end, err = unpacked(r)
+	return &bounded{plain, mostUnpacked}, end, err
+}
+
+func unpacked(r io.Reader) (plain io.Reader, end func(), err error) {
 	b := bufio.NewReaderSize(r, 1<<20)
 	magic, err := b.Peek(6)
 	if err != nil && !errors.Is(err, io.EOF) {

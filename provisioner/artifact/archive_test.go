@@ -89,3 +89,13 @@ func TestArchivedImages(t *testing.T) {
 type nopCloser struct{ io.Writer }
 
 func (nopCloser) Close() error { return nil }
+
+// TestBounded: what unpacks to more than was allowed is an error, not an end.
+func TestBounded(t *testing.T) {
+	g := NewWithT(t)
+	data, err := io.ReadAll(&bounded{bytes.NewReader(make([]byte, 10)), 10})
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(data).To(HaveLen(10))
+	_, err = io.ReadAll(&bounded{bytes.NewReader(make([]byte, 11)), 10})
+	g.Expect(err).To(MatchError(ContainSubstring("it unpacks to more than")))
+}

@@ -174,7 +174,10 @@ func (x *run) logs(ctx context.Context, node provisioner.Node) (map[string][]byt
 			defer mu.Unlock()
 			if err != nil && !errors.As(err, &failed) {
 				errs = append(errs, fmt.Errorf("collect %s of node %s: %w", name, node.Name(), err))
-				return
+				// How it begins is better than nothing.
+				if out.Stdout == "" {
+					return
+				}
 			}
 			logs[name] = []byte(out.Stdout)
 		})

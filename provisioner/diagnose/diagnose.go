@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -44,6 +45,27 @@ type kind struct {
 	position int
 }
 
+// eachLine hands out a log's lines without their ends; of one that is longer
+// than longest, how it begins.
+func eachLine(log io.Reader, do func(line []byte)) error {
+	r := bufio.NewReaderSize(log, longest)
+	for {
+		line, err := r.ReadSlice('\n')
+		if len(line) > 0 {
+			do(bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r")))
+		}
+		for errors.Is(err, bufio.ErrBufferFull) {
+			_, err = r.ReadSlice('\n')
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
 // tellingLines chooses the lines that say the most: those by which a program
 // ended before those that say that something went wrong, and of both the
 // earliest, since what comes later follows from them. What is said often is
@@ -51,14 +73,11 @@ type kind struct {
 func tellingLines(ctx context.Context, logs fs.FS) ([]matrix.Diagnosis, error) {
 	kinds := map[string]*kind{}
 	err := eachLog(ctx, logs, func(name string, log io.Reader) error {
-		lines := bufio.NewScanner(log)
-		lines.Buffer(make([]byte, 64<<10), 1<<20)
-		for lines.Scan() {
-			line := strings.ToValidUTF8(lines.Text(), "\uFFFD")
-			line = line[:min(len(line), longest)]
+		return eachLine(log, func(text []byte) {
+			line := strings.ToValidUTF8(string(text), "\uFFFD")
 			ends := fatal.MatchString(line)
 			if !ends && !wrong.MatchString(line) {
-				continue
+				return
 			}
 			said := variable.ReplaceAllString(line, "#")
 			d := matrix.Diagnosis{Signature: matrix.Unclassified, Title: "no known cause; what the logs say first", Log: name, Line: line, At: timeOf(line)}
@@ -67,8 +86,7 @@ func tellingLines(ctx context.Context, logs fs.FS) ([]matrix.Diagnosis, error) {
 			} else if earlier(d, known.first) < 0 {
 				known.first = d
 			}
-		}
-		return lines.Err()
+		})
 	})
 	var all []*kind
 	for _, k := range kinds {

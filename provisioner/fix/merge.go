@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"text/template"
+	"text/template/parse"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
@@ -366,9 +367,30 @@ func expand(text string, data any) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("template %q: %w", text, err)
 	}
+	if len(t.Templates()) > 1 || !straight(t.Root) {
+		return "", fmt.Errorf("template %q: want values, if and with: what repeats itself may never end", text)
+	}
 	var out strings.Builder
 	if err := t.Execute(&out, data); err != nil {
 		return "", fmt.Errorf("template %q: %w", text, err)
 	}
 	return out.String(), nil
+}
+
+// straight says whether nothing in a template is done more than once.
+func straight(list *parse.ListNode) bool {
+	if list == nil {
+		return true
+	}
+	return !slices.ContainsFunc(list.Nodes, func(n parse.Node) bool {
+		switch n := n.(type) {
+		case *parse.TextNode, *parse.ActionNode, *parse.CommentNode:
+			return false
+		case *parse.IfNode:
+			return !straight(n.List) || !straight(n.ElseList)
+		case *parse.WithNode:
+			return !straight(n.List) || !straight(n.ElseList)
+		}
+		return true
+	})
 }

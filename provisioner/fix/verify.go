@@ -126,7 +126,7 @@ func parseRecords(out string) map[string]record {
 		header, rest, _ := strings.Cut(out, "\n")
 		var name string
 		var code, stdout, stderr int
-		if n, _ := fmt.Sscanf(header, mark+" %s %d %d %d", &name, &code, &stdout, &stderr); n != 4 || len(rest) < stdout+stderr {
+		if n, _ := fmt.Sscanf(header, mark+" %s %d %d %d", &name, &code, &stdout, &stderr); n != 4 || stdout < 0 || stderr < 0 || stdout > len(rest) || stderr > len(rest)-stdout {
 			break
 		}
 		records[name] = record{code: code, stdout: rest[:stdout], stderr: rest[stdout : stdout+stderr]}

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -92,6 +93,9 @@ func parseObservation(printed string) (matrix.HostFacts, error) {
 	if f.CPUs, err = strconv.Atoi(one("cpus")); err != nil {
 		return f, fmt.Errorf("the number of CPUs: %w", err)
 	}
+	if f.CPUs < 1 {
+		return f, fmt.Errorf("the number of CPUs: %d", f.CPUs)
+	}
 	f.CPULevel = cpuLevel(one("machine"), strings.Fields(one("flags")))
 	total, err := kibibytes(one("MemTotal"))
 	if err != nil {
@@ -122,8 +126,12 @@ func flag(word string) *bool {
 }
 
 func kibibytes(digits string) (int64, error) {
-	n, err := strconv.ParseInt(digits, 10, 64)
-	return n << 10, err
+	// As many bits as leave the bytes positive.
+	n, err := strconv.ParseUint(digits, 10, 53)
+	if err == nil && n == 0 {
+		err = errors.New("there is none")
+	}
+	return int64(n) << 10, err
 }
 
 // v1Controllers reads the lines of /proc/cgroups: name, hierarchy, number of

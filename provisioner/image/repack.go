@@ -100,6 +100,9 @@ func inside(name string) (string, error) {
 	return clean, nil
 }
 
+// mostEntries is far more than any node's root filesystem has.
+const mostEntries = 5_000_000
+
 // seen is what a root filesystem showed so far.
 type seen struct {
 	entries int
@@ -115,7 +118,9 @@ type seen struct {
 
 // entry is what is written for an entry; nil if it is left out.
 func (s *seen) entry(h *tar.Header) (*tar.Header, error) {
-	s.entries++
+	if s.entries++; s.entries > mostEntries {
+		return nil, unfit("it has more than %d entries", mostEntries)
+	}
 	name, err := inside(h.Name)
 	if err != nil {
 		return nil, err
@@ -183,6 +188,9 @@ func (s *seen) content(e *tar.Header, r io.Reader) (io.Reader, error) {
 		s.machine = elf.Machine(order.Uint16(head[18:]))
 		return b, nil
 	case "usr/lib/os-release", "etc/os-release":
+		if e.Size > mostMetadata {
+			return nil, unfit("its /%s has %d bytes", e.Name, e.Size)
+		}
 		text, err := io.ReadAll(r)
 		if err != nil {
 			return nil, unfit("it is no whole tarball: %v", err)

@@ -1,6 +1,7 @@
 package incus
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,27 @@ func TestBlame(t *testing.T) {
 		var its *provisioner.NodeError
 		if errors.As(err, &its) != c.node || !errors.Is(err, c.err) {
 			t.Errorf("%s: %v (%T)", name, err, err)
+		}
+	}
+}
+
+// TestOutputIsBounded: what a node prints without end does not fill this
+// machine's memory, and is not taken for all that there was.
+func TestOutputIsBounded(t *testing.T) {
+	var o output
+	block := make([]byte, mostOutput/2+1)
+	for range 3 {
+		if n, err := o.Write(block); n != len(block) || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	if got := len(o.String()); got != mostOutput || !o.isCut() {
+		t.Errorf("%d bytes are kept, cut: %v", got, o.isCut())
+	}
+	for extra, want := range []error{nil, errTooMuch} {
+		data, err := readMost(bytes.NewReader(make([]byte, mostOutput+extra)))
+		if len(data) != mostOutput || !errors.Is(err, want) {
+			t.Errorf("%d bytes, %v", len(data), err)
 		}
 	}
 }

@@ -18,12 +18,15 @@ import (
 )
 
 // Exec runs a command in the instance. The output is complete: it is read to
-// its end before the exit code is looked at. When ctx ends, the command is
-// killed.
+// its end before the exit code is looked at. Where it is more than is kept, the
+// error says so beside how it begins. When ctx ends, the command is killed.
 func (i *Instance) Exec(ctx context.Context, cmd provisioner.Command) (provisioner.Output, error) {
 	var stdout, stderr output
 	code, err := i.Stream(ctx, cmd, &stdout, &stderr)
 	out := provisioner.Output{Stdout: stdout.String(), Stderr: stderr.String(), ExitCode: code}
+	if err == nil && (stdout.isCut() || stderr.isCut()) {
+		err = errTooMuch
+	}
 	if err != nil {
 		return out, fmt.Errorf("run %q on node %s: %w", strings.Join(cmd.Args, " "), i.name, err)
 	}
@@ -33,17 +36,42 @@ func (i *Instance) Exec(ctx context.Context, cmd provisioner.Command) (provision
 	return out, nil
 }
 
+// mostOutput is more than any log or file of a node's has that is of use.
+const mostOutput = 64 << 20
+
+var errTooMuch = fmt.Errorf("it has more than the %d MiB that are kept", mostOutput>>20)
+
 // output is written by the client's goroutines, which a command that was given
-// up on may still keep.
+// up on may still keep. What comes after mostOutput is not kept.
 type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu  sync.Mutex
+	b   bytes.Buffer
+	cut bool
 }
 
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.b.Write(p)
+	kept := p[:min(len(p), mostOutput-o.b.Len())]
+	o.cut = o.cut || len(kept) < len(p)
+	_, _ = o.b.Write(kept)
+	return len(p), nil
+}
+
+// readMost reads up to mostOutput bytes; where there are more, it comes with an
+// error.
+func readMost(r io.Reader) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, mostOutput+1))
+	if err == nil && len(data) > mostOutput {
+		data, err = data[:mostOutput], errTooMuch
+	}
+	return data, err
+}
+
+func (o *output) isCut() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.cut
 }
 
 func (o *output) String() string {

@@ -1,7 +1,6 @@
 package incus
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -333,7 +332,7 @@ func (i *Instance) Pull(ctx context.Context, name string) ([]byte, error) {
 		return nil, fmt.Errorf("pull %s from instance %s: it is a folder", name, i.name)
 	}
 	defer func() { _ = content.Close() }()
-	data, err := io.ReadAll(content)
+	data, err := readMost(content)
 	if err != nil {
 		return nil, fmt.Errorf("pull %s from instance %s: %w", name, i.name, err)
 	}
@@ -346,7 +345,9 @@ func (i *Instance) Console(ctx context.Context) (string, error) {
 	var all strings.Builder
 	console, err := i.server.with(ctx).GetInstanceConsoleLog(i.name, &client.InstanceConsoleLogArgs{})
 	if err == nil {
-		_, err = io.Copy(&all, console)
+		var text []byte
+		text, err = readMost(console)
+		all.Write(text)
 		err = errors.Join(err, console.Close())
 	}
 	if err != nil {
@@ -366,9 +367,8 @@ func (i *Instance) log(ctx context.Context, name string) (string, error) {
 		return "", fmt.Errorf("read %s of instance %s: %w", name, i.name, err)
 	}
 	defer func() { _ = content.Close() }()
-	var b bytes.Buffer
-	_, err = io.Copy(&b, content)
-	return b.String(), err
+	text, err := readMost(content)
+	return string(text), err
 }
 
 // unhurried ends as its context does without saying when: told a deadline, the

@@ -240,6 +240,9 @@ func (s *Server) MoveNetwork(ctx context.Context, address string) error {
 	n, etag, err := c.GetNetwork(s.network)
 	if err == nil {
 		put := n.Writable()
+		if put.Config == nil {
+			put.Config = api.ConfigMap{}
+		}
 		put.Config["ipv4.address"] = address
 		err = c.UpdateNetwork(s.network, put, etag)
 	}
