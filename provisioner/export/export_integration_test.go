@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -317,6 +319,61 @@ func TestPlainLXC(t *testing.T) {
 		by.g.Expect(e.Outcome).To(Equal(matrix.Healthy), "%+v", e)
 		t.Logf("%s: %s", e.Check, e.Saw)
 	}
+}
+
+// withAnsible has a node of Debian's run playbooks and lint them.
+const withAnsible = `export DEBIAN_FRONTEND=noninteractive
+apt-get -q -o Acquire::Retries=3 update
+apt-get -q -y -o Acquire::Retries=3 install --no-install-recommends ansible-core ansible-lint`
+
+// TestAnsible runs the node's playbooks in a node, on itself: the second time
+// changes nothing, undoing brings back what was there, and ansible-lint has
+// nothing to say of any playbook.
+func TestAnsible(t *testing.T) {
+	by := open(t)
+	const node = "ansible"
+	files, err := export.Write("ansible", by.steps)
+	by.g.Expect(err).NotTo(HaveOccurred())
+	folder := filepath.Join(by.dir, "exported")
+	var playbooks []string
+	for _, f := range files {
+		target := filepath.Join(folder, f.Path)
+		by.g.Expect(os.MkdirAll(filepath.Dir(target), 0o755)).To(Succeed())
+		by.g.Expect(os.WriteFile(target, []byte(f.Content), 0o600)).To(Succeed())
+		if filepath.Ext(f.Path) == ".yml" && !strings.Contains(f.Path, "/") {
+			playbooks = append(playbooks, f.Path)
+		}
+	}
+	by.g.Expect(playbooks).To(ConsistOf("host.yml", "host-undo.yml", "node.yml", "node-undo.yml"))
+	by.launch(node)
+	by.in(node, "", "sh", "-ec", withAnsible)
+	by.incus("", "file", "push", "--recursive", folder, node+"/root")
+	in := func(args ...string) string {
+		t.Helper()
+		return by.incus("", append([]string{"exec", node, "--cwd", "/root/exported", "--env", "HOME=/root", "--env", "LC_ALL=C.UTF-8", "--"}, args...)...)
+	}
+	// play is how many tasks changed something.
+	play := func(playbook string) int {
+		t.Helper()
+		out := in("ansible-playbook", "--connection", "local", "--inventory", "localhost,", playbook)
+		recap := regexp.MustCompile(`(?m)^localhost +: ok=\d+ +changed=(\d+) +unreachable=0 +failed=0 `).FindStringSubmatch(out)
+		by.g.Expect(recap).NotTo(BeNil(), "%s", out)
+		t.Logf("%s: %s", playbook, recap[0])
+		changed, err := strconv.Atoi(recap[1])
+		by.g.Expect(err).NotTo(HaveOccurred())
+		return changed
+	}
+	in(append([]string{"ansible-lint", "--offline", "--strict", "--profile", "production"}, playbooks...)...)
+
+	fresh := by.in(node, by.state(), "sh", "-s")
+	by.g.Expect(play("node.yml")).To(BeNumerically(">", 0))
+	applied := by.in(node, by.state(), "sh", "-s")
+	by.g.Expect(applied).NotTo(Equal(fresh))
+	by.g.Expect(play("node.yml")).To(BeZero())
+	by.g.Expect(by.in(node, by.state(), "sh", "-s")).To(Equal(applied))
+	by.g.Expect(play("node-undo.yml")).To(BeNumerically(">", 0))
+	by.g.Expect(by.in(node, by.state(), "sh", "-s")).To(Equal(fresh))
+	by.g.Expect(play("node-undo.yml")).To(BeZero())
 }
 
 // attached is a container of LXC's as far as fixes are verified in it.
