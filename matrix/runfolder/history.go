@@ -32,7 +32,7 @@ type History struct {
 func ReadHistory(root string) History {
 	cells := map[matrix.CellID][]time.Duration{}
 	opening, closing := map[string][]time.Duration{}, map[string][]time.Duration{}
-	for _, dir := range youngest(root, historyRuns) {
+	for _, dir := range youngest(root, historyRuns, "") {
 		f, err := Open(dir)
 		if err != nil {
 			continue
@@ -65,8 +65,9 @@ func ReadHistory(root string) History {
 	return History{Cells: medians(cells), Opening: medians(opening), Closing: medians(closing)}
 }
 
-// youngest lists the folders of the last runs under root, the last one first.
-func youngest(root string, most int) []string {
+// youngest lists the folders of the last runs under root, the last one first;
+// only those before a run's ID, unless that is empty.
+func youngest(root string, most int, before string) []string {
 	entries, err := os.ReadDir(root)
 	if err != nil {
 		return nil
@@ -76,7 +77,7 @@ func youngest(root string, most int) []string {
 		if len(dirs) == most {
 			break
 		}
-		if idPattern.MatchString(e.Name()) && !e.Type().IsRegular() {
+		if idPattern.MatchString(e.Name()) && !e.Type().IsRegular() && (before == "" || e.Name() < before) {
 			dirs = append(dirs, filepath.Join(root, e.Name()))
 		}
 	}

@@ -7,6 +7,8 @@
 //	cells/CELL/result.json          everything that is known of one cell
 //	cells/CELL/logs/NODE/NAME       what was collected from a node
 //	hosts/HOST/console.log          what a machine printed that the run booted
+//	summary.json.gz                 what is remembered of a run that is over
+//	report.html                     the HTML report
 //	ablations.json                  the trials at cells with fixes left out
 //	trials/RUN/                     the folder of each such trial, which is a run
 //

@@ -1,0 +1,101 @@
+package runfolder
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/history"
+)
+
+// summaryFile is what is remembered of a run that is over, compressed: many
+// runs are read by it at once.
+const summaryFile = "summary.json.gz"
+
+// Remember keeps what is to be remembered of the run, which is over and was read
+// from this folder.
+func (f *Folder) Remember(run matrix.Run) error {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	err := errors.Join(json.NewEncoder(z).Encode(history.Of(run)), z.Close())
+	if err == nil {
+		err = writeAtomic(filepath.Join(f.dir, summaryFile), b.Bytes(), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("remember run %s: %w", run.ID, err)
+	}
+	return nil
+}
+
+// Past is what is remembered of the run. Where nothing was kept, as of a run
+// that was killed, it is made from the results, and nothing is written.
+func (f *Folder) Past() (history.Run, error) {
+	path := filepath.Join(f.dir, summaryFile)
+	r, err := readPast(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		run, err := f.Read()
+		if err != nil {
+			return history.Run{}, err
+		}
+		return history.Of(run), nil
+	case err != nil:
+		return history.Run{}, &CorruptError{Path: path, Err: err}
+	}
+	return r, nil
+}
+
+func readPast(path string) (r history.Run, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	z, err := gzip.NewReader(file)
+	if err != nil {
+		return r, err
+	}
+	raw, err := io.ReadAll(z)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return r, err
+	}
+	if r.APIVersion != history.APIVersion {
+		return r, fmt.Errorf("apiVersion is %q, this program reads %q", r.APIVersion, history.APIVersion)
+	}
+	return r, nil
+}
+
+// ReadPast reads what is remembered of at most so many runs under root, the
+// youngest, in the order in which they started; only those before a run's ID,
+// unless that is empty. What cannot be read tells nothing, and is returned as
+// errors beside what can: no root has no past.
+func ReadPast(root, before string, most int) (runs []history.Run, unread []error) {
+	for _, dir := range youngest(root, most, before) {
+		f, err := Open(dir)
+		if err != nil {
+			if !errors.Is(err, fs.ErrNotExist) {
+				unread = append(unread, err)
+			}
+			continue
+		}
+		r, err := f.Past()
+		if err != nil {
+			unread = append(unread, err)
+			continue
+		}
+		runs = append(runs, r)
+	}
+	slices.Reverse(runs)
+	return runs, unread
+}
