@@ -1,9 +1,11 @@
 package main
 
 import (
+	"html"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -50,7 +52,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("LXCMATRIX", path)
 			return os.Mkdir(filepath.Join(env.WorkDir, "home"), 0o755)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "stored": stored, "schema": schema},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "stored": stored, "schema": schema, "hints": hints},
 	})
 }
 
@@ -61,6 +63,21 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	script := `want=$1; shift; "$@"; got=$?; [ "$got" = "$want" ] || { echo "exit code $got, want $want" >&2; exit 1; }`
 	ts.Check(ts.Exec("/bin/sh", append([]string{"-c", script, "exits"}, args...)...))
+}
+
+// hints FILE asks for the help of every command that an HTML report names, with
+// the flags that it names: there has to be one.
+func hints(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: hints FILE")
+	}
+	found := regexp.MustCompile(`<pre tabindex="0">(lxcmatrix [^<]*)</pre>`).FindAllStringSubmatch(ts.ReadFile(args[0]), -1)
+	if len(found) == 0 {
+		ts.Fatalf("%s names no command", args[0])
+	}
+	for _, hint := range found {
+		ts.Check(ts.Exec("/bin/sh", "-c", html.UnescapeString(hint[1])+" --help"))
+	}
 }
 
 // schema SCHEMA FILE validates a matrix file.

@@ -34,6 +34,8 @@ type Run struct {
 	Cells    []Cell
 	// Ablations are those of the cells whose fixes were left out.
 	Ablations []Ablation
+	// Inputs are images and artifacts, as planned.
+	Inputs []matrix.Input
 }
 
 // Count is how many cells have a verdict.
@@ -57,6 +59,10 @@ type Cell struct {
 	Phase    string
 	Reason   string
 	Attempts int
+	// Tries are all attempts, each judged by itself.
+	Tries []Try
+	// Finding is what the gate found, if one rules the cell out.
+	Finding *matrix.GateFinding
 	// Phases has one entry for each of matrix.Phases.
 	Phases []Phase
 	// Took is the sum of the phases; Waited the part of it spent in stability
@@ -68,13 +74,17 @@ type Cell struct {
 	HostName string
 	Host     matrix.HostFacts
 	// Lacks names what the host lacks of what Kubernetes hosts usually have.
-	Lacks     []string
-	Nodes     []matrix.NodeFacts
-	Fixes     []FixState
+	Lacks []string
+	Nodes []matrix.NodeFacts
+	Fixes []FixState
+	// Decided are the fixes one by one, with what decided them.
+	Decided   []matrix.AppliedFix
 	With      []string
 	Without   []string
 	Diagnoses []matrix.Diagnosis
 	Kept      string
+	// Repairs lists what a watcher mended.
+	Repairs []string
 	// Hygiene is how the host was found and left; nil where nothing is known.
 	Hygiene *matrix.Hygiene
 	// Provenance is release or built; empty where it is not known.
@@ -94,11 +104,20 @@ type FixState struct {
 type Phase struct {
 	Name string
 	// Ran is false where the phase has no result.
-	Ran          bool
+	Ran bool
+	// Started is when it first did, zero where it did not run.
+	Started      time.Time
 	Verdict      matrix.Verdict
 	Reason       string
 	Took, Waited time.Duration
 	Evidence     []matrix.Evidence
+}
+
+// Try is one attempt at a cell, judged by itself.
+type Try struct {
+	matrix.Judgement
+	Started time.Time
+	Took    time.Duration
 }
 
 // New is the view of a run. A planned cell without a result is shown as
@@ -131,6 +150,10 @@ func New(run matrix.Run) Run {
 	}
 	for _, a := range run.Ablations {
 		v.Ablations = append(v.Ablations, newAblation(a))
+	}
+	for _, i := range run.Plan.Inputs {
+		i.Kind, i.Name, i.Version, i.Digest, i.Source, i.Provenance = Plain(i.Kind), Plain(i.Name), Plain(i.Version), Plain(i.Digest), Plain(i.Source), Plain(i.Provenance)
+		v.Inputs = append(v.Inputs, i)
 	}
 	v.Passed = counts[matrix.Pass]
 	for _, verdict := range matrix.Verdicts() {
@@ -170,6 +193,22 @@ func newCell(r matrix.Result) Cell {
 		Attempts: len(r.Attempts), With: plainAll(r.Cell.With), Without: plainAll(r.Cell.Without), Axes: axes(r.Cell), Defied: r.Cell.Defied()}
 	if g := r.Cell.Gate; g != nil {
 		c.Gate = Plain(g.Gate)
+		found := *g
+		found.Gate, found.Reason, found.Source, found.Rule = c.Gate, Plain(g.Reason), Plain(g.Source), Plain(g.Rule)
+		found.Facts = nil
+		for _, f := range g.Facts {
+			found.Facts = append(found.Facts, matrix.Fact{Name: Plain(f.Name), Value: Plain(f.Value), From: Plain(f.From)})
+		}
+		c.Finding = &found
+	}
+	for _, a := range r.Attempts {
+		j := matrix.Judge(r.Cell, []matrix.Attempt{a})
+		j.Phase, j.Reason = matrix.Phase(Plain(string(j.Phase))), Plain(j.Reason)
+		t := Try{Judgement: j, Started: a.Started}
+		if a.Ended.After(a.Started) {
+			t.Took = a.Ended.Sub(a.Started)
+		}
+		c.Tries = append(c.Tries, t)
 	}
 	a, _ := r.Last()
 	for _, name := range matrix.Phases() {
@@ -181,6 +220,9 @@ func newCell(r matrix.Result) Cell {
 			pj := matrix.JudgePhase(pr)
 			if !p.Ran || p.Verdict == matrix.Pass {
 				p.Verdict, p.Reason = pj.Verdict, Plain(pj.Reason)
+			}
+			if !p.Ran {
+				p.Started = pr.Started
 			}
 			p.Ran = true
 			p.Took += pr.Duration.Std()
@@ -216,12 +258,14 @@ func newCell(r matrix.Result) Cell {
 			id = fmt.Sprintf("%s (%ss)", f.ID, f.Role)
 		}
 		c.Fixes[i].Fixes = append(c.Fixes[i].Fixes, Plain(id))
+		f.ID, f.State, f.Why, f.Role = Plain(f.ID), Plain(f.State), Plain(f.Why), matrix.Role(Plain(string(f.Role)))
+		c.Decided = append(c.Decided, f)
 	}
 	for _, d := range a.Diagnoses {
 		c.Diagnoses = append(c.Diagnoses, matrix.Diagnosis{Signature: Plain(d.Signature), Title: Plain(d.Title), Cause: Plain(d.Cause), Cure: Plain(d.Cure),
 			CausedBy: Plain(d.CausedBy), Log: Plain(d.Log), Line: Plain(d.Line), At: d.At, Issue: Plain(d.Issue)})
 	}
-	c.Kept, c.Provenance, c.Hygiene = Plain(a.Kept), Plain(a.Provenance), plainHygiene(a.Hygiene)
+	c.Kept, c.Provenance, c.Hygiene, c.Repairs = Plain(a.Kept), Plain(a.Provenance), plainHygiene(a.Hygiene), plainAll(a.Repairs)
 	return c
 }
 

@@ -1,6 +1,7 @@
 package view_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,23 @@ func TestPlain(t *testing.T) {
 	} {
 		if got := view.Plain(in); got != want {
 			t.Errorf("%q becomes %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestStyled(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                              "[]",
+		"\ta | <b>":                     "[{ \ta | <b>}]",
+		"\x1b[1;31mred\x1b[0m, not":     "[{bold fg1 red} { , not}]",
+		"\x1b[92mgreen\x1b[39m\x1b[1mx": "[{fg10 green} {bold x}]",
+		"\x1b[38;5;31ma\x1b[38;2;1;31;1mb\x1b[48;5;1mc": "[{ a} { b} { c}]",
+		"\x1b[2J\x1b]0;title\x07x\x1b[31":               "[{ x[31}]",
+		"\u202ex\u2028\x00\r\n\u009b":                     "[{ x}]",
+		"bad \xff":                                      "[{ bad \ufffd}]",
+	} {
+		if got := fmt.Sprint(view.Styled(in)); got != want {
+			t.Errorf("%q becomes %s, want %s", in, got, want)
 		}
 	}
 }

@@ -105,7 +105,11 @@ func (p *program) trials(cmd *cobra.Command, goal matrix.Goal, asked *[]string) 
 		if err != nil {
 			return err
 		}
-		if err := p.reports(result, outputs); err != nil {
+		folder, err := openRun(s.Root, result.ID)
+		if err != nil {
+			return err
+		}
+		if err := p.reports(folder, result, outputs); err != nil {
 			return err
 		}
 		return exitOf(result, false)

@@ -14,9 +14,14 @@ func (p *program) report() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "report [RUN]", Short: "Show a run that was kept", Args: args(cobra.MaximumNArgs(1)),
 		Long: `Report shows a run: the latest one, or that of an ID or a folder. Verdicts are
-judged anew from the evidence that was kept.`,
+judged anew from the evidence that was kept.
+
+The html format is one page that needs nothing else, neither a server nor a
+network: the grid by any axes, and of each cell all that was seen, its logs and
+its past. Every run that ends writes it into its folder, as report.html.`,
 		Example: `  lxcmatrix report
   lxcmatrix report --format markdown --output report.md
+  lxcmatrix report --format html --output report.html
   lxcmatrix report runs/20261120T193324Z-k5x2ab --format junit
   lxcmatrix report --exit-code --strict`,
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -33,11 +38,11 @@ judged anew from the evidence that was kept.`,
 			}
 			switch {
 			case output != "":
-				err = writeReport(output, format, r)
+				err = writeReport(output, format, folder, r)
 			case format == "table":
 				err = p.table(r)
 			default:
-				err = renderers[format](p.Out, r)
+				err = renderers[format](p.Out, folder, r)
 			}
 			if err != nil || !exitCode {
 				return err

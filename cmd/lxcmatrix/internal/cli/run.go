@@ -105,7 +105,7 @@ impossible, one that passes is a deviation, xpass.`,
 			if err := errors.Join(suiteErr, err); err != nil {
 				return err
 			}
-			if err := p.reports(result, outputs); err != nil {
+			if err := p.reports(r.Folder, result, outputs); err != nil {
 				return err
 			}
 			return exitOf(result, strict)
@@ -126,7 +126,7 @@ impossible, one that passes is a deviation, xpass.`,
 
 // outputFlags are those for further reports, by their formats.
 func outputFlags(f *pflag.FlagSet) map[string]*string {
-	outputs := map[string]*string{"json": new(string), "junit": new(string), "markdown": new(string)}
+	outputs := map[string]*string{"html": new(string), "json": new(string), "junit": new(string), "markdown": new(string)}
 	for name, path := range outputs {
 		f.StringVar(path, name, "", "also write the "+name+" report to a `file`")
 	}
@@ -158,23 +158,42 @@ func (p *program) suite(plan matrix.Plan, r *run.Run) error {
 	return err
 }
 
+// render writes a report of a run that is kept in a folder.
+type render func(w io.Writer, folder *runfolder.Folder, r matrix.Run) error
+
 // renderers by the name of their format; the table is another matter.
-var renderers = map[string]func(io.Writer, matrix.Run) error{
-	"json": jsonreport.Render, "junit": junit.Render, "markdown": markdown.Render, "table": table.Render,
+var renderers = map[string]render{
+	"html": htmlReport, "json": ofRun(jsonreport.Render), "junit": ofRun(junit.Render), "markdown": ofRun(markdown.Render), "table": ofRun(table.Render),
 }
 
-// reports prints the table and writes the reports that were asked for.
-func (p *program) reports(r matrix.Run, outputs map[string]*string) error {
+// ofRun is a renderer that needs the run alone.
+func ofRun(of func(io.Writer, matrix.Run) error) render {
+	return func(w io.Writer, _ *runfolder.Folder, r matrix.Run) error { return of(w, r) }
+}
+
+// reports prints the table of a run that is over, remembers it, and writes its
+// HTML report into its folder and the reports that were asked for.
+func (p *program) reports(folder *runfolder.Folder, r matrix.Run, outputs map[string]*string) error {
 	if err := p.table(r); err != nil {
+		return err
+	}
+	if err := folder.Remember(r); err != nil {
+		return err
+	}
+	page := filepath.Join(folder.Dir(), htmlName)
+	if err := writeReport(page, "html", folder, r); err != nil {
 		return err
 	}
 	for name, path := range outputs {
 		if *path == "" {
 			continue
 		}
-		if err := writeReport(*path, name, r); err != nil {
+		if err := writeReport(*path, name, folder, r); err != nil {
 			return err
 		}
+	}
+	if _, err := fmt.Fprintf(p.Out, "\nreport: %s\n", page); err != nil {
+		return fmt.Errorf("say where the report is: %w", err)
 	}
 	return nil
 }
@@ -187,10 +206,10 @@ func (p *program) table(r matrix.Run) error {
 	return nil
 }
 
-func writeReport(path, format string, r matrix.Run) error {
+func writeReport(path, format string, folder *runfolder.Folder, r matrix.Run) error {
 	f, err := os.Create(path)
 	if err == nil {
-		err = errors.Join(renderers[format](f, r), f.Close())
+		err = errors.Join(renderers[format](f, folder, r), f.Close())
 	}
 	if err != nil {
 		return fmt.Errorf("write the %s report to %s: %w", format, path, err)
