@@ -477,7 +477,7 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 			if _, err := os.Stat(logs); err != nil {
 				return nil, nil
 			}
-			return diagnose.Diagnose(ctx, h.Knowledge.Signatures, os.DirFS(logs))
+			return diagnose.Diagnose(ctx, h.Knowledge.Signatures, fixtures.Passing(), os.DirFS(logs))
 		},
 		Limits: h.Plan.Budget.Node, Timeouts: t, Images: images, Provenance: release.Provenance,
 		Owner: owner,

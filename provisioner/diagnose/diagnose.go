@@ -20,13 +20,14 @@ const mostTelling = 3
 
 // Diagnose says what a cell failed of, by its logs: the signatures that are
 // found, as Scan does, and where none is, the lines that tell the most, each
-// as a diagnosis by the name of matrix.Unclassified.
-func Diagnose(ctx context.Context, signatures []*Signature, logs fs.FS) ([]matrix.Diagnosis, error) {
+// as a diagnosis by the name of matrix.Unclassified. What logs in which nothing
+// failed say as well tells nothing.
+func Diagnose(ctx context.Context, signatures []*Signature, passing, logs fs.FS) ([]matrix.Diagnosis, error) {
 	found, err := Scan(ctx, signatures, logs)
 	if len(found) > 0 {
 		return found, err
 	}
-	telling, readErr := tellingLines(ctx, logs)
+	telling, readErr := tellingLines(ctx, passing, logs)
 	return telling, errors.Join(err, readErr)
 }
 
@@ -34,9 +35,17 @@ func Diagnose(ctx context.Context, signatures []*Signature, logs fs.FS) ([]matri
 var (
 	fatal = regexp.MustCompile(`\bpanic: |\blevel=(fatal|panic)\b|"?command failed"? err=|\[ERROR [A-Za-z-]+\]|\bF\d{4} \d{2}:\d{2}:|: Failed with result |Failed to start `)
 	wrong = regexp.MustCompile(`\blevel=error\b|\bE\d{4} \d{2}:\d{2}:|\b[Ee]rror:|\bfailed to `)
-	// variable is what differs between two lines that say the same.
-	variable = regexp.MustCompile(`[0-9a-f]{8,}|\d+`)
+	// prefix is journald's: when a line was written, and on which node.
+	prefix = regexp.MustCompile(`^(\d{4}-\d{2}-\d{2}T\S+|[A-Z][a-z]{2} [ \d]\d \d{2}:\d{2}:\d{2}) \S+ `)
+	// variable is what differs between two lines that say the same, with what
+	// numbers are filled up with.
+	variable = regexp.MustCompile(` *([0-9a-f]{8,}|\d+)`)
 )
+
+// said is what a line says whenever, and wherever, it is written.
+func said(line string) string {
+	return variable.ReplaceAllString(prefix.ReplaceAllString(line, ""), "#")
+}
 
 // kind is what lines say that differ in times, numbers and IDs alone.
 type kind struct {
@@ -69,8 +78,12 @@ func eachLine(log io.Reader, do func(line []byte)) error {
 // tellingLines chooses the lines that say the most: those by which a program
 // ended before those that say that something went wrong, and of both the
 // earliest, since what comes later follows from them. What is said often is
-// shown once.
-func tellingLines(ctx context.Context, logs fs.FS) ([]matrix.Diagnosis, error) {
+// shown once, and what is said where nothing failed is not.
+func tellingLines(ctx context.Context, passing, logs fs.FS) ([]matrix.Diagnosis, error) {
+	ordinary := map[string]bool{}
+	passingErr := eachLog(ctx, passing, func(_ string, log io.Reader) error {
+		return eachLine(log, func(line []byte) { ordinary[said(string(line))] = true })
+	})
 	kinds := map[string]*kind{}
 	err := eachLog(ctx, logs, func(name string, log io.Reader) error {
 		return eachLine(log, func(text []byte) {
@@ -79,15 +92,19 @@ func tellingLines(ctx context.Context, logs fs.FS) ([]matrix.Diagnosis, error) {
 			if !ends && !wrong.MatchString(line) {
 				return
 			}
-			said := variable.ReplaceAllString(line, "#")
+			says := said(line)
+			if ordinary[says] {
+				return
+			}
 			d := matrix.Diagnosis{Signature: matrix.Unclassified, Title: "no known cause; what the logs say first", Log: name, Line: line, At: timeOf(line)}
-			if known := kinds[said]; known == nil {
-				kinds[said] = &kind{first: d, fatal: ends, position: len(kinds)}
+			if known := kinds[says]; known == nil {
+				kinds[says] = &kind{first: d, fatal: ends, position: len(kinds)}
 			} else if earlier(d, known.first) < 0 {
 				known.first = d
 			}
 		})
 	})
+	err = errors.Join(passingErr, err)
 	var all []*kind
 	for _, k := range kinds {
 		all = append(all, k)

@@ -321,7 +321,7 @@ func TestWhatNobodyKnowsIsUnclassified(t *testing.T) {
 		"a/kubelet.log":    {Data: []byte(noise + kubelet.String())},
 		"a/pods.log":       {Data: []byte("2026-11-20T19:33:10.1Z stderr F panic: runtime error: index out of range\n")},
 	}
-	found, err := diagnose.Diagnose(t.Context(), embedded(t), logs)
+	found, err := diagnose.Diagnose(t.Context(), embedded(t), fixtures.Passing(), logs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,11 +337,11 @@ func TestWhatNobodyKnowsIsUnclassified(t *testing.T) {
 		t.Errorf("found %q, want %q", got, want)
 	}
 
-	quiet, err := diagnose.Diagnose(t.Context(), embedded(t), fstest.MapFS{"a/kubelet.log": {Data: []byte(noise)}})
+	quiet, err := diagnose.Diagnose(t.Context(), embedded(t), fixtures.Passing(), fstest.MapFS{"a/kubelet.log": {Data: []byte(noise)}})
 	if err != nil || len(quiet) != 1 || quiet[0].Signature != matrix.Unclassified || quiet[0].Line != "" || !strings.Contains(quiet[0].Title, "no error in the logs") {
 		t.Errorf("%+v, %v", quiet, err)
 	}
-	known, err := diagnose.Diagnose(t.Context(), embedded(t), fstest.MapFS{"a/kubelet.log": {Data: []byte(kubelet.String() + dated(59, lines()["swap-on"][0][1]))}})
+	known, err := diagnose.Diagnose(t.Context(), embedded(t), fixtures.Passing(), fstest.MapFS{"a/kubelet.log": {Data: []byte(kubelet.String() + dated(59, lines()["swap-on"][0][1]))}})
 	if err != nil || len(known) != 1 || known[0].Signature != "swap-on" {
 		t.Errorf("%+v, %v", known, err)
 	}

@@ -58,7 +58,7 @@ func FuzzDiagnose(f *testing.F) {
 	f.Add([]byte("level=error msg=\"\x1b[31mno\x00\xff\"\r\n2026-11-20T19:00:00+00:00 panic: <b>\n"))
 	f.Add(append([]byte("panic: "), bytes.Repeat([]byte("a"), 2<<20)...))
 	f.Fuzz(func(t *testing.T, log []byte) {
-		found, err := Diagnose(context.Background(), signatures, fstest.MapFS{"node/kubelet.log": {Data: log}})
+		found, err := Diagnose(context.Background(), signatures, fixtures.Passing(), fstest.MapFS{"node/kubelet.log": {Data: log}})
 		if err != nil || len(found) == 0 {
 			t.Fatalf("%d diagnoses, %v", len(found), err)
 		}

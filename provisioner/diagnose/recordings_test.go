@@ -1,0 +1,362 @@
+package diagnose_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"gotest.tools/v3/golden"
+
+	"github.com/lxcmatrix/lxcmatrix/fixtures"
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/diagnose"
+)
+
+// Recordings are the logs of real cells, each with what the run knew of the
+// cell, in an archive of its own; what comes of it lies beside it as a golden
+// file. They are made of a run's folder, and of that of an ablation's trial, by
+//
+//	LXCMATRIX_RECORD=runs/RUN go test ./provisioner/diagnose -run TestRecordings -update
+//
+// which leaves out what the host's kernel said to the node's journal: it is about
+// the host, and nothing that a cell fails of.
+const (
+	recordings = "recordings"
+	archived   = ".tar.zst"
+)
+
+// recorded says of each recording which signatures its cell failed of, in the
+// order of their first lines. A cell that passed shows none, and neither does one
+// that failed of what no signature knows.
+func recorded() map[string][]string {
+	return map[string][]string{
+		"debian-13-whole":                          nil,
+		"debian-13-without-net-sysctls":            nil,
+		"debian-13-without-any":                    {"kmsg-missing", "userns-kubelet"},
+		"debian-13-without-cgroup1-split-cpu":      {"cgroup1-split-cpu"},
+		"debian-13-without-conntrack-max":          {"conntrack-max"},
+		"debian-13-without-kmsg-device":            {"kmsg-missing"},
+		"debian-13-without-restrict-oom-score-adj": {"oom-score-adj-pipe"},
+		"debian-13-with-cgroups-per-qos":           {"cgroups-path-format"},
+		"debian-13-with-kubelet-apparmor-gate":     {"apparmor-gate-fatal"},
+		// The same as with-cgroups-per-qos, as long as that fix left kubelet to
+		// enforce what it cannot without cgroups.
+		"debian-13-unclassified-kubelet-config": nil,
+	}
+}
+
+// unrecorded says of each signature that no recording shows why that is so: what
+// it takes is not to be had on the host of the recordings, which has Linux 6.18
+// with cgroup v1, everything built in, no AppArmor, and Incus 6 with LXC 5.
+func unrecorded() map[string]string {
+	const (
+		apparmor = "needs a host with AppArmor"
+		rancher  = "k3s and RKE2 only"
+		v2       = "needs a host with cgroup v2"
+		asked    = "no fix that is left out, or asked for, brings it about here"
+	)
+	return map[string]string{
+		"apparmor-denied":           apparmor,
+		"atoi-empty":                "needs a host of its own: the sysctls are left to the cell",
+		"br-netfilter-missing":      "needs a kernel that loads br_netfilter as a module",
+		"btrfs-rootfs":              "needs nodes on btrfs",
+		"cgroup-controllers":        v2,
+		"cgroup-invalid-state":      v2,
+		"cgroup-v1-controllers":     "needs a kernel without a controller",
+		"cgroup-v1-refused":         "needs Kubernetes 1.35 or newer",
+		"cni-plugin-missing":        "needs an image without plugins",
+		"conntrack-timeouts":        "needs an unprivileged node that comes as far as kube-proxy",
+		"containerd-config-version": rancher,
+		"containerd-table-twice":    rancher,
+		"coredns-loop":              asked + ": systemd-resolved tells its upstream",
+		"cpu-level":                 "needs a CPU older than x86-64-v3",
+		"device-rule-refused":       asked,
+		"disk-pressure":             asked + ": the pool has room",
+		"hostport-conflict":         rancher,
+		"ip-forward":                asked + ": a node inherits what the host forwards",
+		"iptables-missing":          "needs a kernel without ip_tables",
+		"kernel-config":             asked + ": the kernel tells its configuration",
+		"kernel-module-refused":     asked,
+		"kube-proxy-nftables":       "needs a kernel before 5.13",
+		"modules-load-failed":       asked,
+		"no-default-route":          "needs an image that does not configure eth0",
+		"not-shared":                asked + ": kubeadm's own pods propagate no mounts",
+		"portmap-iptables":          rancher,
+		"preflight-executable":      "needs an image that lacks a program",
+		"resolv-fallback":           rancher,
+		"snapshotter":               rancher,
+		"stop-timeout":              asked,
+		"swap-on":                   "needs a host with swap",
+		"sysctl-read-only":          "needs a host of its own: the sysctls are left to the cell",
+		"sysctl-reopen":             apparmor,
+		"too-many-open-files":       "needs more nodes than limits",
+		"unit-namespace":            apparmor,
+	}
+}
+
+func TestRecordings(t *testing.T) {
+	if dir := os.Getenv("LXCMATRIX_RECORD"); dir != "" {
+		record(t, dir)
+	}
+	archives, err := filepath.Glob(filepath.Join("testdata", recordings, "*"+archived))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signatures := embedded(t)
+	missing := recorded()
+	for _, archive := range archives {
+		name := strings.TrimSuffix(filepath.Base(archive), archived)
+		t.Run(name, func(t *testing.T) {
+			r := replay(t, archive)
+			found, err := diagnose.Scan(t.Context(), signatures, r.logs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, d := range found {
+				got = append(got, d.Signature)
+			}
+			want, known := missing[name]
+			delete(missing, name)
+			if !known || !slices.Equal(got, want) {
+				t.Errorf("found %q, want %q (%t)", got, want, known)
+			}
+			if len(want) > 0 && r.Cell.Judgement.Verdict == matrix.Pass {
+				t.Errorf("the cell passed, and is to show %q", want)
+			}
+			if len(want) == 0 && r.Cell.Judgement.Verdict != matrix.Pass {
+				if found, err = diagnose.Diagnose(t.Context(), signatures, fixtures.Passing(), r.logs); err != nil {
+					t.Fatal(err)
+				}
+			}
+			golden.Assert(t, r.describe()+describe(found), filepath.Join(recordings, name+".golden"))
+		})
+	}
+	for name := range missing {
+		t.Errorf("there is no recording %s", name)
+	}
+}
+
+// Whoever adds a signature says whether a real cell has shown it.
+func TestEverySignatureIsRecordedOrSaidNotToBe(t *testing.T) {
+	seen := map[string][]string{}
+	for name, signatures := range recorded() {
+		for _, id := range signatures {
+			seen[id] = append(seen[id], name)
+		}
+	}
+	known := map[string]bool{}
+	for _, s := range embedded(t) {
+		known[s.ID] = true
+		if why := unrecorded()[s.ID]; (why == "") == (len(seen[s.ID]) == 0) {
+			t.Errorf("signature %s is in the recordings %q and not recorded because: %q", s.ID, seen[s.ID], why)
+		}
+	}
+	for id := range unrecorded() {
+		if !known[id] {
+			t.Errorf("there is no signature %s", id)
+		}
+	}
+}
+
+// recording is one cell as it was recorded.
+type recording struct {
+	// Run and Version are those of the run that the cell was part of.
+	Run, Version string
+	Cell         matrix.Result
+	logs         fstest.MapFS
+}
+
+// facts is the archive's file of all but the logs.
+const facts = "recording.json"
+
+// replay reads a recording.
+func replay(t *testing.T, name string) recording {
+	t.Helper()
+	archive, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = archive.Close() }()
+	unpacked, err := zstd.NewReader(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unpacked.Close()
+	r := recording{logs: fstest.MapFS{}}
+	for files := tar.NewReader(unpacked); ; {
+		header, err := files.Next()
+		if errors.Is(err, io.EOF) {
+			return r
+		}
+		var content []byte
+		if err == nil {
+			content, err = io.ReadAll(files)
+		}
+		if err == nil && header.Name == facts {
+			err = json.Unmarshal(content, &r)
+		} else if err == nil {
+			r.logs[header.Name] = &fstest.MapFile{Data: content}
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+}
+
+// ofHost is a line of a node's journal that the host's kernel said.
+var ofHost = regexp.MustCompile(`(?m)^\S+ \S+ kernel: .*\n`)
+
+// record makes recordings of the cells of a run, and of nothing that would be
+// diagnosed otherwise than the run's own logs.
+func record(t *testing.T, dir string) {
+	t.Helper()
+	folder, err := runfolder.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, err := folder.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	signatures := embedded(t)
+	for _, result := range run.Results {
+		r := recording{Run: run.ID, Version: run.Version, Cell: result, logs: fstest.MapFS{}}
+		whole := os.DirFS(filepath.Join(folder.CellDir(result.Cell.ID), "logs"))
+		err := fs.WalkDir(whole, ".", func(name string, entry fs.DirEntry, err error) error {
+			if err != nil || !entry.Type().IsRegular() {
+				return err
+			}
+			content, err := fs.ReadFile(whole, name)
+			if path.Base(name) == "journal.log" {
+				content = ofHost.ReplaceAll(content, nil)
+			}
+			r.logs[name] = &fstest.MapFile{Data: content}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, err := diagnose.Diagnose(t.Context(), signatures, fixtures.Passing(), whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		after, err := diagnose.Diagnose(t.Context(), signatures, fixtures.Passing(), r.logs)
+		if err != nil || describe(before) != describe(after) {
+			t.Fatalf("cell %s is diagnosed as\n%s\nand its recording as\n%s\n%v", result.Cell.ID, describe(before), describe(after), err)
+		}
+		r.write(t)
+	}
+}
+
+// name says what was left out of the cell and asked for in it.
+func (r recording) name() string {
+	parts := []string{strings.ReplaceAll(r.Cell.Cell.OS.Name, "/", "-")}
+	for _, id := range r.Cell.Cell.With {
+		parts = append(parts, "with", id)
+	}
+	if a, _ := r.Cell.Last(); !slices.ContainsFunc(a.Fixes, func(f matrix.AppliedFix) bool { return f.State == "applied" }) {
+		parts = append(parts, "without", "any")
+	} else {
+		for _, id := range r.Cell.Cell.Without {
+			parts = append(parts, "without", id)
+		}
+	}
+	if len(parts) == 1 {
+		parts = append(parts, "whole")
+	}
+	return strings.Join(parts, "-")
+}
+
+func (r recording) write(t *testing.T) {
+	t.Helper()
+	about, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	packed, err := zstd.NewWriter(&archive, zstd.WithEncoderLevel(zstd.SpeedBestCompression))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := tar.NewWriter(packed)
+	add := func(name string, content []byte) {
+		err := files.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content))})
+		if err == nil {
+			_, err = files.Write(content)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(facts, about)
+	err = fs.WalkDir(r.logs, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.Type().IsRegular() {
+			add(name, r.logs[name].Data)
+		}
+		return err
+	})
+	if err := errors.Join(err, files.Close(), packed.Close()); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join("testdata", recordings)
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, r.name()+archived), archive.Bytes(), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("recorded %s: %d bytes", r.name(), archive.Len())
+}
+
+// describe says what was recorded.
+func (r recording) describe() string {
+	var out strings.Builder
+	c, judged := r.Cell.Cell, r.Cell.Judgement
+	fmt.Fprintf(&out, "cell %s", c.ID)
+	for _, id := range c.With {
+		fmt.Fprintf(&out, ", with %s", id)
+	}
+	for _, id := range c.Without {
+		fmt.Fprintf(&out, ", without %s", id)
+	}
+	fmt.Fprintf(&out, ": %s", judged.Verdict)
+	if judged.Phase != "" {
+		fmt.Fprintf(&out, " in %s", judged.Phase)
+	}
+	a, _ := r.Cell.Last()
+	fmt.Fprintf(&out, "\nrun %s of lxcmatrix %s, %s\n", r.Run, r.Version, a.Started.UTC().Format(time.DateTime))
+	fmt.Fprintf(&out, "host: kernel %s, cgroup %s, Incus %s, LXC %s\n", a.Host.Kernel, a.Host.Cgroup, a.Host.Incus, a.Host.LXC)
+	for _, n := range a.Nodes {
+		fmt.Fprintf(&out, "node %s: %s %s, systemd %s, containerd %s, runc %s, Kubernetes %s\n", n.Node, n.OSID, n.OSVersion, n.Systemd, n.Containerd, n.Runc, n.Kubernetes)
+	}
+	var applied []string
+	for _, f := range a.Fixes {
+		if f.State == "applied" || f.State == "satisfied" {
+			applied = append(applied, f.ID)
+		}
+	}
+	fmt.Fprintf(&out, "fixes: %s\n", strings.Join(applied, ", "))
+	return out.String()
+}
+
+// describe says what was found.
+func describe(found []matrix.Diagnosis) string {
+	var out strings.Builder
+	for _, d := range found {
+		fmt.Fprintf(&out, "\n%s: %s\n%s\n", d.Signature, d.Log, d.Line)
+	}
+	return out.String()
+}
