@@ -818,10 +818,12 @@ func (x *run) collect(ctx context.Context, passed bool) {
 		}
 	}
 	if !passed && !interrupted {
-		// What kubeadm itself said is a log like any other.
+		// What kubeadm itself said is a log like any other, whose lines are known
+		// when it ended.
 		for _, p := range x.attempt.Phases {
 			if p.Error != "" {
-				keep("phases", string(p.Phase)+".log", []byte(p.Error))
+				ended := p.Started.Add(p.Duration.Std()).UTC().Format(time.RFC3339Nano) + " "
+				keep("phases", string(p.Phase)+".log", []byte(ended+strings.ReplaceAll(p.Error, "\n", "\n"+ended)+"\n"))
 			}
 		}
 		// Logs that took all the time are still worth a look.

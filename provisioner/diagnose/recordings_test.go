@@ -52,6 +52,9 @@ func recorded() map[string][]string {
 		"debian-13-without-conntrack-max":          {"conntrack-max"},
 		"debian-13-without-kmsg-device":            {"kmsg-missing"},
 		"debian-13-without-restrict-oom-score-adj": {"oom-score-adj-pipe"},
+		"debian-13-without-cgroup-v1-kubelet":      {"cgroup-v1-refused"},
+		"debian-13-with-bare-device-lines":         {"device-rule-refused"},
+		"debian-13-with-incus-modules":             {"kernel-module-refused"},
 		"debian-13-with-cgroups-per-qos":           {"cgroups-path-format"},
 		"debian-13-with-kubelet-apparmor-gate":     {"apparmor-gate-fatal"},
 		// The same as with-cgroups-per-qos, as long as that fix left kubelet to
@@ -78,20 +81,17 @@ func unrecorded() map[string]string {
 		"cgroup-controllers":        v2,
 		"cgroup-invalid-state":      v2,
 		"cgroup-v1-controllers":     "needs a kernel without a controller",
-		"cgroup-v1-refused":         "needs Kubernetes 1.35 or newer",
 		"cni-plugin-missing":        "needs an image without plugins",
 		"conntrack-timeouts":        "needs an unprivileged node that comes as far as kube-proxy",
 		"containerd-config-version": rancher,
 		"containerd-table-twice":    rancher,
 		"coredns-loop":              asked + ": systemd-resolved tells its upstream",
 		"cpu-level":                 "needs a CPU older than x86-64-v3",
-		"device-rule-refused":       asked,
 		"disk-pressure":             asked + ": the pool has room",
 		"hostport-conflict":         rancher,
 		"ip-forward":                asked + ": a node inherits what the host forwards",
 		"iptables-missing":          "needs a kernel without ip_tables",
 		"kernel-config":             asked + ": the kernel tells its configuration",
-		"kernel-module-refused":     asked,
 		"kube-proxy-nftables":       "needs a kernel before 5.13",
 		"modules-load-failed":       asked,
 		"no-default-route":          "needs an image that does not configure eth0",
@@ -340,6 +340,9 @@ func (r recording) describe() string {
 	fmt.Fprintf(&out, "\nrun %s of lxcmatrix %s, %s\n", r.Run, r.Version, a.Started.UTC().Format(time.DateTime))
 	fmt.Fprintf(&out, "host: kernel %s, cgroup %s, Incus %s, LXC %s\n", a.Host.Kernel, a.Host.Cgroup, a.Host.Incus, a.Host.LXC)
 	for _, n := range a.Nodes {
+		if n.Kernel == "" {
+			continue // it never ran
+		}
 		fmt.Fprintf(&out, "node %s: %s %s, systemd %s, containerd %s, runc %s, Kubernetes %s\n", n.Node, n.OSID, n.OSVersion, n.Systemd, n.Containerd, n.Runc, n.Kubernetes)
 	}
 	var applied []string
@@ -356,7 +359,11 @@ func (r recording) describe() string {
 func describe(found []matrix.Diagnosis) string {
 	var out strings.Builder
 	for _, d := range found {
-		fmt.Fprintf(&out, "\n%s: %s\n%s\n", d.Signature, d.Log, d.Line)
+		at := "no time"
+		if !d.At.IsZero() {
+			at = d.At.Format(time.RFC3339Nano)
+		}
+		fmt.Fprintf(&out, "\n%s: %s, %s\n%s\n", d.Signature, d.Log, at, d.Line)
 	}
 	return out.String()
 }

@@ -93,9 +93,20 @@ func eachLog(ctx context.Context, logs fs.FS, read func(name string, log io.Read
 // timestamp is how journald and the container runtime begin a line.
 var timestamp = regexp.MustCompile(`\b(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d+)?)(Z|[+-]\d{2}:?\d{2})`)
 
+// lxcTimestamp is how LXC begins a line, in UTC; see its lxc_unix_epoch_to_utc.
+var lxcTimestamp = regexp.MustCompile(`^lxc \S+ (\d{14}\.\d{3}) `)
+
 // timeOf is the first time that a line names; zero where it names none.
 func timeOf(line string) time.Time {
-	m := timestamp.FindStringSubmatch(line[:min(len(line), 256)])
+	line = line[:min(len(line), 256)]
+	if m := lxcTimestamp.FindStringSubmatch(line); m != nil {
+		at, err := time.Parse("20060102150405.000", m[1])
+		if err != nil {
+			return time.Time{}
+		}
+		return at
+	}
+	m := timestamp.FindStringSubmatch(line)
 	if m == nil {
 		return time.Time{}
 	}
