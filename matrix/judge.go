@@ -166,10 +166,10 @@ func JudgePhase(r PhaseResult) Judgement {
 	for _, e := range r.Evidence {
 		switch {
 		case e.Outcome == Unhealthy:
-			return Judgement{Verdict: Fail, Phase: r.Phase, Reason: e.describe()}
+			return Judgement{Verdict: Fail, Phase: r.Phase, Reason: e.String()}
 		case e.Outcome == Healthy && e.Saw != "":
 		case undecided == "":
-			undecided = e.describe()
+			undecided = e.String()
 		}
 	}
 	switch {
@@ -185,8 +185,8 @@ func JudgePhase(r PhaseResult) Judgement {
 	return Judgement{Verdict: Pass, Phase: r.Phase}
 }
 
-// describe is the evidence in one line.
-func (e Evidence) describe() string {
+// String is the evidence in one line.
+func (e Evidence) String() string {
 	var b strings.Builder
 	b.WriteString(e.Check)
 	if e.Node != "" {

@@ -224,7 +224,9 @@ type Options struct {
 	Keep    cell.Keep
 	// Hasten ends a cell's phase once it shows, and goes on to show, what a fix
 	// that was left out claims to cure.
-	Hasten   bool
+	Hasten bool
+	// Stay, if set, takes the place of cells' restarts.
+	Stay     cell.Stay
 	Progress provisioner.Progress
 	Clock    provisioner.Clock
 }
@@ -465,7 +467,7 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 		keep = cell.KeepNever
 	}
 	r := &cell.Runner{
-		Host: h.host, Facts: facts, Clock: h.Clock, Keep: keep,
+		Host: h.host, Facts: facts, Clock: h.Clock, Keep: keep, Stay: h.Stay,
 		Distro: installer,
 		Fixes:  Fixes{h.Knowledge.Fixes}, Health: checks{t}, Lease: h.lease, Hygiene: h.hygiene,
 		KeepLog: func(node, name string, content []byte) error {

@@ -97,6 +97,19 @@ type Diagnose func(ctx context.Context) ([]matrix.Diagnosis, error)
 // KeepLog stores a log of a node for the report; it redacts.
 type KeepLog func(node, name string, content []byte) error
 
+// Stay is what is done with a cluster that passed its baseline, in the place of
+// its restarts. The cell ends when it returns, and has no verdict: it did not go
+// all its way.
+type Stay func(ctx context.Context, lodging Lodging)
+
+// Lodging is a cluster to stay with.
+type Lodging struct {
+	Cluster *provisioner.Cluster
+	// Logs reads the logs of a node, by the names that they are kept under. What
+	// cannot be had is told by the error, beside the others.
+	Logs func(ctx context.Context, node provisioner.Node) (map[string][]byte, error)
+}
+
 // Keep says when a cell's nodes are left for a look.
 type Keep string
 
@@ -121,8 +134,10 @@ type Runner struct {
 	Diagnose Diagnose
 	// Doomed ends phases early, in which Kubernetes is to come up; nil lets them
 	// take their time.
-	Doomed   Doomed
-	KeepLog  KeepLog
+	Doomed  Doomed
+	KeepLog KeepLog
+	// Stay, if set, takes the place of what follows the baseline.
+	Stay     Stay
 	Keep     Keep
 	Limits   matrix.NodeLimits
 	Timeouts matrix.Timeouts
@@ -224,6 +239,10 @@ func (r *Runner) Run(ctx context.Context, c matrix.Cell, attempt int, changed fu
 	passed := true
 	for _, s := range r.steps(c.Topology) {
 		if passed = x.phase(ctx, s); !passed {
+			break
+		}
+		if s.phase == matrix.PhaseBaseline && r.Stay != nil {
+			r.Stay(ctx, Lodging{Cluster: x.cluster, Logs: x.logs})
 			break
 		}
 	}
@@ -818,12 +837,11 @@ func (x *run) collect(ctx context.Context, passed bool) {
 		}
 	}
 	if !passed && !interrupted {
-		// What kubeadm itself said is a log like any other, whose lines are known
-		// when it ended.
+		// What kubeadm itself said is a log like any other, and so is what checks
+		// saw last.
 		for _, p := range x.attempt.Phases {
-			if p.Error != "" {
-				ended := p.Started.Add(p.Duration.Std()).UTC().Format(time.RFC3339Nano) + " "
-				keep("phases", string(p.Phase)+".log", []byte(ended+strings.ReplaceAll(p.Error, "\n", "\n"+ended)+"\n"))
+			if said := Said(p); len(said) > 0 {
+				keep("phases", string(p.Phase)+".log", said)
 			}
 		}
 		// Logs that took all the time are still worth a look.
@@ -834,6 +852,26 @@ func (x *run) collect(ctx context.Context, passed bool) {
 		errs = append(errs, err)
 	}
 	x.ended(result, errs, "logs", fmt.Sprintf("%d logs kept", kept))
+}
+
+// Said is a phase's log: its error, and what checks saw that was not healthy. Each
+// line begins with the time at which it was known, which is the phase's end. It
+// is empty where all was well.
+func Said(p matrix.PhaseResult) []byte {
+	var said []string
+	if p.Error != "" {
+		said = append(said, p.Error)
+	}
+	for _, e := range p.Evidence {
+		if e.Outcome != matrix.Healthy {
+			said = append(said, e.String())
+		}
+	}
+	if len(said) == 0 {
+		return nil
+	}
+	ended := p.Started.Add(p.Duration.Std()).UTC().Format(time.RFC3339Nano) + " "
+	return []byte(ended + strings.ReplaceAll(strings.Join(said, "\n"), "\n", "\n"+ended) + "\n")
 }
 
 // destroy removes the nodes, looks at what they left on the host, and gives

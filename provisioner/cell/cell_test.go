@@ -61,7 +61,7 @@ func TestPass(t *testing.T) {
 		"apply 1", "verify 1", "configure 1", "init 1", "verify 2", "baseline 1",
 		"mark 1", "restart 1", "boot 2", "observe 2", "verify 3", "after-restart 1",
 		"mark 2", "force-restart 1", "boot 3", "observe 3", "verify 4", "after-restart 2",
-		"log 1", "log 2", "console 1", "delete 1", "look 2", "release 1"))
+		"log 1", "log 2", "log 3", "console 1", "delete 1", "look 2", "release 1"))
 	g.Expect(a.Hygiene).To(Equal(&matrix.Hygiene{}))
 	g.Expect(w.verified).To(Equal([]matrix.Phase{matrix.PhaseFix, matrix.PhaseInstall, matrix.PhaseInstall, matrix.PhaseInstall}))
 	g.Expect(a.Nodes).To(HaveLen(1))
@@ -72,8 +72,46 @@ func TestPass(t *testing.T) {
 	baseline, _ := a.Phase(matrix.PhaseBaseline)
 	g.Expect(baseline.Waited.Std()).To(Equal(stability))
 	g.Expect(a.Diagnoses).To(BeEmpty())
-	g.Expect(w.logs).To(And(HaveLen(3), HaveKey(a.Nodes[0].Node+"/kubelet.log"), HaveKey(a.Nodes[0].Node+"/console.log")))
+	g.Expect(w.logs).To(And(HaveLen(4), HaveKey(a.Nodes[0].Node+"/kubelet.log"), HaveKey(a.Nodes[0].Node+"/state.txt"), HaveKey(a.Nodes[0].Node+"/console.log")))
 	g.Expect(w.specs[a.Nodes[0].Node].Owner).To(Equal(map[string]string{"run": "r1", "cell": string(c.ID), "node": "0"}))
+}
+
+// TestStay: who stays has the cluster in the place of the restarts, and its logs;
+// the cell is taken down then, and proves nothing.
+func TestStay(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1+1")
+	var logs map[string][]byte
+	a := attempt(t, w, c, func(r *cell.Runner) {
+		r.Stay = func(ctx context.Context, l cell.Lodging) {
+			g.Expect(l.Cluster.Nodes).To(HaveLen(2))
+			var err error
+			logs, err = l.Logs(ctx, l.Cluster.Nodes[1])
+			g.Expect(err).NotTo(HaveOccurred())
+		}
+	})
+	g.Expect(logs).To(And(HaveKey("kubelet.log"), HaveKey("state.txt")))
+	g.Expect(phases(a)).To(Equal([]matrix.Phase{matrix.PhaseCreate, matrix.PhaseFix, matrix.PhaseInstall, matrix.PhaseBaseline, matrix.PhaseCollect, matrix.PhaseDestroy}))
+	g.Expect(verdict(c, a).Verdict).To(Equal(matrix.Unknown))
+	nodes, leases := w.left()
+	g.Expect([]int{nodes, leases}).To(Equal([]int{0, 0}))
+}
+
+// TestStayNeedsABaseline: a cluster that is not healthy is nobody's to stay with.
+func TestStayNeedsABaseline(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1")
+	w.evidence = func(_ context.Context, called string) matrix.Evidence {
+		if called == "baseline 1" {
+			return matrix.Evidence{Check: "baseline", Outcome: matrix.Unhealthy, Saw: "it broke", Want: "a whole one"}
+		}
+		return matrix.Evidence{}
+	}
+	a := attempt(t, w, c, func(r *cell.Runner) {
+		r.Stay = func(context.Context, cell.Lodging) { t.Error("somebody stays") }
+	})
+	g.Expect(verdict(c, a).Verdict).To(Equal(matrix.Fail))
+	g.Expect(w.logs).To(HaveKeyWithValue("phases/baseline.log", HaveSuffix("Z baseline: it broke, want a whole one\n")))
 }
 
 // TestRuntimeOfTheDistributions: what a distribution unpacks when it starts is

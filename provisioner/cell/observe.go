@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -160,15 +161,32 @@ func isThere(loadState string) *bool {
 	return nil
 }
 
-// logs reads a node's logs, all at once, and its console.
+// state prints what of a node's present state no log tells, a fact a line.
+const state = `for unit in containerd kubelet k3s k3s-agent rke2-server rke2-agent; do
+  [ "$(systemctl show --property LoadState --value "$unit")" = loaded ] || continue
+  echo "unit $unit is $(systemctl show --property ActiveState --value "$unit") ($(systemctl show --property SubState --value "$unit")), restarted $(systemctl show --property NRestarts --value "$unit") times"
+done
+if ls /etc/kubernetes/manifests/*.yaml /var/lib/rancher/rke2/agent/pod-manifests/*.yaml >/dev/null 2>&1; then
+  for process in etcd kube-apiserver kube-controller-manager kube-scheduler; do
+    echo "control plane: $(pgrep -f -c "^([^ ]*/)?$process ") processes of $process"
+  done
+fi
+echo "device /dev/kmsg: $(stat --format %F /dev/kmsg 2>&1) $(readlink /dev/kmsg)"
+for link in /sys/class/net/*; do echo "link ${link##*/}: mtu $(cat "$link/mtu")"; done
+echo "filtered ports:"; iptables-save | grep -E -- '--dports? .* -j (DROP|REJECT)' | grep -v '^-A KUBE-'
+df --output=target,pcent,ipcent / /var/lib/kubelet /var/lib/containerd`
+
+// logs reads a node's logs, all at once, its present state and its console.
 func (x *run) logs(ctx context.Context, node provisioner.Node) (map[string][]byte, error) {
 	logs := map[string][]byte{}
 	var errs []error
 	var mu sync.Mutex
 	var wait sync.WaitGroup
-	for name, command := range x.Distro.LogCommands() {
+	commands := maps.Clone(x.Distro.LogCommands())
+	commands["state.txt"] = state
+	for name, command := range commands {
 		wait.Go(func() {
-			out, err := node.Exec(ctx, provisioner.Command{Args: []string{"sh", "-c", command + " 2>&1"}})
+			out, err := node.Exec(ctx, provisioner.Command{Args: []string{"sh", "-c", "exec 2>&1\n" + command}})
 			var failed *provisioner.CommandError
 			mu.Lock()
 			defer mu.Unlock()

@@ -235,6 +235,22 @@ func (i *Instance) Stop(ctx context.Context) error {
 	return nil
 }
 
+// Pause freezes every process of the instance, until Resume.
+func (i *Instance) Pause(ctx context.Context) error {
+	if err := i.setState(ctx, "freeze", false); err != nil {
+		return fmt.Errorf("pause instance %s: %w", i.name, err)
+	}
+	return nil
+}
+
+// Resume ends a Pause.
+func (i *Instance) Resume(ctx context.Context) error {
+	if err := i.setState(ctx, "unfreeze", false); err != nil {
+		return fmt.Errorf("resume instance %s: %w", i.name, err)
+	}
+	return nil
+}
+
 // setState changes the state; the server's own timeout is ctx's, so that it
 // ends the attempt too.
 func (i *Instance) setState(ctx context.Context, action string, force bool) error {

@@ -146,6 +146,8 @@ type Options struct {
 	Keep cell.Keep
 	// Attempts is how often a cell that fails is tried.
 	Attempts int
+	// Stay, if set, takes the place of cells' restarts; see cell.Stay.
+	Stay cell.Stay
 }
 
 // Run is a run in flight.
@@ -162,8 +164,10 @@ func (p *Planned) Start(ctx context.Context, o Options) (*Run, error) {
 	if err != nil {
 		return nil, err
 	}
+	ground := p.ground(p.Plan, folder, id, o.Keep)
+	ground.Stay = o.Stay
 	e := engine.New(engine.Options{Plan: p.Plan, Folder: folder, Past: p.past, Attempts: o.Attempts, Progress: p.progress, Clock: wallClock{},
-		Ground: catalog.NewGround(p.ground(p.Plan, folder, id, o.Keep))})
+		Ground: catalog.NewGround(ground)})
 	e.Start(ctx)
 	return &Run{ID: id, Engine: e, Folder: folder}, nil
 }
