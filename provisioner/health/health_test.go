@@ -190,6 +190,11 @@ func baselineSpoiled() []spoiled {
 		{"dns", "another address", execSays("10.1.2.3\n"), "kubernetes.default is 10.1.2.3"},
 		{"dns", "an empty answer", execSays(""), "kubernetes.default is "},
 		{"dns", "a failure", execFails, "it went wrong"},
+		{"dns", "UDP alone", func(w *world) {
+			w.execute = func(_ string, args []string) (string, string, bool) {
+				return "", "no answer in time", slices.Contains(args, "--tcp=true")
+			}
+		}, "over tcp"},
 		{"dns", "no server", func(w *world) { w.removePod("coredns") }, "no DNS server is Ready"},
 		{"dns", "no probe", func(w *world) { w.removePod("probe") }, "no probe pod yet"},
 		{"service-clusterip", "a failure", execFails, "it went wrong"},

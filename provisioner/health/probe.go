@@ -313,7 +313,7 @@ func (s *session) readyPods(ctx context.Context, before *Snapshot, namespace, la
 }
 
 // dns: kubernetes.default resolves to its service's address from a pod on
-// every node.
+// every node, over UDP, and over TCP, which long answers take.
 func dns(before *Snapshot) check {
 	c := check{name: "dns", every: pollInterval}
 	c.begin = func(s *session) look {
@@ -336,15 +336,19 @@ func dns(before *Snapshot) check {
 			want := service.Spec.ClusterIP
 			timeout := patience(asked).String()
 			asked++
-			out, err := s.api.exec(ctx, from.name, "/probe", "dns", "--timeout", timeout, "--want", want, "kubernetes.default")
-			if err != nil {
-				return finding{want: want}, err
+			var f finding
+			for _, over := range [...]string{"udp", "tcp"} {
+				out, err := s.api.exec(ctx, from.name, "/probe", "dns", "--tcp="+strconv.FormatBool(over == "tcp"), "--timeout", timeout, "--want", want, "kubernetes.default")
+				if err != nil {
+					return finding{want: want}, fmt.Errorf("over %s: %w", over, err)
+				}
+				answers := strings.Fields(out.stdout)
+				f = finding{ok: want != "" && slices.Contains(answers, want), saw: "kubernetes.default is " + strings.Join(answers, ", "), want: want}
+				if !f.ok {
+					break
+				}
 			}
-			return finding{
-				ok:   want != "" && slices.Contains(strings.Fields(out.stdout), want),
-				saw:  "kubernetes.default is " + strings.Join(strings.Fields(out.stdout), ", "),
-				want: want,
-			}, nil
+			return f, nil
 		}).begin(s)
 	}
 	return c
@@ -419,8 +423,12 @@ func serviceClusterIP(before *Snapshot) check {
 	return c
 }
 
+// largeRequest is more bytes than one packet between nodes takes: where packets
+// that are full are lost on the way, small ones tell nothing of it.
+const largeRequest = 4000
+
 // podToPod: the probe on each node is answered by those on all others, at their
-// pods' own addresses.
+// pods' own addresses, a request that takes several packets as well.
 func podToPod(before *Snapshot) check {
 	c := check{name: "pod-to-pod", every: pollInterval}
 	c.begin = func(s *session) look {
@@ -444,6 +452,12 @@ func podToPod(before *Snapshot) check {
 				}
 				if !slices.Contains(strings.Fields(out.stdout), to.name) {
 					return finding{saw: fmt.Sprintf("%s answered %q", address, shorten(out.stdout)), want: want}, nil
+				}
+				if _, err := s.api.exec(ctx, from.name, "/probe", "get", "--timeout", timeout, "http://"+address+"/?"+strings.Repeat("x", largeRequest)); err != nil {
+					if isBlind(err) {
+						return finding{}, err
+					}
+					return finding{saw: fmt.Sprintf("%s answers, but not a request of %d bytes", address, largeRequest), want: want}, nil
 				}
 				answered = append(answered, fmt.Sprintf("%s on node %s", to.ip, to.node))
 			}

@@ -46,6 +46,11 @@ func TestPodToPodSpoiled(t *testing.T) {
 				return "pod " + pod, "", args[1] == "get"
 			}
 		},
+		"answers, but not a request of 4000 bytes": func(w *world) {
+			w.execute = func(_ string, args []string) (string, string, bool) {
+				return "", "no answer in time", len(args[len(args)-1]) > largeRequest
+			}
+		},
 		"on node cp1, no probe pod yet": func(w *world) { w.removePod("probe-cp1") },
 	} {
 		bubble(t, what, func(t *testing.T) {
