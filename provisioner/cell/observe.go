@@ -166,7 +166,7 @@ const state = `for unit in containerd kubelet k3s k3s-agent rke2-server rke2-age
   [ "$(systemctl show --property LoadState --value "$unit")" = loaded ] || continue
   echo "unit $unit is $(systemctl show --property ActiveState --value "$unit") ($(systemctl show --property SubState --value "$unit")), restarted $(systemctl show --property NRestarts --value "$unit") times"
 done
-if ls /etc/kubernetes/manifests/*.yaml /var/lib/rancher/rke2/agent/pod-manifests/*.yaml >/dev/null 2>&1; then
+if ls /etc/kubernetes/manifests/*.yaml >/dev/null 2>&1 || ls /var/lib/rancher/rke2/agent/pod-manifests/*.yaml >/dev/null 2>&1; then
   for process in etcd kube-apiserver kube-controller-manager kube-scheduler; do
     echo "control plane: $(pgrep -f -c "^([^ ]*/)?$process ") processes of $process"
   done
