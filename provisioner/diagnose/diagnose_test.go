@@ -115,7 +115,7 @@ func lines() map[string][][2]string {
 			{"create.log", `Failed to load kernel module 'vxlan': Failed to run: modprobe -b vxlan: exit status 1 (modprobe: FATAL: Module vxlan not found in directory /lib/modules/6.18.44)`},
 		},
 		"modules-load-failed": {
-			{"journal.log", `2026-11-20T19:00:00.123456+00:00 cp1 systemd-modules-load[61]: Failed to find module 'br_netfilter'`},
+			{"journal.log", `2026-11-20T19:00:00.123456+00:00 cp1 systemd-modules-load[61]: Failed to insert module 'br_netfilter': Operation not permitted`},
 		},
 		"portmap-iptables": {
 			{"containerd.log", `plugin type="portmap" failed (add): unable to create chain CNI-HOSTPORT-SETMARK: failed to list chains: exec: "iptables": executable file not found in $PATH`},

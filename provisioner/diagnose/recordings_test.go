@@ -93,7 +93,7 @@ func unrecorded() map[string]string {
 		"iptables-missing":          "needs a kernel without ip_tables",
 		"kernel-config":             asked + ": the kernel tells its configuration",
 		"kube-proxy-nftables":       "needs a kernel before 5.13",
-		"modules-load-failed":       asked,
+		"modules-load-failed":       "needs a host whose modules are files",
 		"no-default-route":          "needs an image that does not configure eth0",
 		"not-shared":                asked + ": kubeadm's own pods propagate no mounts",
 		"portmap-iptables":          rancher,
