@@ -372,7 +372,7 @@ func (i *Instance) Console(ctx context.Context) (string, error) {
 	lxc, logErr := i.log(ctx, "lxc.log")
 	fmt.Fprintf(&all, "\n--- lxc.log\n%s", lxc)
 	if err != nil && logErr != nil || ctx.Err() != nil {
-		return all.String(), fmt.Errorf("read console of instance %s: %w", i.name, errors.Join(err, logErr))
+		return all.String(), fmt.Errorf("read console of instance %s: %w", i.name, errors.Join(err, logErr, ctx.Err()))
 	}
 	return all.String(), nil
 }
