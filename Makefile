@@ -38,7 +38,8 @@ INTEGRATION := \
 	./provisioner/artifact \
 	./provisioner/distro/contract \
 	./provisioner/export \
-	./suites/compat
+	./suites/compat \
+	./suites/faults
 
 say = @printf '\n== %s\n' '$(1)'
 
@@ -94,6 +95,13 @@ integration: ## Run the tests that need root, Incus and a Kubernetes, real cells
 		esac; \
 	done
 	LXCMATRIX_TEST_RELEASES='$(RELEASES)' $(GO) test -tags integration -count=1 -p 1 -timeout 75m -v $(INTEGRATION)
+
+.PHONY: faults
+faults: build ## Break a cluster in every known way, and see each fault caught
+	$(call say,doctor)
+	$(BIN) doctor --fix --for matrix
+	$(call say,faults)
+	LXCMATRIX_TEST_FAULTS=all $(GO) test -tags integration -count=1 -timeout 60m -v -run TestFaults ./suites/faults
 
 # LXCMATRIX_BENCH_PAIRS says how many pairs of both are measured, five without
 # it; one takes about five minutes.

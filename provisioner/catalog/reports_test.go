@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lxcmatrix/lxcmatrix/fixtures"
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/config"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/k3s"
@@ -23,7 +25,8 @@ import (
 var thing = regexp.MustCompile("`([a-z]+)/([^`]+)`")
 
 // TestFieldReportsNameWhatThereIs: each part of a field report is a thing of
-// the program that exists, and every fix, gate and signature is one of them.
+// the program that exists, and every fix, gate and signature is one of
+// them, but signatures of what a fault brings about.
 func TestFieldReportsNameWhatThereIs(t *testing.T) {
 	knowledge, err := LoadKnowledge(t.Context())
 	if err != nil {
@@ -93,6 +96,20 @@ func TestFieldReportsNameWhatThereIs(t *testing.T) {
 	}
 	if rows < 70 || claims != 26 {
 		t.Errorf("%d rows and %d claims were read", rows, claims)
+	}
+	// What no report tells of, a fault brings about.
+	files, err := fs.Glob(fixtures.Faults(), "*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d faults: %v", len(files), err)
+	}
+	for _, file := range files {
+		text, err := fs.ReadFile(fixtures.Faults(), file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^signature: (\S+)$`).FindAllStringSubmatch(string(text), -1) {
+			named["signature/"+m[1]] = true
+		}
 	}
 	for _, kind := range []string{"fix", "gate", "signature"} {
 		for _, id := range known[kind] {

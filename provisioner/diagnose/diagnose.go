@@ -18,17 +18,26 @@ import (
 // mostTelling is how many lines are shown where no signature is found.
 const mostTelling = 3
 
-// Diagnose says what a cell failed of, by its logs: the signatures that are
-// found, as Scan does, and where none is, the lines that tell the most, each
-// as a diagnosis by the name of matrix.Unclassified. What logs in which nothing
-// failed say as well tells nothing.
+// Diagnose says what a cell failed of, by its logs: the causes that are found,
+// as Scan does, and where none is, the lines that tell the most, each as a
+// diagnosis by the name of matrix.Unclassified. What logs in which nothing
+// failed say as well tells nothing. Symptoms that are found come last.
 func Diagnose(ctx context.Context, signatures []*Signature, passing, logs fs.FS) ([]matrix.Diagnosis, error) {
 	found, err := Scan(ctx, signatures, logs)
-	if len(found) > 0 {
-		return found, err
+	var causes, symptoms []matrix.Diagnosis
+	for _, d := range found {
+		if slices.ContainsFunc(signatures, func(s *Signature) bool { return s.ID == d.Signature && s.Symptom }) {
+			symptoms = append(symptoms, d)
+		} else {
+			causes = append(causes, d)
+		}
 	}
-	telling, readErr := tellingLines(ctx, passing, logs)
-	return telling, errors.Join(err, readErr)
+	if len(causes) == 0 {
+		var readErr error
+		causes, readErr = tellingLines(ctx, passing, logs)
+		err = errors.Join(err, readErr)
+	}
+	return append(causes, symptoms...), err
 }
 
 // Words by which programs say that they ended, and that something went wrong.

@@ -12,6 +12,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	. "github.com/onsi/gomega"
 	"go.yaml.in/yaml/v4"
 
 	"github.com/lxcmatrix/lxcmatrix/fixtures"
@@ -175,6 +176,54 @@ func lines() map[string][][2]string {
 			{"kubelet.log", `E1120 19:00:00.1 812 run.go:72] "command failed" err="failed to run Kubelet: error creating fsnotify watcher: too many open files"`},
 			{"journal.log", `systemd[1]: Failed to allocate directory watch: Too many open files`},
 		},
+		"kubelet-down":            {{"state.txt", `unit kubelet is inactive (dead), restarted 0 times`}, {"state.txt", `unit kubelet is failed (failed), restarted 3 times`}},
+		"kubelet-flapping":        {{"state.txt", `unit kubelet is activating (auto-restart), restarted 4 times`}},
+		"containerd-down":         {{"state.txt", `unit containerd is inactive (dead), restarted 0 times`}},
+		"node-frozen":             {{"collect.log", `collect kubelet.log of node a1: exec in instance a1: Instance is frozen`}},
+		"apiserver-down":          {{"state.txt", `control plane: 0 processes of kube-apiserver`}},
+		"scheduler-down":          {{"state.txt", `control plane: 0 processes of kube-scheduler`}},
+		"controller-manager-down": {{"state.txt", `control plane: 0 processes of kube-controller-manager`}},
+		"apiserver-unknown-authority": {
+			{"baseline.log", `api-livez: get /livez: Get "https://10.0.0.9:6443/livez?timeout=5s&verbose=": tls: failed to verify certificate: x509: certificate signed by unknown authority (possibly because of "crypto/rsa: verification error" while trying to verify candidate authority certificate "kubernetes")`},
+		},
+		"taint-left": {
+			{"baseline.log", `taints on a1: maintenance=left:NoSchedule, want no taint but a server's own`},
+			{"recover.log", `taints on a1: example.com/team:NoExecute, want no taint but a server's own`},
+		},
+		"taint-unreachable":    {{"recover.log", `taints on a1: node.kubernetes.io/unreachable:NoSchedule, node.kubernetes.io/unreachable:NoExecute, want no taint but a server's own`}},
+		"taint-not-ready":      {{"baseline.log", `taints on a1: node.kubernetes.io/not-ready:NoSchedule, want no taint but a server's own`}},
+		"node-cordoned":        {{"objects.yaml", `    unschedulable: true`}},
+		"crash-loop":           {{"objects.yaml", `          reason: CrashLoopBackOff`}},
+		"container-ended":      {{"recover.log", `restart-stability: after 12s: restarts of kube-system/fault/fault rose from 0 to 1, want no container restarts for 20s`}},
+		"pod-unschedulable":    {{"objects.yaml", `      reason: Unschedulable`}},
+		"containers-not-ready": {{"objects.yaml", `      reason: ContainersNotReady`}},
+		"dns-wrong-answer": {
+			{"baseline.log", `dns on a1: exec "/probe dns --tcp=false --timeout 5s --want 10.96.0.1 kubernetes.default" in pod probe-a1-55474f6c4-jf5kw: command terminated with exit code 1: probe: resolve kubernetes.default: got 192.0.2.53, want 10.96.0.1, want 10.96.0.1`},
+			{"baseline.log", `dns on a1: kubernetes.default is 192.0.2.53, want 10.96.0.1`},
+		},
+		"dns-port-filtered":         {{"state.txt", `-A PREROUTING -p tcp -m tcp --dport 53 -j DROP`}},
+		"vxlan-port-filtered":       {{"state.txt", `-A PREROUTING -p udp -m udp --dport 8472 -j DROP`}},
+		"overlay-mtu":               {{"baseline.log", `pod-to-pod on a1: 10.244.0.4:8080 answers, but not a request of 4000 bytes, want an answer of pod probe-s1 at 10.244.0.4:8080 on node s1`}},
+		"service-without-endpoints": {{"baseline.log", `service-clusterip on s1: service probe has the endpoints [], its Ready pods are [10.244.0.4 10.244.1.2], want a service that leads to its pods`}},
+		"kube-proxy-down":           {{"baseline.log", `kube-proxy-healthz on a1: dial tcp 10.0.0.9:10256: connect: connection refused, want 200 OK`}},
+		"certificate-expired":       {{"kubelet.log", `E1120 19:00:00.1 812 reflector.go:1] "Failed to watch" err="Get \"https://10.0.0.9:6443/api/v1/nodes\": tls: failed to verify certificate: x509: certificate has expired or is not yet valid: current time 2027-12-26T00:00:00Z is after 2026-11-21T00:00:00Z"`}},
+		"kubelet-certificate-expired": {
+			{"kubelet.log", `E1120 19:00:00.1 812 bootstrap.go:266] "Unhandled Error" err="part of the existing bootstrap client certificate in /etc/kubernetes/kubelet.conf is expired: 2026-11-21 21:00:00 +0000 UTC" logger="UnhandledError"`},
+		},
+		"memory-pressure":   {{"kubelet.log", `I1120 19:00:00.1 812 eviction_manager.go:376] "Eviction manager: attempting to reclaim" resourceName="memory"`}},
+		"webhook-failed":    {{"objects.yaml", `      message: 'Internal error occurred: failed calling webhook "fault.lxcmatrix.dev": failed to call webhook: Post "https://nobody.default.svc:443/?timeout=1s": service "nobody" not found'`}},
+		"image-missing":     {{"objects.yaml", `          reason: ErrImageNeverPull`}},
+		"etcd-out-of-space": {{"pods.log", `2026-11-21T21:00:00.1Z stderr F E1121 21:00:00.1 1 leaderelection.go:436] error: etcdserver: mvcc: database space exceeded`}},
+		"not-restarted": {
+			{"recover.log", `boot-id on a1: boot ID 4c6d is that of before the restart, want a report of this start's kubelet`},
+			{"recover.log", `lease-renewed on a1: the node was not restarted, want renewed after the node started`},
+		},
+		"data-lost": {
+			{"recover.log", `file-survived on a1: exec "/probe read /var/lib/lxcmatrix/probe/survivor" in pod probe-a1: command terminated with exit code 1: probe: open /var/lib/lxcmatrix/probe/survivor: no such file or directory, want QX`},
+			{"recover.log", `object-survived: config map survivor has UID 1 and nonce "older", had 1 and "QX", want the object of before the restart`},
+		},
+		"certificates-changed": {{"recover.log", `same-pki on s1: /etc/kubernetes/pki/front-proxy-client.crt changed, want the certificates of before the restart`}},
+		"node-facts-differ":    {{"baseline.log", `node-facts on a1: operating system "Debian GNU/Linux 13 (trixie)", want "Another"`}},
 	}
 }
 
@@ -431,4 +480,39 @@ func BenchmarkScan(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// TestSince: of a log that names times, only what is from then on stays.
+func TestSince(t *testing.T) {
+	g := NewWithT(t)
+	since := time.Date(2026, 11, 21, 21, 0, 0, 0, time.UTC)
+	for log, want := range map[string]string{
+		"2026-11-21T20:59:59+0000 cp1 kubelet[1]: old\n  and more of it\n2026-11-21T22:00:01+0100 cp1 kubelet[1]: new\n  and more\n": "2026-11-21T22:00:01+0100 cp1 kubelet[1]: new\n  and more\n",
+		"==> pod.log <==\n2026-11-21T20:00:00.1Z stdout F old\n":                                                                     "==> pod.log <==\n",
+		"kind: Pod\n  startTime: \"2026-11-21T20:00:00Z\"\n  phase: Running":                                                         "kind: Pod\n  startTime: \"2026-11-21T20:00:00Z\"\n  phase: Running",
+		"": "",
+	} {
+		g.Expect(string(diagnose.Since(since, []byte(log)))).To(Equal(want))
+	}
+}
+
+// TestSymptoms: what is wrong is told after what it comes of, and beside what the
+// logs say where that is not known.
+func TestSymptoms(t *testing.T) {
+	g := NewWithT(t)
+	signatures := embedded(t)
+	const crash = "2026-11-21T21:00:00+0000 cp1 kubelet[1]: E1121 pod_workers.go:1324] err=\"failed to \\\"StartContainer\\\" for \\\"kube-proxy\\\" with CrashLoopBackOff: \\\"back-off 10s\"\n"
+	logs := fstest.MapFS{"cp1/kubelet.log": {Data: []byte(crash)},
+		"cp1/pods.log": {Data: []byte("2026-11-21T21:00:01Z stderr F E1121 21:00:01.1 1 server.go:1] \"command failed\" err=\"something new\"\n")}}
+	signaturesOf := func() (ids []string) {
+		found, err := diagnose.Diagnose(t.Context(), signatures, fstest.MapFS{}, logs)
+		g.Expect(err).NotTo(HaveOccurred())
+		for _, d := range found {
+			ids = append(ids, d.Signature)
+		}
+		return ids
+	}
+	g.Expect(signaturesOf()).To(Equal([]string{matrix.Unclassified, matrix.Unclassified, "crash-loop"}))
+	logs["cp1/pods.log"] = &fstest.MapFile{Data: []byte("2026-11-21T21:00:01Z stderr F err=\"open /proc/sys/net/netfilter/nf_conntrack_max: permission denied\"\n")}
+	g.Expect(signaturesOf()).To(Equal([]string{"conntrack-max", "crash-loop"}))
 }

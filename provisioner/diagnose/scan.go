@@ -247,3 +247,20 @@ func lineAt(text []byte, pos int) (line []byte, next int) {
 	line = bytes.TrimSuffix(text[pos:pos+end], []byte("\r"))
 	return line[:min(len(line), longest)], next
 }
+
+// Since is a log without the lines from before a time. A line that does not begin
+// with a time is as old as the one above it that does, and those above the first
+// of these stay, as does a log in which none is.
+func Since(since time.Time, log []byte) []byte {
+	kept := make([]byte, 0, len(log))
+	old := false
+	for line := range bytes.Lines(log) {
+		if m := timestamp.FindIndex(line[:min(len(line), 64)]); m != nil && m[0] == 0 {
+			old = timeOf(string(line[:m[1]])).Before(since)
+		}
+		if !old {
+			kept = append(kept, line...)
+		}
+	}
+	return kept
+}

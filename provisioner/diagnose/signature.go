@@ -39,6 +39,9 @@ type Signature struct {
 	// CausedBy is the ID of a harmful or optional fix that brings it about where
 	// somebody asked for it; empty where none does.
 	CausedBy string `yaml:"causedBy"`
+	// Symptom says that the line tells what is wrong and not what of: causes are
+	// told before it, and where none is found, what else the logs say as well.
+	Symptom bool `yaml:"symptom"`
 	// Issue is a link to what is known upstream.
 	Issue string `yaml:"issue" jsonschema:"required,minLength=1"`
 
