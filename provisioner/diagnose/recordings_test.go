@@ -57,6 +57,7 @@ func recorded() map[string][]string {
 		"debian-13-with-incus-modules":             {"kernel-module-refused"},
 		"debian-13-with-cgroups-per-qos":           {"cgroups-path-format"},
 		"debian-13-with-kubelet-apparmor-gate":     {"apparmor-gate-fatal"},
+		"debian-13-with-proc-sys-stubs":            {"atoi-empty"},
 		// The same as with-cgroups-per-qos, as long as that fix left kubelet to
 		// enforce what it cannot without cgroups.
 		"debian-13-unclassified-kubelet-config": nil,
@@ -76,7 +77,6 @@ func unrecorded() map[string]string {
 	)
 	return map[string]string{
 		"apparmor-denied":             apparmor,
-		"atoi-empty":                  "needs a host of its own: the sysctls are left to the cell",
 		"br-netfilter-missing":        "needs a kernel that loads br_netfilter as a module",
 		"btrfs-rootfs":                "needs nodes on btrfs",
 		"cgroup-controllers":          v2,
