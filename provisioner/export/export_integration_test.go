@@ -376,6 +376,38 @@ func TestAnsible(t *testing.T) {
 	by.g.Expect(play("node-undo.yml")).To(BeZero())
 }
 
+// withCloudInit has a node of Debian's take its first boot's instructions from a
+// folder. The image configures eth0, which cloud-init is to leave alone, and has
+// no SSH to make keys for. That the network is online waits for an address, as in
+// an image of somebody who uses cloud-init.
+const withCloudInit = `export DEBIAN_FRONTEND=noninteractive
+apt-get -q -o Acquire::Retries=3 update
+apt-get -q -y -o Acquire::Retries=3 install --no-install-recommends cloud-init
+systemctl unmask --quiet systemd-networkd-wait-online.service
+systemctl enable --quiet systemd-networkd-wait-online.service
+printf 'datasource_list: [NoCloud]\nnetwork: {config: disabled}\nssh_genkeytypes: []\n' >/etc/cloud/cloud.cfg.d/99-test.cfg
+mkdir -p /var/lib/cloud/seed/nocloud
+cat >/var/lib/cloud/seed/nocloud/user-data
+printf 'instance-id: %s\nlocal-hostname: %s\n' "$(hostname)" "$(hostname)" >/var/lib/cloud/seed/nocloud/meta-data`
+
+// TestCloudInit boots a node with the cloud-config, which does what the node's
+// script does, and nothing once it has.
+func TestCloudInit(t *testing.T) {
+	by := open(t)
+	const node = "cloud-init"
+	by.launch(node)
+	by.in(node, by.file("cloud-init", "user-data").Content, "sh", "-ec", withCloudInit)
+	fresh := by.in(node, by.state(), "sh", "-s")
+	by.incus("", "restart", node)
+	by.in(node, "", "sh", "-c", booted)
+	t.Logf("%s", by.in(node, "", "cloud-init", "status", "--wait", "--long"))
+	t.Logf("%s", by.in(node, "", "cat", "/var/log/cloud-init-output.log"))
+	by.g.Expect(by.in(node, by.state(), "sh", "-s")).NotTo(Equal(fresh))
+	by.g.Expect(by.in(node, by.file("shell", "node.sh").Content, "sh", "-s")).To(Equal("no change\n"))
+	by.in(node, "", "/usr/local/sbin/lxcmatrix-node", "undo")
+	by.g.Expect(by.in(node, by.state(), "sh", "-s")).To(Equal(fresh))
+}
+
 // attached is a container of LXC's as far as fixes are verified in it.
 type attached struct {
 	provisioner.Node

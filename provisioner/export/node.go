@@ -126,7 +126,7 @@ func cloudInit(s Steps) ([]provisioner.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []provisioner.File{{Path: "user-data", Content: "#cloud-config (derived, unproven: no image here carries cloud-init)\n" + s.header() + string(config)}}, nil
+	return []provisioner.File{{Path: "user-data", Content: "#cloud-config\n" + s.header() + string(config)}}, nil
 }
 
 // header says what something was written for.
