@@ -35,22 +35,27 @@ func (f *Folder) Remember(run matrix.Run) error {
 	return nil
 }
 
-// Past is what is remembered of the run. Where nothing was kept, as of a run
-// that was killed, it is made from the results, and nothing is written.
-func (f *Folder) Past() (history.Run, error) {
-	path := filepath.Join(f.dir, summaryFile)
+// ReadPastOf is what is remembered of the run in a folder. Where nothing was
+// kept, as of a run that was killed, it is made from the results, and nothing is
+// written. A folder that is no run's wraps fs.ErrNotExist.
+func ReadPastOf(dir string) (history.Run, error) {
+	path := filepath.Join(dir, summaryFile)
 	r, err := readPast(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		run, err := f.Read()
-		if err != nil {
-			return history.Run{}, err
-		}
-		return history.Of(run), nil
-	case err != nil:
+	if err == nil {
+		return r, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
 		return history.Run{}, &CorruptError{Path: path, Err: err}
 	}
-	return r, nil
+	f, err := Open(dir)
+	if err != nil {
+		return history.Run{}, err
+	}
+	run, err := f.Read()
+	if err != nil {
+		return history.Run{}, err
+	}
+	return history.Of(run), nil
 }
 
 func readPast(path string) (r history.Run, err error) {
@@ -82,16 +87,11 @@ func readPast(path string) (r history.Run, err error) {
 // errors beside what can: no root has no past.
 func ReadPast(root, before string, most int) (runs []history.Run, unread []error) {
 	for _, dir := range youngest(root, most, before) {
-		f, err := Open(dir)
+		r, err := ReadPastOf(dir)
 		if err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {
 				unread = append(unread, err)
 			}
-			continue
-		}
-		r, err := f.Past()
-		if err != nil {
-			unread = append(unread, err)
 			continue
 		}
 		runs = append(runs, r)

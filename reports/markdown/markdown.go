@@ -22,8 +22,8 @@ import (
 func Render(w io.Writer, run matrix.Run) error {
 	v := view.New(run)
 	var out bytes.Buffer
-	fmt.Fprintf(&out, "# Run %s\n\n**%s**\n\n", escape(v.ID), escape(v.Summary()))
-	fmt.Fprintf(&out, "lxcmatrix %s, matrix %s", escape(v.Version), escape(v.Matrix))
+	fmt.Fprintf(&out, "# Run %s\n\n**%s**\n\n", Escape(v.ID), Escape(v.Summary()))
+	fmt.Fprintf(&out, "lxcmatrix %s, matrix %s", Escape(v.Version), Escape(v.Matrix))
 	if !v.Started.IsZero() {
 		fmt.Fprintf(&out, ", started %s", v.Started.UTC().Format("2006-01-02 15:04:05 UTC"))
 	}
@@ -31,12 +31,12 @@ func Render(w io.Writer, run matrix.Run) error {
 	if err := cells(&out, v); err != nil {
 		return fmt.Errorf("render markdown of run %s: %w", v.ID, err)
 	}
-	fmt.Fprintf(&out, "\n%s. Net: without stability windows. Optional: blocked does not fail the run.", escape(view.Legend))
+	fmt.Fprintf(&out, "\n%s. Net: without stability windows. Optional: blocked does not fail the run.", Escape(view.Legend))
 	if v.Suspect > 0 {
 		fmt.Fprintf(&out, " %s.", view.SuspectLegend)
 	}
 	if v.Chosen > 0 {
-		fmt.Fprintf(&out, " %s.", escape(view.ChosenLegend))
+		fmt.Fprintf(&out, " %s.", Escape(view.ChosenLegend))
 	}
 	out.WriteString("\n")
 	if err := ablations(&out, v); err != nil {
@@ -50,7 +50,7 @@ func Render(w io.Writer, run matrix.Run) error {
 	if len(v.HarnessErrors) > 0 {
 		out.WriteString("\n## Harness errors\n\n")
 		for _, e := range v.HarnessErrors {
-			fmt.Fprintf(&out, "- %s\n", code(e))
+			fmt.Fprintf(&out, "- %s\n", Code(e))
 		}
 	}
 	if _, err := w.Write(out.Bytes()); err != nil {
@@ -80,11 +80,11 @@ func cells(out *bytes.Buffer, v view.Run) error {
 			verdict += " " + view.SuspectMark
 		}
 		if c.Chosen() != "" {
-			verdict += " " + view.ChosenMark + escape(c.Chosen())
+			verdict += " " + view.ChosenMark + Escape(c.Chosen())
 		}
-		row := []string{escape(c.ID), verdict}
+		row := []string{Escape(c.ID), verdict}
 		for _, p := range c.Phases {
-			row = append(row, escape(p.Short()))
+			row = append(row, Escape(p.Short()))
 		}
 		total, net := "-", "-"
 		if c.Took > 0 {
@@ -103,28 +103,28 @@ func deviations(out *bytes.Buffer, v view.Run) {
 		}
 		out.WriteString(title)
 		title = ""
-		fmt.Fprintf(out, "\n### %s: %s%s%s\n\n", escape(c.ID), c.Verdict, escape(c.Where()), escape(c.Marks()))
-		fmt.Fprintf(out, "- reason: %s\n", code(c.Reason))
+		fmt.Fprintf(out, "\n### %s: %s%s%s\n\n", Escape(c.ID), c.Verdict, Escape(c.Where()), Escape(c.Marks()))
+		fmt.Fprintf(out, "- reason: %s\n", Code(c.Reason))
 		if c.Attempts > 1 {
 			fmt.Fprintf(out, "- attempts: %d\n", c.Attempts)
 		}
 		for _, d := range c.Diagnoses {
-			fmt.Fprintf(out, "- diagnosis: %s (%s)\n", escape(d.Title), escape(d.Signature))
+			fmt.Fprintf(out, "- diagnosis: %s (%s)\n", Escape(d.Title), Escape(d.Signature))
 			if d.Log != "" {
-				fmt.Fprintf(out, "  - evidence: %s: %s\n", code(d.Log), code(d.Line))
+				fmt.Fprintf(out, "  - evidence: %s: %s\n", Code(d.Log), Code(d.Line))
 			}
 			if d.Cause != "" {
-				fmt.Fprintf(out, "  - cause: %s\n", escape(d.Cause))
+				fmt.Fprintf(out, "  - cause: %s\n", Escape(d.Cause))
 			}
 			if remedy := c.Remedy(d); remedy != "" {
-				fmt.Fprintf(out, "  - remedy: %s\n", escape(remedy))
+				fmt.Fprintf(out, "  - remedy: %s\n", Escape(remedy))
 			}
 			if d.Issue != "" {
 				fmt.Fprintf(out, "  - issue: %s\n", link(d.Issue))
 			}
 		}
 		if c.Kept != "" {
-			fmt.Fprintf(out, "- kept: %s\n", code(c.Kept))
+			fmt.Fprintf(out, "- kept: %s\n", Code(c.Kept))
 		}
 	}
 }
@@ -139,7 +139,7 @@ func ablations(out *bytes.Buffer, v view.Run) error {
 	if len(rows) > 0 {
 		header := []string{"Fix"}
 		for _, a := range of {
-			header = append(header, escape(a.Cell))
+			header = append(header, Escape(a.Cell))
 		}
 		for i := range rows {
 			rows[i] = escapeAll(rows[i])
@@ -149,20 +149,20 @@ func ablations(out *bytes.Buffer, v view.Run) error {
 		}
 	}
 	for _, a := range v.Ablations {
-		fmt.Fprintf(out, "\n### %s: fixes left out\n\n%s.\n\n", escape(a.Cell), escape(a.Summary()))
+		fmt.Fprintf(out, "\n### %s: fixes left out\n\n%s.\n\n", Escape(a.Cell), Escape(a.Summary()))
 		if a.Bare != "" {
-			fmt.Fprintf(out, "- without any of %d fixes: %s\n", a.InEffect, code(a.Bare))
+			fmt.Fprintf(out, "- without any of %d fixes: %s\n", a.InEffect, Code(a.Bare))
 		}
 		if a.Goal == matrix.GoalMinimal {
-			fmt.Fprintf(out, "- enough: %s\n- spared: %s\n", escape(strings.Join(a.Minimum.Kept, ", ")), escape(strings.Join(a.Minimum.Dropped, ", ")))
+			fmt.Fprintf(out, "- enough: %s\n- spared: %s\n", Escape(strings.Join(a.Minimum.Kept, ", ")), Escape(strings.Join(a.Minimum.Dropped, ", ")))
 		}
 		for _, f := range a.Findings {
-			fmt.Fprintf(out, "- %s: **%s**: %s\n", escape(f.Fix), escape(view.Said(f)), code(f.Reason))
+			fmt.Fprintf(out, "- %s: **%s**: %s\n", Escape(f.Fix), Escape(view.Said(f)), Code(f.Reason))
 			if f.Line != "" {
-				fmt.Fprintf(out, "  - %s: %s: %s\n", escape(f.Signature), code(f.Log), code(f.Line))
+				fmt.Fprintf(out, "  - %s: %s: %s\n", Escape(f.Signature), Code(f.Log), Code(f.Line))
 			}
 			if f.Against != "" {
-				fmt.Fprintf(out, "  - against what is known of it: %s\n", escape(f.Against))
+				fmt.Fprintf(out, "  - against what is known of it: %s\n", Escape(f.Against))
 			}
 		}
 		var trials [][]string
@@ -219,10 +219,10 @@ func hygiene(out *bytes.Buffer, v view.Run) {
 		if len(notes) == 0 {
 			continue
 		}
-		fmt.Fprintf(out, "%s\n### %s\n\n", title, escape(c.ID))
+		fmt.Fprintf(out, "%s\n### %s\n\n", title, Escape(c.ID))
 		title = ""
 		for _, note := range notes {
-			fmt.Fprintf(out, "- %s: %s\n", note.Name, code(note.Text))
+			fmt.Fprintf(out, "- %s: %s\n", note.Name, Code(note.Text))
 		}
 	}
 }
@@ -247,10 +247,10 @@ func table(out *bytes.Buffer, header []string, rows [][]string) error {
 	return t.Render()
 }
 
-// escape makes plain text that Markdown shows as it is: punctuation that could
+// Escape makes plain text that Markdown shows as it is: punctuation that could
 // mean something is escaped, HTML's as entities, and the at sign too, since
 // hosts turn it into a mention.
-func escape(s string) string {
+func Escape(s string) string {
 	return strings.NewReplacer(
 		"&", "&amp;", "<", "&lt;", ">", "&gt;", "@", "&#64;",
 		`\`, `\\`, "`", "\\`", "*", `\*`, "_", `\_`, "[", `\[`, "]", `\]`, "|", `\|`, "~", `\~`, "#", `\#`, "!", `\!`,
@@ -260,16 +260,16 @@ func escape(s string) string {
 
 func escapeAll(in []string) []string {
 	for i := range in {
-		in[i] = escape(in[i])
+		in[i] = Escape(in[i])
 	}
 	return in
 }
 
 var backticks = regexp.MustCompile("`+")
 
-// code is text as a code span, fenced by more backticks than it holds. Not for
+// Code is text as a code span, fenced by more backticks than it holds. Not for
 // tables, which read a | even there.
-func code(s string) string {
+func Code(s string) string {
 	if s == "" {
 		return "(empty)"
 	}
@@ -292,5 +292,5 @@ func link(s string) string {
 	if webLink.MatchString(s) {
 		return "<" + s + ">"
 	}
-	return code(s)
+	return Code(s)
 }

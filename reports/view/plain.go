@@ -16,6 +16,9 @@ var escapes = regexp.MustCompile("\x1b(?:\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|\\[[0-
 // text go, any white space becomes one blank, and bytes that are not UTF-8 are
 // shown as U+FFFD.
 func Plain(s string) string {
+	if isPlain(s) {
+		return s
+	}
 	s = escapes.ReplaceAllString(s, "")
 	s = strings.ToValidUTF8(s, string(utf8.RuneError))
 	s = strings.Map(func(r rune) rune {
@@ -28,6 +31,21 @@ func Plain(s string) string {
 		return r
 	}, s)
 	return strings.Join(strings.Fields(s), " ")
+}
+
+// isPlain says of most text, quickly, that it is plain as it stands: printable
+// ASCII with single blanks between words.
+func isPlain(s string) bool {
+	blank := true
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == ' ' && blank, c < ' ', c > '~':
+			return false
+		default:
+			blank = c == ' '
+		}
+	}
+	return s == "" || !blank
 }
 
 func plainAll(in []string) []string {

@@ -40,7 +40,7 @@ func TestStyled(t *testing.T) {
 		"\x1b[92mgreen\x1b[39m\x1b[1mx": "[{fg10 green} {bold x}]",
 		"\x1b[38;5;31ma\x1b[38;2;1;31;1mb\x1b[48;5;1mc": "[{ a} { b} { c}]",
 		"\x1b[2J\x1b]0;title\x07x\x1b[31":               "[{ x[31}]",
-		"\u202ex\u2028\x00\r\n\u009b":                     "[{ x}]",
+		"\u202ex\u2028\x00\r\n\u009b":                   "[{ x}]",
 		"bad \xff":                                      "[{ bad \ufffd}]",
 	} {
 		if got := fmt.Sprint(view.Styled(in)); got != want {
