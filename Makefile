@@ -30,6 +30,7 @@ ACTIONLINT := $(TOOLS)/actionlint-$(ACTIONLINT_VERSION)/actionlint
 # daemon, so they run one after the other.
 # Quick ones come first.
 INTEGRATION := \
+	./reports/html \
 	./provisioner/hygiene \
 	./provisioner/image \
 	./provisioner/host \

@@ -14,6 +14,7 @@ import (
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
+	"github.com/lxcmatrix/lxcmatrix/reports/html"
 	"github.com/lxcmatrix/lxcmatrix/reports/internal/samples"
 	"github.com/lxcmatrix/lxcmatrix/reports/json"
 	"github.com/lxcmatrix/lxcmatrix/reports/junit"
@@ -42,6 +43,18 @@ func fromMarkdown(t *testing.T, run matrix.Run) said {
 		t.Fatal(err)
 	}
 	return said{column(t, b.String(), `(?m)^\| kubeadm-1\.34/\S+ +\| \**(\w+)`), column(t, b.String(), `(?m)^\*\*(\d+ of \d+ cells pass: .*)\*\*$`)}
+}
+
+// renderHTML is the HTML report of a run alone.
+func renderHTML(w io.Writer, run matrix.Run) error { return html.Render(w, html.Input{Run: run}) }
+
+func fromHTML(t *testing.T, run matrix.Run) said {
+	t.Helper()
+	var b bytes.Buffer
+	if err := renderHTML(&b, run); err != nil {
+		t.Fatal(err)
+	}
+	return said{column(t, b.String(), `data-verdict="(\w+)"`), column(t, b.String(), `<meta name="description" content="([^"]*)">`)}
 }
 
 func column(t *testing.T, text, pattern string) string {
@@ -221,7 +234,7 @@ func TestEveryReportAgreesOnEveryVerdict(t *testing.T) {
 
 			inJSON, exit := fromJSON(t, run)
 			inJUnit, report := fromJUnit(t, run)
-			for name, got := range map[string]said{"table": fromTable(t, run), "markdown": fromMarkdown(t, run), "json": inJSON, "junit": inJUnit} {
+			for name, got := range map[string]said{"table": fromTable(t, run), "markdown": fromMarkdown(t, run), "html": fromHTML(t, run), "json": inJSON, "junit": inJUnit} {
 				if got != expected {
 					t.Errorf("%s says %+v, want %+v", name, got, expected)
 				}
@@ -248,7 +261,7 @@ func TestEveryReportAgreesOnEveryVerdict(t *testing.T) {
 func showsDefied(t *testing.T, run matrix.Run) map[string]bool {
 	t.Helper()
 	shown := map[string]bool{}
-	for name, render := range map[string]func(io.Writer, matrix.Run) error{"table": table.Render, "markdown": markdown.Render} {
+	for name, render := range map[string]func(io.Writer, matrix.Run) error{"table": table.Render, "markdown": markdown.Render, "html": renderHTML} {
 		var b bytes.Buffer
 		if err := render(&b, run); err != nil {
 			t.Fatal(err)
@@ -276,7 +289,7 @@ func TestHarnessErrorsAreNeverGreen(t *testing.T) {
 		t.Errorf("JUnit has %d errors, want 1", r.Errors)
 	}
 	j, _ := fromJSON(t, run)
-	for name, s := range map[string]said{"table": fromTable(t, run), "markdown": fromMarkdown(t, run), "json": j} {
+	for name, s := range map[string]said{"table": fromTable(t, run), "markdown": fromMarkdown(t, run), "html": fromHTML(t, run), "json": j} {
 		if !strings.Contains(s.headline, "harness errors 1") {
 			t.Errorf("%s does not count the harness error: %s", name, s.headline)
 		}
@@ -289,7 +302,7 @@ func TestPlannedCellWithoutResultIsShown(t *testing.T) {
 	run.Results = nil
 	j, exit := fromJSON(t, run)
 	u, _ := fromJUnit(t, run)
-	for name, s := range map[string]said{"table": fromTable(t, run), "markdown": fromMarkdown(t, run), "json": j, "junit": u} {
+	for name, s := range map[string]said{"table": fromTable(t, run), "markdown": fromMarkdown(t, run), "html": fromHTML(t, run), "json": j, "junit": u} {
 		if s.verdict != "unknown" || !strings.HasPrefix(s.headline, "0 of 1 cells pass") {
 			t.Errorf("%s says %+v", name, s)
 		}
@@ -321,7 +334,7 @@ func TestChosenFixesAreShown(t *testing.T) {
 	c := samples.Cell("13")
 	c.With, c.Without = []string{"kmsg-console"}, []string{"kmsg-device", "ids"}
 	run := throughDisk(t, samples.Run(samples.Result(c, samples.Passing(c))))
-	for name, render := range map[string]func(io.Writer, matrix.Run) error{"table": table.Render, "markdown": markdown.Render} {
+	for name, render := range map[string]func(io.Writer, matrix.Run) error{"table": table.Render, "markdown": markdown.Render, "html": renderHTML} {
 		var b bytes.Buffer
 		if err := render(&b, run); err != nil {
 			t.Fatal(err)

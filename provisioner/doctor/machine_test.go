@@ -94,7 +94,8 @@ func healthy() map[string]string {
 		"/var/lib/apt/lists/mirror_dists_trixie_main_binary-amd64_Packages.lz4": "list",
 		"/usr/local/go/bin/go": program,
 	}
-	for _, name := range []string{"dnsmasq", "nft", "ip", "mke2fs", "losetup", "mmdebstrap", "tar2sqfs", "xz", "git", "apparmor_parser", "gcc", "pkg-config", "make", "unshare", "modprobe", "iptables", "apt-get", "qemu-system-x86_64", "qemu-img", "lxc-start", "shellcheck"} {
+	files["/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"] = "font"
+	for _, name := range []string{"dnsmasq", "nft", "ip", "mke2fs", "losetup", "mmdebstrap", "tar2sqfs", "xz", "git", "apparmor_parser", "gcc", "pkg-config", "make", "unshare", "modprobe", "iptables", "apt-get", "qemu-system-x86_64", "qemu-img", "lxc-start", "shellcheck", "chromium", "npm"} {
 		files["/usr/sbin/"+name] = program
 	}
 	return files

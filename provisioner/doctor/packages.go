@@ -47,6 +47,9 @@ func requirements() []requirement {
 		{pkg: "make", why: "the Makefile", anyOf: []string{"make"}, test: true},
 		{pkg: "lxc", why: "what is exported for LXC without Incus", anyOf: []string{"lxc-start"}, test: true},
 		{pkg: "shellcheck", why: "scripts that are exported", anyOf: []string{"shellcheck"}, test: true},
+		{pkg: "chromium-headless-shell", why: "the HTML report in a browser", anyOf: []string{"chromium-headless-shell", "chromium"}, test: true},
+		{pkg: "fonts-dejavu-core", why: "the HTML report in a browser", anyOf: []string{"/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"}, test: true},
+		{pkg: "npm", why: "axe-core, which says whether everybody can use the HTML report", anyOf: []string{"npm"}, test: true},
 	}
 }
 

@@ -142,7 +142,13 @@ func Glyph(v matrix.Verdict) string {
 }
 
 func outcomeClass(o matrix.Outcome) string {
-	return map[matrix.Outcome]string{matrix.Healthy: "pass", matrix.Unhealthy: "fail"}[o]
+	switch o {
+	case matrix.Healthy:
+		return "pass"
+	case matrix.Unhealthy:
+		return "fail"
+	}
+	return "unknown"
 }
 
 func when(t time.Time) string {

@@ -138,7 +138,10 @@
     open = cell;
     cell.hidden = false;
     for (const a of links) if (a.hash === location.hash) a.setAttribute('aria-current', 'true');
-    cell.querySelector('h3').focus({ preventScroll: true });
+    // It can be focused, or the browser, when it comes to the address' fragment,
+    // would focus nothing.
+    cell.tabIndex = -1;
+    cell.focus({ preventScroll: true });
     cell.scrollIntoView();
   }
 

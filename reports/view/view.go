@@ -227,9 +227,10 @@ func newCell(r matrix.Result) Cell {
 			p.Ran = true
 			p.Took += pr.Duration.Std()
 			p.Waited += pr.Waited.Std()
-			for _, e := range pr.Evidence {
-				e.Check, e.Node, e.Saw, e.Want = Plain(e.Check), Plain(e.Node), Plain(e.Saw), Plain(e.Want)
-				p.Evidence = append(p.Evidence, e)
+			if p.Evidence == nil {
+				p.Evidence = plainEvidence(pr.Evidence)
+			} else {
+				p.Evidence = append(p.Evidence, plainEvidence(pr.Evidence)...)
 			}
 		}
 		c.Took += p.Took
@@ -366,6 +367,22 @@ func axes(c matrix.Cell) []Axis {
 		out[i].Value = Plain(out[i].Value)
 	}
 	return out
+}
+
+// plainEvidence is evidence that is safe to show; most is as it stands, and is
+// shared then: of large runs it is the most by far.
+func plainEvidence(all []matrix.Evidence) []matrix.Evidence {
+	if !slices.ContainsFunc(all, func(e matrix.Evidence) bool {
+		return !isPlain(e.Check) || !isPlain(e.Node) || !isPlain(e.Saw) || !isPlain(e.Want)
+	}) {
+		return slices.Clip(all)
+	}
+	all = slices.Clone(all)
+	for i := range all {
+		e := &all[i]
+		e.Check, e.Node, e.Saw, e.Want = Plain(e.Check), Plain(e.Node), Plain(e.Saw), Plain(e.Want)
+	}
+	return all
 }
 
 func plainHost(h matrix.HostFacts) matrix.HostFacts {

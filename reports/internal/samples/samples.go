@@ -283,3 +283,43 @@ func Ablated(finished bool) matrix.Run {
 	run.Ablations = []matrix.Ablation{of, few}
 	return run
 }
+
+// Large is a run of so many cells, each with as much evidence as a real one has;
+// one of ten fails.
+func Large(cells int) matrix.Run {
+	var results []matrix.Result
+	for i := range cells {
+		c := Cell(fmt.Sprint(11 + i%4))
+		c.Distro.Minor = fmt.Sprintf("1.%d", 30+i/4%7)
+		c.Distro.Version = c.Distro.Minor + ".4"
+		c.Topology.Agents = i / 28 % 3
+		c.Host.Name = fmt.Sprintf("host%d", i/84)
+		c.ID = c.NewID()
+		a := Passing(c)
+		if i%10 == 9 {
+			a = OOM(c)
+		}
+		a.Host.Kernel = fmt.Sprintf("6.%d.5", i/84)
+		for k := range c.Topology.Nodes() {
+			if k > 0 {
+				a.Nodes = append(a.Nodes, a.Nodes[0])
+				a.Nodes[k].Node = fmt.Sprint("node", k)
+			}
+			a.Nodes[k].Kernel = a.Host.Kernel
+		}
+		for k := range 40 {
+			a.Fixes = append(a.Fixes, matrix.AppliedFix{ID: fmt.Sprint("fix-", k), State: []string{"applied", "not-applicable"}[k%2], Why: "always"})
+		}
+		for p := range a.Phases {
+			for k := range 15 {
+				e := matrix.Evidence{Check: fmt.Sprintf("fix:fix-%d", 2*k), Node: "kubeadm-134-debian-13-77af5b-s1", Outcome: matrix.Healthy, Saw: "1 0 10 1 1000000", Want: "1 0 10 1 1000000"}
+				if k%2 == 1 {
+					e.Check, e.Saw = fmt.Sprint("check-", k), fmt.Sprintf("kubelet v1.34.4, kernel 6.18.44, 10.187.%d.%d", i%250, k)
+				}
+				a.Phases[p].Evidence = append(a.Phases[p].Evidence, e)
+			}
+		}
+		results = append(results, Result(c, a))
+	}
+	return Run(results...)
+}
