@@ -17,6 +17,7 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/kubeadm"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/rancher"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/distro/rke2"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/export"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/health"
 )
@@ -32,8 +33,10 @@ func TestFieldReportsNameWhatThereIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	exports, _ := export.Formats()
 	known := map[string][]string{
 		"matrix":  config.Builtins(),
+		"export":  exports,
 		"variant": slices.Concat(k3s.CNIs(), rke2.CNIs(), []string{rancher.DatastoreEtcd, rancher.DatastoreSQLite}, kubeadm.Variants(), fix.Variants()),
 	}
 	for _, f := range knowledge.Fixes.All() {

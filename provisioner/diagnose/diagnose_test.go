@@ -82,6 +82,7 @@ func lines() map[string][][2]string {
 		"cgroup-controllers": {
 			{"kubelet.log", `E1120 19:00:00.1 812 kubelet.go:1703] "Failed to start ContainerManager" err="Failed to initialize root container: cgroup [\"kubepods\"] has some missing controllers: cpuset, pids"`},
 			{"k3s.log", `time="2026-11-20T19:00:00Z" level=fatal msg="failed to find memory cgroup (v2)"`},
+			{"k3s.log", `time="2026-11-20T19:00:00Z" level=fatal msg="Error: failed to run Kubelet: pids cgroup controller not found"`},
 		},
 		"cgroup-invalid-state": {
 			{"containerd.log", `error during container init: error setting cgroup config for procHooks process: cannot enter cgroupv2 "/sys/fs/cgroup/kubepods.slice" with domain controllers -- it is in an invalid state`},
@@ -104,6 +105,12 @@ func lines() map[string][][2]string {
 		},
 		"device-rule-refused": {
 			{"create.log", `Failed to parse device rule devices.allow=b`},
+		},
+		"hugetlb-controller": {
+			{"containerd.log", "level=error msg=\"CreateContainer within sandbox for &ContainerMetadata{Name:etcd,Attempt:0,} failed\" error=\"failed to generate container spec: huge pages limits are specified but hugetlb cgroup controller is missing. Please set tolerate_missing_hugetlb_controller to `true` to ignore this error\""},
+		},
+		"runc-crash": {
+			{"containerd.log", `error="failed to create containerd task: failed to create shim task: OCI runtime create failed: runc did not terminate successfully: exit status 2: unexpected fault address 0xc000200000\nfatal error: fault\n: unknown"`},
 		},
 		"hostport-conflict": {
 			{"objects.yaml", `    message: '0/1 nodes are available: 1 node(s) didn''t have free ports for the requested pod ports. preemption: 0/1 nodes are available'`},

@@ -126,6 +126,22 @@ func TestWhichFixesApply(t *testing.T) {
 			unprivileged: true,
 			want:         append(kubeadmOnly(), "containerd-apparmor", "restrict-oom-score-adj", "rshared-by-lxc", "userns-conntrack"),
 		},
+		"unprivileged, with its AppArmor profile taken away": {
+			cell: cell("kubeadm", "1.36.3", "unprivileged"),
+			host: matrix.HostFacts{Kernel: "6.12.43+deb13-cloud-amd64", Cgroup: "v2", AppArmor: new(true), Incus: "6.0.5", LXC: "6.0.4",
+				Storage: "dir", Capabilities: full},
+			with:         []string{"userns-apparmor"},
+			unprivileged: true,
+			want:         append(kubeadmOnly(), "containerd-apparmor", "restrict-oom-score-adj", "rshared-by-lxc", "userns-apparmor", "userns-conntrack"),
+		},
+		"unprivileged on an Incus whose profile does no harm": {
+			cell: cell("kubeadm", "1.36.3", "unprivileged"),
+			host: matrix.HostFacts{Kernel: "6.12.43+deb13-cloud-amd64", Cgroup: "v2", AppArmor: new(true), Incus: "6.0.6", LXC: "6.0.6",
+				Storage: "dir", Capabilities: full},
+			with:         []string{"userns-apparmor"},
+			unprivileged: true,
+			want:         append(kubeadmOnly(), "containerd-apparmor", "restrict-oom-score-adj", "rshared-by-lxc", "userns-conntrack"),
+		},
 		"unprivileged RKE2 before Linux 5.11, on ZFS": {
 			cell: cell("rke2", "1.34.2+rke2r1", "unprivileged"),
 			host: matrix.HostFacts{Kernel: "5.10.0-35-amd64", Cgroup: "v2", AppArmor: new(false), Incus: "6.0.4", LXC: "5.0.2",
@@ -251,6 +267,9 @@ func TestWhatIsAskedForMerges(t *testing.T) {
 			facts := fix.Facts{"privileged": true, "distro": "kubeadm", "cgroup": "v2", "apparmor": true, "firewalld": true}
 			if strings.Contains(asked.When, `"rke2"`) {
 				facts["distro"] = "rke2"
+			}
+			if strings.Contains(asked.When, "!privileged") {
+				facts["privileged"], facts["incus"] = false, "6.0.4"
 			}
 			decide := func() []fix.Decision {
 				decisions, err := cat.Decide(facts, choice)
@@ -405,6 +424,7 @@ func TestGates(t *testing.T) {
 			{name: "Rocky 10 on v2", facts: fix.Facts{"os": "rockylinux/10", "cpu_level": "x86-64-v2"}, answer: fix.RulesOut},
 			{name: "Rocky 10 on v3", facts: fix.Facts{"os": "rockylinux/10", "cpu_level": "x86-64-v3"}, answer: fix.Passes},
 			{name: "AlmaLinux 10 on v2", facts: fix.Facts{"os": "almalinux/10", "cpu_level": "x86-64-v2"}, answer: fix.Passes},
+			{name: "AlmaLinux 10 on v1", facts: fix.Facts{"os": "almalinux/10", "cpu_level": "x86-64-v1"}, answer: fix.RulesOut},
 			{name: "CentOS Stream 10 on v2", facts: fix.Facts{"os": "centos/10-Stream", "cpu_level": "x86-64-v2"}, answer: fix.RulesOut},
 			{name: "Oracle Linux 10 on v2", facts: fix.Facts{"os": "oracle/10", "cpu_level": "x86-64-v2"}, answer: fix.RulesOut},
 			{name: "RHEL 10 on v2", facts: fix.Facts{"os": "rhel/10", "cpu_level": "x86-64-v2"}, answer: fix.RulesOut},
