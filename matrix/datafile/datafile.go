@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"strings"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -30,14 +31,14 @@ type File struct {
 	root *yaml.Node
 }
 
-// Errorf is an error about what is at a path, with FILE:LINE:COLUMN before it. A
-// path that is not in the file stands for the nearest above it that is.
+// Errorf is an error about what is at a path, with its place before it.
 func (f *File) Errorf(at Path, format string, args ...any) error {
-	line, column := f.place(at)
-	return fmt.Errorf("%s:%d:%d: "+format, append([]any{f.Name, line, column}, args...)...)
+	return fmt.Errorf("%s: "+format, append([]any{f.Place(at)}, args...)...)
 }
 
-func (f *File) place(at Path) (line, column int) {
+// Place is where a path is, as FILE:LINE:COLUMN. A path that is not in the file
+// stands for the nearest above it that is.
+func (f *File) Place(at Path) string {
 	node := f.root
 	for _, step := range at {
 		below := child(node, step)
@@ -46,7 +47,7 @@ func (f *File) place(at Path) (line, column int) {
 		}
 		node = below
 	}
-	return max(node.Line, 1), max(node.Column, 1)
+	return fmt.Sprintf("%s:%d:%d", f.Name, max(node.Line, 1), max(node.Column, 1))
 }
 
 // child is the value below a node; nil if there is none.
@@ -73,19 +74,28 @@ func child(node *yaml.Node, step any) *yaml.Node {
 }
 
 // Read decodes each .yaml file at the root of a source into a T, refusing keys
-// that T has not, and hands it on. It returns every problem with its file, its
+// that T has not, and hands it on; a file that ends in .yml is a problem, since
+// it was meant to be read. It returns every problem with its file, its
 // own with their positions as well; accept's are taken as they are.
 func Read[T any](source Source, accept func(f *File, v *T) []error) []error {
 	entries, err := fs.ReadDir(source.FS, ".")
 	if err != nil {
+		var pathError *fs.PathError
+		if errors.As(err, &pathError) {
+			err = pathError.Err // it names the folder as "."
+		}
 		return []error{fmt.Errorf("read folder %s: %w", source.Name, err)}
 	}
 	var problems []error
 	for _, entry := range entries {
-		if entry.IsDir() || path.Ext(entry.Name()) != ".yaml" {
+		f := &File{Name: path.Join(source.Name, entry.Name())}
+		switch ext := path.Ext(entry.Name()); {
+		case !entry.IsDir() && ext == ".yml":
+			problems = append(problems, fmt.Errorf("%s: is not read: call it %s.yaml", f.Name, strings.TrimSuffix(entry.Name(), ext)))
+			continue
+		case entry.IsDir() || ext != ".yaml":
 			continue
 		}
-		f := &File{Name: path.Join(source.Name, entry.Name())}
 		data, err := readFile(source.FS, entry.Name())
 		if err != nil {
 			problems = append(problems, fmt.Errorf("read %s: %w", f.Name, err))

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,6 +51,9 @@ func LoadKnowledge(ctx context.Context, fixFolders ...string) (*Knowledge, error
 	gates := []datafile.Source{{Name: "built-in", FS: fixtures.Gates()}}
 	signatures := []datafile.Source{{Name: "built-in", FS: fixtures.Signatures()}}
 	for _, dir := range fixFolders {
+		if err := holds(dir); err != nil {
+			return nil, err
+		}
 		fixes = append(fixes, datafile.Source{Name: dir, FS: os.DirFS(dir)})
 		for name, into := range map[string]*[]datafile.Source{"gates": &gates, "signatures": &signatures} {
 			sub := filepath.Join(dir, name)
@@ -81,6 +85,22 @@ func LoadKnowledge(ctx context.Context, fixFolders ...string) (*Knowledge, error
 		return nil, err
 	}
 	return &k, nil
+}
+
+// holds is an error for a folder that has nothing to add, as one that was meant
+// to be another.
+func holds(dir string) error {
+	for _, pattern := range []string{"*", "gates/*", "signatures/*"} {
+		for _, ext := range []string{".yaml", ".yml"} {
+			if found, err := fs.Glob(os.DirFS(dir), pattern+ext); err != nil || len(found) > 0 {
+				return err
+			}
+		}
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return nil // reading it will say that it is not there
+	}
+	return fmt.Errorf("read folder %s: it has no fix, and no gate or signature in its folders gates and signatures", dir)
 }
 
 // linked reports the signatures and fixes that fixes, gates and signatures name

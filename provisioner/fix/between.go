@@ -75,7 +75,7 @@ func (f *Fix) conflict(other *Fix, err error) error {
 			at = append(at, step)
 		}
 	}
-	return f.Errorf(at, "stands against %s in %s, and both may apply to one cell: %w", other.ID, other.File(), err)
+	return f.Errorf(at, "stands against %s in %s, and both may apply to one cell: %w", other.ID, other.file.Place(at), err)
 }
 
 // mayBothHold looks for facts under which both conditions are true, by trying

@@ -138,7 +138,7 @@ func TestLoadListsWhatIsWrongBetweenFixes(t *testing.T) {
 		"after nothing":      {[]string{"id: a\n", "id: b\nafter: [a, c]\n"}, []string{`fixes/b.yaml:2:12: fix b: after: there is no fix "c"`}},
 		"contradicts nobody": {[]string{"id: a\ncontradicts: [swpa]\n", "id: swap\n"}, []string{`fixes/a.yaml:2:15: fix a: contradicts: there is no fix "swpa"; did you mean swap?`}},
 		"one key": {[]string{"id: a\neffects: {kubelet: {x: 1}}\n", "id: b\neffects:\n  kubelet:\n    x: 2\n"},
-			[]string{`fixes/b.yaml:4:8: fix b: stands against a in fixes/a.yaml, and both may apply to one cell: fixes a and b differ on kubelet.x: "1" and "2"`}},
+			[]string{`fixes/b.yaml:4:8: fix b: stands against a in fixes/a.yaml:2:24, and both may apply to one cell: fixes a and b differ on kubelet.x: "1" and "2"`}},
 		"one key under conditions that meet": {[]string{"id: a\nwhen: atLeast(kernel, \"6.1\")\neffects: {kubelet: {x: 1}}\n", "id: b\nwhen: '!atLeast(kernel, \"6.12\") && apparmor'\neffects: {kubelet: {x: 2}}\n"},
 			[]string{"fixes/b.yaml:3:24: fix b: stands against a"}},
 		"conditions that never meet": {[]string{"id: a\nwhen: cgroup == \"v1\"\neffects: {kubelet: {x: 1}}\n", "id: b\nwhen: cgroup == \"v2\"\neffects: {kubelet: {x: 2}}\n",
