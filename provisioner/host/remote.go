@@ -15,11 +15,17 @@ import (
 // project of the harness's own. It starts and stops nothing, and touches
 // nothing outside that project. allowWrites lets fixes change the machine's
 // sysctls, where ref names a way to it.
-func OpenRemote(ctx context.Context, ref matrix.RemoteRef, allowWrites bool) (_ *Host, err error) {
+func OpenRemote(ctx context.Context, ref matrix.RemoteRef, allowWrites bool) (*Host, error) {
 	server, err := ConnectRemote(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
+	return OpenServer(ctx, server, ref, allowWrites)
+}
+
+// OpenServer is OpenRemote for a server that is connected; it is disconnected
+// when the host is closed, or where it cannot be used.
+func OpenServer(ctx context.Context, server *incus.Server, ref matrix.RemoteRef, allowWrites bool) (_ *Host, err error) {
 	closeAll := server.Disconnect
 	defer func() {
 		if err != nil {

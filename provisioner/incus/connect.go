@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 
@@ -35,6 +36,9 @@ type TLS struct {
 	// ClientCert and ClientKey are what this client shows, in PEM. The server
 	// must trust the certificate.
 	ClientCert, ClientKey string
+	// Dial, if set, makes the connections to the server; nil has the network
+	// make them.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // CertificateError is a server that shows another certificate than the one
@@ -84,6 +88,9 @@ func ConnectHTTPS(ctx context.Context, url string, known TLS) (*Server, error) {
 				return &CertificateError{Pinned: pinned, Shown: shown}
 			}
 			return nil
+		}
+		if known.Dial != nil {
+			transport.DialContext, transport.DialTLSContext = known.Dial, nil
 		}
 		return pinnedTransport{transport}
 	}

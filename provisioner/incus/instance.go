@@ -2,12 +2,15 @@ package incus
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"maps"
 	"net/http"
+	"net/url"
 	"path"
 	"slices"
 	"strconv"
@@ -37,7 +40,7 @@ var _ provisioner.Node = (*Instance)(nil)
 // deleted.
 func (s *Server) Create(ctx context.Context, spec provisioner.NodeSpec) (*Instance, error) {
 	// A daemon that opens again would start what ran before.
-	config := api.ConfigMap{"boot.autostart": "false"}
+	config := api.ConfigMap{"boot.autostart": "false", creationKey: rand.Text()}
 	maps.Copy(config, spec.Incus.Config)
 	if len(spec.Incus.RawLXC) > 0 {
 		config["raw.lxc"] = strings.Join(spec.Incus.RawLXC, "\n")
@@ -87,16 +90,24 @@ func (s *Server) Create(ctx context.Context, spec provisioner.NodeSpec) (*Instan
 	case creating.Err() != nil:
 		return i, fail(err)
 	case err != nil:
-		if _, _, none := s.with(creating).GetInstance(spec.Name); none == nil {
-			err = fmt.Errorf("%w (an instance of this name is there already)", err)
+		there, _, none := s.with(creating).GetInstance(spec.Name)
+		switch {
+		case none != nil:
+			return nil, fail(err)
+		case there.Config[creationKey] == config[creationKey]:
+			return i, fail(err) // It was made, and only the news of it was lost.
 		}
-		return nil, fail(err)
+		return nil, fail(fmt.Errorf("%w (an instance of this name is there already)", err))
 	}
 	if err := i.setState(ctx, "start", false); err != nil {
 		return i, i.startError(ctx, err)
 	}
 	return i, nil
 }
+
+// creationKey is where an instance says by which creation it was made: another
+// of its name was made by another.
+const creationKey = "user.lxcmatrix-creation"
 
 // settlePatience is how long a creation goes on after its context ended: the
 // server does not notice, and an instance that is being created cannot be
@@ -318,6 +329,9 @@ func (i *Instance) PushFrom(ctx context.Context, name string, content io.ReadSee
 		return fmt.Errorf("push %s to instance %s: %w", name, i.name, err)
 	}
 	defer func() { _ = sftp.Close() }()
+	// It knows no context either.
+	stop := context.AfterFunc(ctx, func() { _ = sftp.Close() })
+	defer stop()
 	if err := sftp.MkdirAll(path.Dir(name)); err != nil {
 		return fmt.Errorf("push %s to instance %s: make its folder: %w", name, i.name, err)
 	}
@@ -335,37 +349,60 @@ func (i *Instance) PushFrom(ctx context.Context, name string, content io.ReadSee
 	return nil
 }
 
-// Pull reads a file of the instance; f.
+// Pull reads a file of the instance; fs.ErrNotExist if it is not there.
 func (i *Instance) Pull(ctx context.Context, name string) ([]byte, error) {
-	content, _, err := i.server.with(ctx).GetInstanceFile(i.name, name)
-	if isNotFound(err) {
+	data, kind, err := i.fetch(ctx, "files", url.Values{"path": {name}})
+	switch {
+	case isNotFound(err):
 		err = fs.ErrNotExist
+	case err == nil && kind == "directory":
+		err = errors.New("it is a folder")
 	}
-	if err != nil {
-		return nil, fmt.Errorf("pull %s from instance %s: %w", name, i.name, err)
-	}
-	if content == nil {
-		return nil, fmt.Errorf("pull %s from instance %s: it is a folder", name, i.name)
-	}
-	defer func() { _ = content.Close() }()
-	data, err := readMost(content)
 	if err != nil {
 		return nil, fmt.Errorf("pull %s from instance %s: %w", name, i.name, err)
 	}
 	return data, nil
 }
 
+// fetch gets what the server has of an instance under a path, up to mostOutput,
+// and the kind of file that it is. The client's own calls for that take no
+// context: a server that does not answer would hold them for good.
+func (i *Instance) fetch(ctx context.Context, path string, query url.Values) (data []byte, kind string, err error) {
+	info, err := i.server.conn.GetConnectionInfo()
+	if err != nil {
+		return nil, "", err
+	}
+	if query == nil {
+		query = url.Values{}
+	}
+	query.Set("project", i.server.project)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		fmt.Sprintf("%s/1.0/instances/%s/%s?%s", info.URL, url.PathEscape(i.name), path, query.Encode()), nil)
+	if err != nil {
+		return nil, "", err
+	}
+	response, err := i.server.conn.DoHTTP(request)
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() { _ = response.Body.Close() }()
+	data, err = readMost(response.Body)
+	if response.StatusCode == http.StatusOK {
+		return data, response.Header.Get("X-Incus-Type"), err
+	}
+	var said api.Response
+	if err != nil || json.Unmarshal(data, &said) != nil {
+		return nil, "", api.StatusErrorf(response.StatusCode, "%s", response.Status)
+	}
+	return nil, "", api.StatusErrorf(response.StatusCode, "%s", said.Error)
+}
+
 // Console is what the instance printed on its console, and LXC's log. An
 // instance that never came to its init has no console: the text says so then.
 func (i *Instance) Console(ctx context.Context) (string, error) {
 	var all strings.Builder
-	console, err := i.server.with(ctx).GetInstanceConsoleLog(i.name, &client.InstanceConsoleLogArgs{})
-	if err == nil {
-		var text []byte
-		text, err = readMost(console)
-		all.Write(text)
-		err = errors.Join(err, console.Close())
-	}
+	console, _, err := i.fetch(ctx, "console", nil)
+	all.Write(console)
 	if err != nil {
 		fmt.Fprintf(&all, "\n--- no console: %v", err)
 	}
@@ -378,12 +415,10 @@ func (i *Instance) Console(ctx context.Context) (string, error) {
 }
 
 func (i *Instance) log(ctx context.Context, name string) (string, error) {
-	content, err := i.server.with(ctx).GetInstanceLogfile(i.name, name)
+	text, _, err := i.fetch(ctx, "logs/"+name, nil)
 	if err != nil {
-		return "", fmt.Errorf("read %s of instance %s: %w", name, i.name, err)
+		err = fmt.Errorf("read %s of instance %s: %w", name, i.name, err)
 	}
-	defer func() { _ = content.Close() }()
-	text, err := readMost(content)
 	return string(text), err
 }
 
