@@ -2,7 +2,6 @@ package diagnose
 
 import (
 	"bytes"
-	"context"
 	"io/fs"
 	"testing"
 	"testing/fstest"
@@ -37,7 +36,7 @@ func FuzzSignature(f *testing.F) {
 			line, _ = lineAt(line, 0)
 			want = want || s.Matches(line)
 		}
-		found, err := Scan(context.Background(), signatures, fstest.MapFS{"a.log": {Data: log}})
+		found, err := Scan(t.Context(), signatures, fstest.MapFS{"a.log": {Data: log}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -58,7 +57,7 @@ func FuzzDiagnose(f *testing.F) {
 	f.Add([]byte("level=error msg=\"\x1b[31mno\x00\xff\"\r\n2026-11-20T19:00:00+00:00 panic: <b>\n"))
 	f.Add(append([]byte("panic: "), bytes.Repeat([]byte("a"), 2<<20)...))
 	f.Fuzz(func(t *testing.T, log []byte) {
-		found, err := Diagnose(context.Background(), signatures, fixtures.Passing(), fstest.MapFS{"node/kubelet.log": {Data: log}})
+		found, err := Diagnose(t.Context(), signatures, fixtures.Passing(), fstest.MapFS{"node/kubelet.log": {Data: log}})
 		if err != nil || len(found) == 0 {
 			t.Fatalf("%d diagnoses, %v", len(found), err)
 		}
