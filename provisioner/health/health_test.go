@@ -246,6 +246,21 @@ func TestBaselineSpoiled(t *testing.T) {
 	}
 }
 
+// TestLookThatIsCutShort: what the deadline ends tells less than the look before.
+func TestLookThatIsCutShort(t *testing.T) {
+	bubble(t, "dns", func(t *testing.T) {
+		w := newWorld(t).withProbe()
+		asked := 0
+		w.execute = func(string, []string) (string, string, bool) {
+			if asked++; asked > 1 {
+				time.Sleep(enough)
+			}
+			return "", "it went wrong", true
+		}
+		expectUnhealthy(t, w, byName(Baseline(w.cluster.Cell.Topology, timeouts()), "dns"), "it went wrong")
+	})
+}
+
 // expectUnhealthy runs a check until its deadline, or until it is of no use to
 // look again.
 func expectUnhealthy(t *testing.T, w *world, c provisioner.Check, saw string) {
