@@ -40,8 +40,9 @@ type Outcome struct {
 	// Evidence is what the checks saw of the broken cluster.
 	Evidence  []matrix.Evidence  `json:"evidence,omitempty"`
 	Diagnoses []matrix.Diagnosis `json:"diagnoses,omitempty"`
-	// Took is from the fault to the verdict, Whole all that the fault took with
+	// Seen is when the checks began to look, Took is from there to the verdict, Whole all that the fault took with
 	// the look before it and its healing.
+	Seen  time.Time       `json:"seen,omitzero"`
 	Took  matrix.Duration `json:"took,omitempty"`
 	Whole matrix.Duration `json:"whole,omitempty"`
 }
@@ -113,9 +114,9 @@ func (b *Bed) try(ctx context.Context, o *Outcome) (err error) {
 			return fmt.Errorf("inject: %w", err)
 		}
 	}
-	broken := time.Now()
+	o.Seen = time.Now()
 	o.Evidence = b.look(ctx, &cluster, f)
-	o.Took = matrix.Duration(time.Since(broken))
+	o.Took = matrix.Duration(time.Since(o.Seen))
 	logs := filepath.Join(b.Folder, f.ID)
 	if err := b.keepLogs(ctx, logs, began, o.phase()); err != nil {
 		return err
@@ -334,7 +335,7 @@ func (b *Bed) keepLogs(ctx context.Context, folder string, since time.Time, seen
 
 // phase is what was seen, as a phase of a cell.
 func (o Outcome) phase() matrix.PhaseResult {
-	p := matrix.PhaseResult{Phase: matrix.PhaseBaseline, Evidence: o.Evidence}
+	p := matrix.PhaseResult{Phase: matrix.PhaseBaseline, Started: o.Seen, Duration: o.Took, Evidence: o.Evidence}
 	if o.Fault.After != AfterNothing {
 		p.Phase = matrix.PhaseRecover
 	}
