@@ -57,8 +57,7 @@ type CellChange struct {
 	Inputs []InputChange `json:"inputs,omitempty"`
 }
 
-// InputChange is an input that is not what it was. From or To is empty where it
-// was not there.
+// InputChange is an input that is not what it was.
 type InputChange struct {
 	Name string `json:"name"`
 	From string `json:"from"`
@@ -69,7 +68,7 @@ type InputChange struct {
 
 // String is the change in one line: "runc 1.3.2 -> 1.3.3".
 func (c InputChange) String() string {
-	return fmt.Sprintf("%s %s -> %s", c.Name, cmp.Or(c.From, "(none)"), cmp.Or(c.To, "(none)"))
+	return fmt.Sprintf("%s %s -> %s", c.Name, c.From, c.To)
 }
 
 // Worse says whether anything regressed or was lost.
@@ -176,16 +175,23 @@ func changedBetween(a, b Run, was, now Cell) []InputChange {
 	return changed(from, to)
 }
 
-// changed are the inputs that differ, by name.
+// changed are the inputs that differ, by name. What was not observed of either
+// did not change; a fix that is not there had nothing to do.
 func changed(from, to Inputs) (all []InputChange) {
 	both := maps.Clone(from)
 	if both == nil {
 		both = Inputs{}
 	}
 	maps.Copy(both, to)
+	decided := from.decided() && to.decided()
 	for _, name := range slices.Sorted(maps.Keys(both)) {
-		if from[name] != to[name] {
-			all = append(all, InputChange{Name: name, From: from[name], To: to[name]})
+		was, then := from[name]
+		is, now := to[name]
+		if strings.HasPrefix(name, fixPrefix) && decided {
+			was, is, then, now = cmp.Or(was, notApplicable), cmp.Or(is, notApplicable), was != undecided, is != undecided
+		}
+		if then && now && was != is {
+			all = append(all, InputChange{Name: name, From: was, To: is})
 		}
 	}
 	return all

@@ -40,6 +40,23 @@ type Run struct {
 // is "applied".
 type Inputs map[string]string
 
+// How inputs tell of fixes; those that have nothing to do are left out.
+const (
+	fixPrefix     = "fix "
+	notApplicable = "not-applicable"
+	undecided     = "undecided"
+)
+
+// decided says whether anything was decided about fixes.
+func (in Inputs) decided() bool {
+	for name := range in {
+		if strings.HasPrefix(name, fixPrefix) {
+			return true
+		}
+	}
+	return false
+}
+
 // Cell is what is remembered of a planned cell. What was observed is of its last
 // attempt.
 type Cell struct {
@@ -95,22 +112,12 @@ func Chosen(c matrix.Cell) (chosen []string) {
 	return chosen
 }
 
-// Inputs are those of a cell of the run; ok is false where none were observed.
+// inputs are those of a cell of the run; ok is false where none were observed.
 func (r Run) inputs(c Cell) (set Inputs, ok bool) {
 	if c.Set < 1 || c.Set > len(r.Sets) {
 		return nil, false
 	}
 	return r.Sets[c.Set-1], true
-}
-
-// Passed counts the cells that pass.
-func (r Run) Passed() (n int) {
-	for _, c := range r.Cells {
-		if c.Verdict == matrix.Pass {
-			n++
-		}
-	}
-	return n
 }
 
 // net is what phases took together without stability windows; 0 unless all of
@@ -157,10 +164,10 @@ func inputsOfCell(c matrix.Cell, a matrix.Attempt) Inputs {
 		in[name] = strings.Join(slices.Compact(slices.Sorted(slices.Values(values))), ", ")
 	}
 	for _, f := range a.Fixes {
-		if f.State == "not-applicable" {
+		if f.State == notApplicable {
 			continue
 		}
-		name := "fix " + f.ID
+		name := fixPrefix + f.ID
 		if f.Role != "" {
 			name += " (" + string(f.Role) + "s)"
 		}

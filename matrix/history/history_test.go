@@ -90,11 +90,11 @@ func remembered(id string, set history.Inputs, verdicts ...matrix.Verdict) histo
 const none = matrix.Verdict(-1)
 
 func TestCompare(t *testing.T) {
-	a := remembered("a", history.Inputs{"runc": "1.3.2", "kernel": "6.12", "fix swap": "applied"},
+	a := remembered("a", history.Inputs{"runc": "1.3.2", "kernel": "6.12", "fix swap": "applied", "fix firewalld": "undecided"},
 		matrix.Pass, matrix.Pass, matrix.Impossible, matrix.Fail, matrix.Blocked, none, matrix.Pass, matrix.Fail, matrix.Pass, none, matrix.Fail, matrix.Pass)
-	b := remembered("b", history.Inputs{"runc": "1.3.3", "kernel": "6.12", "fix kmsg": "applied"},
+	b := remembered("b", history.Inputs{"runc": "1.3.3", "kernel": "6.12", "fix kmsg": "applied", "containerd": "2.1.0"},
 		matrix.Fail, matrix.Blocked, matrix.XPass, matrix.Pass, matrix.Pass, matrix.Pass, matrix.Unknown, matrix.Blocked, none, matrix.Fail, matrix.Fail, matrix.Pass)
-	b.Inputs = history.Inputs{"lxcmatrix": "v2"}
+	a.Inputs, b.Inputs = history.Inputs{"lxcmatrix": "v1"}, history.Inputs{"lxcmatrix": "v2", "image debian/13": "abc"}
 	d := history.Compare(a, b)
 	var got []string
 	for _, c := range d.Cells {
@@ -104,7 +104,7 @@ func TestCompare(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("the cells differ by\n%q, want\n%q", got, want)
 	}
-	const summary = "3 regressed, 1 lost, 1 fixed, 2 newly passing, 1 changed, 1 added, 1 removed; changed inputs: fix kmsg (none) -> applied, fix swap applied -> (none), runc 1.3.2 -> 1.3.3, lxcmatrix (none) -> v2"
+	const summary = "3 regressed, 1 lost, 1 fixed, 2 newly passing, 1 changed, 1 added, 1 removed; changed inputs: fix kmsg not-applicable -> applied, fix swap applied -> not-applicable, runc 1.3.2 -> 1.3.3, lxcmatrix v1 -> v2"
 	if d.Summary() != summary || !d.Worse() {
 		t.Errorf("worse %t: %s", d.Worse(), d.Summary())
 	}
