@@ -14,15 +14,18 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
 	"github.com/lxcmatrix/lxcmatrix/reports/progress"
+	"github.com/lxcmatrix/lxcmatrix/reports/view"
 )
 
 func (p *program) why() *cobra.Command {
 	var q question
 	cmd := &cobra.Command{
-		Use: "why CELL", Short: "Say which gates rule a cell out, and by which facts", Args: args(cobra.ExactArgs(1)),
+		Use: "why CELL", Short: "Say what decides about a cell: gates, expectations, diagnoses", Args: args(cobra.ExactArgs(1)),
 		Long: `Why asks every gate about one cell of the matrix, by what the matrix declares;
 with --run, about one of a run, by what was observed there as well. CELL is a
-cell's ID or a selector that matches it alone. For each gate it says the rule
+cell's ID or a selector that matches it alone. It says the cell's verdict, the
+failure that the matrix expects of it, and what was found in its logs: the line,
+the cause, and the fix that cures it and whether that was applied. For each gate it says the rule
 and the facts that decide, or those that nobody knows yet: an undecided gate is
 asked again when a run has opened the cell's host.`,
 		Example: `  lxcmatrix why -f kernels host=k7-v1
@@ -104,16 +107,31 @@ func whyRun(ctx context.Context, root, name string, folders []string, cell strin
 	}
 	e := explainGates(result, rulings)
 	e.Run = all.ID
+	shown := view.New(all).Cells[i]
+	for _, d := range shown.Diagnoses {
+		e.Diagnoses = append(e.Diagnoses, diagnosed{d, shown.Remedy(d)})
+	}
 	return e, nil
 }
 
-// explanation is what the gates say of a cell; its JSON is for scripts.
+// explanation is what decides about a cell; its JSON is for scripts.
 type explanation struct {
 	Cell    matrix.CellID  `json:"cell"`
 	Run     string         `json:"run,omitempty"`
 	Verdict matrix.Verdict `json:"verdict"`
+	Phase   matrix.Phase   `json:"phase,omitempty"`
 	Reason  string         `json:"reason,omitempty"`
-	Gates   []gateAnswer   `json:"gates"`
+	// Expect is the failure that the matrix expects.
+	Expect *matrix.Expectation `json:"expect,omitempty"`
+	// Diagnoses are what was found in the logs of the last attempt, in order.
+	Diagnoses []diagnosed  `json:"diagnoses,omitempty"`
+	Gates     []gateAnswer `json:"gates"`
+}
+
+// diagnosed is a diagnosis, and the fix that cures it with its state here.
+type diagnosed struct {
+	matrix.Diagnosis
+	Remedy string `json:"remedy,omitempty"`
 }
 
 type gateAnswer struct {
@@ -135,7 +153,7 @@ type gateAnswer struct {
 // explainGates joins what the gates say now with what was found when the cell
 // was planned or admitted, which is what its verdict rests on.
 func explainGates(r matrix.Result, rulings []fix.Ruling) explanation {
-	e := explanation{Cell: r.Cell.ID, Verdict: r.Judgement.Verdict, Reason: r.Judgement.Reason, Gates: []gateAnswer{}}
+	e := explanation{Cell: r.Cell.ID, Verdict: r.Judgement.Verdict, Phase: r.Judgement.Phase, Reason: r.Judgement.Reason, Expect: r.Cell.Expect, Gates: []gateAnswer{}}
 	for _, ruling := range rulings {
 		g := gateAnswer{Gate: ruling.Gate.ID, Title: ruling.Gate.Title, Answer: ruling.Answer, Rule: ruling.Gate.When,
 			Facts: append([]matrix.Fact{}, ruling.Facts...), Unknown: ruling.Missing, LiftedBy: ruling.LiftedBy, Fixes: ruling.Gate.Unless,
@@ -159,6 +177,15 @@ func (e explanation) print(w io.Writer) error {
 		fmt.Fprintf(&b, ": %s", e.Reason)
 	}
 	b.WriteString("\n")
+	if x := e.Expect; x != nil {
+		fmt.Fprintf(&b, "It is expected to fail in %s with %s: %s\n", x.Phase, x.Signature, x.Issue)
+	}
+	for _, d := range e.Diagnoses {
+		d.print(&b)
+	}
+	if len(e.Diagnoses) > 0 {
+		b.WriteString("\n")
+	}
 	var rows [][]string
 	for _, g := range e.Gates {
 		if g.Answer == fix.RulesOut {
@@ -183,6 +210,20 @@ func (e explanation) print(w io.Writer) error {
 		return nil
 	}
 	return columns(w, []string{"GATE", "RULES IT OUT", "BECAUSE"}, rows)
+}
+
+// print says all of a diagnosis.
+func (d diagnosed) print(b *strings.Builder) {
+	fmt.Fprintf(b, "\n%s: %s\n", d.Signature, d.Title)
+	line := d.Log + ": " + d.Line
+	if d.Log == "" {
+		line = ""
+	}
+	for _, said := range [][2]string{{"line", line}, {"cause", d.Cause}, {"remedy", d.Remedy}, {"issue", d.Issue}} {
+		if said[1] != "" {
+			fmt.Fprintf(b, "  %-7s %s\n", said[0], said[1])
+		}
+	}
 }
 
 // print says all of a gate that rules the cell out.
