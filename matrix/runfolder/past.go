@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/history"
@@ -98,4 +100,32 @@ func ReadPast(root, before string, most int) (runs []history.Run, unread []error
 	}
 	slices.Reverse(runs)
 	return runs, unread
+}
+
+// Old lists the folders of the runs under root that are not among the youngest
+// keep, or that started before a time, the oldest first. A keep of 0 and a zero
+// time rule nothing out. The youngest run is never old: it is what the next one
+// is held against.
+func Old(root string, keep int, before time.Time) (dirs []string) {
+	for i, dir := range youngest(root, math.MaxInt, "") {
+		started, err := time.Parse(idTime, filepath.Base(dir)[:len(idTime)])
+		if i > 0 && (keep > 0 && i >= keep || err == nil && started.Before(before)) {
+			dirs = append(dirs, dir)
+		}
+	}
+	slices.Reverse(dirs)
+	return dirs
+}
+
+// Remove removes a run's folder and everything in it. One that a process is
+// writing is a *BusyError, and stays.
+func Remove(dir string) error {
+	lock, err := openEvents(dir)
+	if err == nil {
+		err = errors.Join(os.RemoveAll(dir), lock.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("remove run %s: %w", dir, err)
+	}
+	return nil
 }

@@ -67,3 +67,53 @@ func TestPast(t *testing.T) {
 		t.Errorf("nowhere has %v, %v", runs, unread)
 	}
 }
+
+func TestOldRuns(t *testing.T) {
+	root := t.TempDir()
+	for _, id := range []string{"20261120T193324Z-aaaaaa", "20261121T193324Z-aaaaaa", "20261122T193324Z-aaaaaa", "20261123T193324Z-aaaaaa"} {
+		if _, err := Create(filepath.Join(root, id), matrix.Run{ID: id, Plan: matrix.Plan{APIVersion: matrix.PlanAPIVersion}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct {
+		keep   int
+		before time.Time
+		want   string
+	}{
+		{0, time.Time{}, "[]"}, {4, time.Time{}, "[]"}, {2, time.Time{}, "[20 21]"}, {1, time.Time{}, "[20 21 22]"},
+		{0, time.Date(2026, 11, 21, 20, 0, 0, 0, time.UTC), "[20 21]"}, {3, time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC), "[20]"},
+		{0, time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC), "[20 21 22]"},
+	} {
+		var days []string
+		for _, dir := range Old(root, tc.keep, tc.before) {
+			days = append(days, filepath.Base(dir)[6:8])
+		}
+		if got := fmt.Sprint(days); got != tc.want {
+			t.Errorf("keeping %d, none before %s: old are %s, want %s", tc.keep, tc.before, got, tc.want)
+		}
+	}
+
+	busy, err := Open(filepath.Join(root, "20261120T193324Z-aaaaaa"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := busy.AppendEvent(Event{Kind: RunStarted}); err != nil {
+		t.Fatal(err)
+	}
+	var writing *BusyError
+	if err := Remove(busy.Dir()); !errors.As(err, &writing) {
+		t.Errorf("a run that is being written is removed: %v", err)
+	}
+	if _, err := Open(busy.Dir()); err != nil {
+		t.Errorf("it is not whole any more: %v", err)
+	}
+	if err := busy.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := Remove(busy.Dir()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(busy.Dir()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+}

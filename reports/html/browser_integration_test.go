@@ -71,7 +71,7 @@ type tab struct {
 	complaints []string
 }
 
-func newTab(t *testing.T, browser context.Context) *tab {
+func newTab(browser context.Context, t *testing.T) *tab {
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(browser)
 	t.Cleanup(cancel)
@@ -166,6 +166,16 @@ func (b *tab) until(expression, want string) {
 	}
 }
 
+// count is how many elements the page has of a kind; it needs no scripts.
+func (b *tab) count(selector string) int {
+	b.Helper()
+	nodes, err := chromedp.Run(b.ctx, chromedp.Nodes(chromedp.CSSAll(selector)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	return len(nodes)
+}
+
 // picture keeps a screenshot; go test -artifacts keeps it beyond the test.
 func (b *tab) picture(name string) {
 	b.Helper()
@@ -237,7 +247,7 @@ func TestBrowser(t *testing.T) {
 	address := everything(t)
 
 	t.Run("filters", func(t *testing.T) {
-		b := newTab(t, chrome)
+		b := newTab(chrome, t)
 		b.run(chromedp.EmulateViewport(1300, 900), chromedp.Navigate(address))
 		b.until(shown, "11 of 11 cells")
 		b.noSideways()
@@ -262,7 +272,7 @@ func TestBrowser(t *testing.T) {
 	})
 
 	t.Run("drill-down", func(t *testing.T) {
-		b := newTab(t, chrome)
+		b := newTab(chrome, t)
 		b.run(chromedp.EmulateViewport(1300, 900), chromedp.Navigate(address))
 		b.until("document.querySelectorAll('article').length", "0")
 		// By the keyboard.
@@ -290,7 +300,7 @@ func TestBrowser(t *testing.T) {
 	})
 
 	t.Run("hostile", func(t *testing.T) {
-		b := newTab(t, chrome)
+		b := newTab(chrome, t)
 		b.run(chromedp.Navigate(address))
 		for i := range 11 {
 			b.run(script(fmt.Sprintf("location.hash = document.querySelectorAll('#table a')[%d].hash", i)))
@@ -308,14 +318,10 @@ func TestBrowser(t *testing.T) {
 	})
 
 	t.Run("without scripts", func(t *testing.T) {
-		b := newTab(t, chrome)
+		b := newTab(chrome, t)
 		b.run(command(emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}), chromedp.EmulateViewport(1300, 900), chromedp.Navigate(address))
-		nodes, err := chromedp.Run(b.ctx, chromedp.Nodes(chromedp.CSSAll(`article`)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(nodes) != 11 {
-			t.Errorf("%d cells are shown, want 11", len(nodes))
+		if n := b.count("article"); n != 11 {
+			t.Errorf("%d cells are shown, want 11", n)
 		}
 		b.picture("without-scripts")
 	})
@@ -325,7 +331,7 @@ func TestBrowser(t *testing.T) {
 		width, height int64
 	}{{"light", "light", 1300, 900}, {"dark", "dark", 1300, 900}, {"phone", "light", 360, 740}} {
 		t.Run(look.name, func(t *testing.T) {
-			b := newTab(t, chrome)
+			b := newTab(chrome, t)
 			b.run(chromedp.EmulateViewport(look.width, look.height),
 				command(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: look.scheme}}}),
 				chromedp.Navigate(address+"#"+failing))
@@ -348,7 +354,7 @@ func TestBrowser(t *testing.T) {
 		began := time.Now()
 		address := written(t, report.Input{Run: run, Past: past})
 		t.Logf("2000 cells with %d runs: written in %s", report.PastRuns, time.Since(began))
-		b := newTab(t, chrome)
+		b := newTab(chrome, t)
 		began = time.Now()
 		b.run(chromedp.EmulateViewport(1300, 900), chromedp.Navigate(address))
 		b.until(shown, "2000 of 2000 cells")

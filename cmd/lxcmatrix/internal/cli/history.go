@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -58,6 +60,63 @@ fixes for it are left out.`,
 	f := cmd.Flags()
 	f.IntVar(&most, "last", html.PastRuns, "look at the last `N` runs")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
+	rootFlag(f, &root)
+	cmd.AddCommand(p.prune())
+	return cmd
+}
+
+func (p *program) prune() *cobra.Command {
+	var root string
+	var keep int
+	var age time.Duration
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "prune", Short: "Remove old runs, by count and by age", Args: args(noArgs),
+		Long: `Prune lists the runs that are not among the youngest, or that are too old; with
+--yes it removes their folders. The latest run always stays, and so does one that
+a process is writing.`,
+		Example: `  lxcmatrix history prune --keep 90
+  lxcmatrix history prune --keep 90 --older-than 2160h --yes`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case keep < 0 || age < 0:
+				return usage("--keep and --older-than want more than 0")
+			case keep == 0 && age == 0:
+				return usage("say what is to stay: --keep N runs, or --older-than a time")
+			}
+			var before time.Time
+			if age > 0 {
+				before = time.Now().Add(-age)
+			}
+			old := runfolder.Old(root, keep, before)
+			for _, dir := range old {
+				verb := "old"
+				if yes {
+					var busy *runfolder.BusyError
+					err := runfolder.Remove(dir)
+					if errors.As(err, &busy) {
+						p.say("left: %v", err)
+						continue
+					}
+					if err != nil {
+						return err
+					}
+					verb = "removed"
+				}
+				if _, err := fmt.Fprintf(p.Out, "%s %s\n", verb, dir); err != nil {
+					return err
+				}
+			}
+			if len(old) > 0 && !yes {
+				p.say("nothing was removed; --yes removes them")
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.IntVar(&keep, "keep", 0, "keep the youngest `N` runs")
+	f.DurationVar(&age, "older-than", 0, "remove runs that started longer ago, as `720h`")
+	f.BoolVar(&yes, "yes", false, "remove them")
 	rootFlag(f, &root)
 	return cmd
 }
