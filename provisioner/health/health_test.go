@@ -138,6 +138,7 @@ func baselineSpoiled() []spoiled {
 		{"taints", "an agent with a server's taint", func(w *world) {
 			w.cluster.Cell.Topology = matrix.Topology{Agents: 1}
 		}, "control-plane:NoSchedule"},
+		{"taints", "a cordoned node", func(w *world) { w.nodes[0].Spec.Unschedulable = true }, "the node is cordoned"},
 		{"node-facts", "kubelet", func(w *world) { w.nodes[0].Status.NodeInfo.KubeletVersion = "v1.34.3" }, `kubelet "v1.34.3"`},
 		{"node-facts", "kernel", func(w *world) { w.facts.Kernel = "6.1.0" }, `kernel "6.18.0-test"`},
 		{"node-facts", "operating system", func(w *world) { w.nodes[0].Status.NodeInfo.OSImage = "Alpine" }, `operating system "Alpine"`},

@@ -186,7 +186,8 @@ func (s *session) notReturned(ctx context.Context, before Snapshot, i int, liste
 	return "", nil
 }
 
-// taints: no taint but those that the distribution gives its servers.
+// taints: no taint but those that the distribution gives its servers, and no node
+// is cordoned.
 func taints(before *Snapshot) check {
 	return check{name: "taints", every: pollInterval, begin: func(s *session) look {
 		return eachNode(before, s, func(_ context.Context, i int, _ provisioner.Node, api corev1.Node) (finding, error) {
@@ -200,6 +201,10 @@ func taints(before *Snapshot) check {
 				} else {
 					wrong = append(wrong, t.ToString())
 				}
+			}
+			if api.Spec.Unschedulable {
+				// The taint of it is a controller's, and may take its time.
+				wrong = append(wrong, "the node is cordoned")
 			}
 			if len(wrong) > 0 {
 				return finding{saw: strings.Join(wrong, ", "), want: "no taint but a server's own"}, nil
