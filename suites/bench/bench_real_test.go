@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
 	"github.com/lxcmatrix/lxcmatrix/suites/bench"
@@ -105,7 +106,7 @@ func TestBench(t *testing.T) {
 	}
 }
 
-// TestJoin measures agents' joins in turns, on one server, and prints. The cell
+// TestJoin measures joins of both roles in turns, on one server, and prints. The cell
 // that is run first makes the image and says what a node is.
 func TestJoin(t *testing.T) {
 	pairs := pairsWanted(t)
@@ -124,13 +125,13 @@ func TestJoin(t *testing.T) {
 		t.Fatal(err)
 	}
 	var measured []bench.JoinPair
-	for n := range pairs {
-		var pair bench.JoinPair
+	for n := range 2 * pairs {
+		pair := bench.JoinPair{Role: []matrix.Role{matrix.RoleAgent, matrix.RoleServer}[n%2]}
 		order := []func(){
-			func() { pair.Harness, err = joins.ByHarness(ctx) },
-			func() { pair.Hand, err = joins.ByHand(ctx) },
+			func() { pair.Harness, err = joins.ByHarness(ctx, pair.Role) },
+			func() { pair.Hand, err = joins.ByHand(ctx, pair.Role) },
 		}
-		if n%2 == 1 {
+		if n/2%2 == 1 {
 			order[0], order[1] = order[1], order[0]
 		}
 		for _, side := range order {

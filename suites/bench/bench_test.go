@@ -98,11 +98,13 @@ func TestReport(t *testing.T) {
 
 func TestReportJoins(t *testing.T) {
 	g := NewWithT(t)
+	const agent, server = matrix.RoleAgent, matrix.RoleServer
 	var out bytes.Buffer
-	g.Expect(ReportJoins(&out, []JoinPair{{6 * time.Second, 5 * time.Second}, {7 * time.Second, 5 * time.Second}, {5 * time.Second, 6 * time.Second}})).To(Succeed())
+	g.Expect(ReportJoins(&out, []JoinPair{{agent, 6 * time.Second, 5 * time.Second}, {server, 20 * time.Second, 16 * time.Second},
+		{agent, 7 * time.Second, 5 * time.Second}, {agent, 5 * time.Second, 6 * time.Second}})).To(Succeed())
 	golden.Assert(t, out.String(), "joins.txt")
 	out.Reset()
-	g.Expect(ReportJoins(&out, []JoinPair{{14 * time.Second, 10 * time.Second}})).To(Succeed())
+	g.Expect(ReportJoins(&out, []JoinPair{{agent, 14 * time.Second, 10 * time.Second}})).To(Succeed())
 	g.Expect(out.String()).To(ContainSubstring("ratio 1.400; target at most 1.30: not met"))
 	g.Expect(ReportJoins(io.Discard, nil)).NotTo(Succeed())
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -18,19 +19,22 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
 )
 
-// MostJoin is how much longer an agent may take to join by the harness than by
+// MostJoin is how much longer a node may take to join by the harness than by
 // hand.
 const MostJoin = 1.3
 
 // joinTimeout bounds one join, and the node's preparation before it.
 const joinTimeout = 6 * time.Minute
 
-// JoinPair is how long an agent took to be Ready from the first command, one
-// that the harness joined and one that was joined by hand.
-type JoinPair struct{ Harness, Hand time.Duration }
+// JoinPair is how long a node of a role took to be Ready from the first command,
+// one that the harness joined and one that was joined by hand.
+type JoinPair struct {
+	Role          matrix.Role
+	Harness, Hand time.Duration
+}
 
-// Joins is a server and what agents to join it are made of. Each agent is
-// prepared before the clock starts, and gone before the next one comes.
+// Joins is a server and what nodes to join it are made of. Each node is prepared
+// before the clock starts, and gone before the next one comes.
 type Joins struct {
 	Hand
 	example   Example
@@ -50,7 +54,9 @@ func (h Hand) Joins(ctx context.Context, e Example) (*Joins, error) {
 	ctx, cancel := context.WithTimeout(ctx, handTimeout)
 	defer cancel()
 	j := &Joins{Hand: h, example: e}
-	fail := func(err error) (*Joins, error) { return j, fmt.Errorf("make a server for agents to join: %w", err) }
+	// A server that others can join.
+	j.example.Cell.Topology.Servers = 2
+	fail := func(err error) (*Joins, error) { return j, fmt.Errorf("make a server for nodes to join: %w", err) }
 	var err error
 	if j.knowledge, err = catalog.LoadKnowledge(ctx); err != nil {
 		return fail(err)
@@ -63,7 +69,7 @@ func (h Hand) Joins(ctx context.Context, e Example) (*Joins, error) {
 	if err != nil {
 		return fail(err)
 	}
-	j.image, j.distro = fingerprint, catalog.Distro(release, e.Cell, e.Plan.Timeouts)
+	j.image, j.distro = fingerprint, catalog.Distro(release, j.example.Cell, e.Plan.Timeouts)
 	var want provisioner.Desired
 	if j.server, want, err = j.node(ctx); err != nil {
 		return fail(err)
@@ -74,8 +80,8 @@ func (h Hand) Joins(ctx context.Context, e Example) (*Joins, error) {
 	if err := j.ready(ctx, j.server); err != nil {
 		return fail(err)
 	}
-	// The first agent waits for what a new server still starts, whoever joins it.
-	if _, err := j.ByHand(ctx); err != nil {
+	// The first node waits for what a new server still starts, whoever joins it.
+	if _, err := j.ByHand(ctx, matrix.RoleAgent); err != nil {
 		return fail(err)
 	}
 	return j, nil
@@ -93,22 +99,43 @@ func (j *Joins) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// ByHarness joins an agent as a cell does.
-func (j *Joins) ByHarness(ctx context.Context) (time.Duration, error) {
-	return j.join(ctx, "the harness", func(ctx context.Context, node provisioner.Node, want provisioner.Desired) error {
-		return j.distro.Join(ctx, []provisioner.Node{j.server}, node, matrix.RoleAgent, want)
+// ByHarness joins a node as a cell does.
+func (j *Joins) ByHarness(ctx context.Context, role matrix.Role) (time.Duration, error) {
+	return j.join(ctx, "the harness", role, func(ctx context.Context, node provisioner.Node, want provisioner.Desired) error {
+		return j.distro.Join(ctx, []provisioner.Node{j.server}, node, role, want)
 	})
 }
 
-// ByHand joins an agent with the command that kubeadm prints for it, and tells
-// it its pods' addresses.
-func (j *Joins) ByHand(ctx context.Context) (time.Duration, error) {
-	return j.join(ctx, "hand", func(ctx context.Context, node provisioner.Node, want provisioner.Desired) error {
+// ByHand joins a node with the command that kubeadm prints for it, as its
+// documentation of clusters with several servers says, and tells it its pods'
+// addresses.
+func (j *Joins) ByHand(ctx context.Context, role matrix.Role) (time.Duration, error) {
+	return j.join(ctx, "hand", role, func(ctx context.Context, node provisioner.Node, want provisioner.Desired) error {
 		printed, err := j.in(ctx, j.server, "kubeadm", "token", "create", "--print-join-command")
 		if err != nil {
 			return err
 		}
 		command := append(strings.Fields(printed), "--ignore-preflight-errors="+strings.Join(want.IgnorePreflightErrors, ","))
+		hosts := []string{j.server.Address()}
+		if role == matrix.RoleServer {
+			uploaded, err := j.in(ctx, j.server, "kubeadm", "init", "phase", "upload-certs", "--upload-certs")
+			if err != nil {
+				return err
+			}
+			lines := strings.Fields(uploaded)
+			command = append(command, "--control-plane", "--certificate-key="+lines[len(lines)-1], "--apiserver-advertise-address="+node.Address())
+			hosts = append([]string{node.Address()}, hosts...)
+		}
+		// The name that the printed command dials.
+		endpoint, _, err := net.SplitHostPort(command[2])
+		if err != nil {
+			return err
+		}
+		for _, address := range hosts {
+			if _, err := j.in(ctx, node, "sh", "-c", `echo "$@" >>/etc/hosts`, "hosts", address, endpoint); err != nil {
+				return err
+			}
+		}
 		if _, err := j.in(ctx, node, command...); err != nil {
 			return err
 		}
@@ -129,8 +156,8 @@ func (j *Joins) ByHand(ctx context.Context) (time.Duration, error) {
 	})
 }
 
-// join prepares an agent, and clocks do until it is Ready.
-func (j *Joins) join(ctx context.Context, by string, do func(context.Context, provisioner.Node, provisioner.Desired) error) (took time.Duration, err error) {
+// join prepares a node, and clocks do until it is Ready.
+func (j *Joins) join(ctx context.Context, by string, role matrix.Role, do func(context.Context, provisioner.Node, provisioner.Desired) error) (took time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	node, want, err := j.node(ctx)
@@ -142,15 +169,27 @@ func (j *Joins) join(ctx context.Context, by string, do func(context.Context, pr
 		took = time.Since(began)
 	}
 	if err == nil {
-		fmt.Fprintf(j.Log, "joined by %-12s %6.1fs\n", by, took.Seconds())
-		if _, err = j.kubectl(ctx, "delete", "node", node.Name()); err == nil {
-			err = node.Delete(ctx)
-		}
+		fmt.Fprintf(j.Log, "%-6s joined by %-12s %6.1fs\n", role, by, took.Seconds())
+		err = j.leave(ctx, node, role)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("join an agent by %s: %w", by, err)
+		return 0, fmt.Errorf("join a node as %s by %s: %w", role, by, err)
 	}
 	return took, nil
+}
+
+// leave takes a node out of the cluster: a server's member of etcd too, without
+// which the ones that stay would be no majority.
+func (j *Joins) leave(ctx context.Context, node provisioner.Node, role matrix.Role) error {
+	if role == matrix.RoleServer {
+		if _, err := j.in(ctx, node, "kubeadm", "reset", "--force"); err != nil {
+			return err
+		}
+	}
+	if _, err := j.kubectl(ctx, "delete", "node", node.Name()); err != nil {
+		return err
+	}
+	return node.Delete(ctx)
 }
 
 // node creates a node and prepares it as far as a cell does before it is
@@ -217,17 +256,24 @@ func ReportJoins(w io.Writer, pairs []JoinPair) error {
 	}
 	var b strings.Builder
 	for i, p := range pairs {
-		fmt.Fprintf(&b, "pair %d: harness %s, by hand %s, ratio %s\n", i+1, seconds(p.Harness), seconds(p.Hand), ratio(p.Harness, p.Hand))
+		fmt.Fprintf(&b, "pair %d, %s: harness %s, by hand %s, ratio %s\n", i+1, p.Role, seconds(p.Harness), seconds(p.Hand), ratio(p.Harness, p.Hand))
 	}
-	var harness, hand []time.Duration
-	for _, p := range pairs {
-		harness, hand = append(harness, p.Harness), append(hand, p.Hand)
+	fmt.Fprint(&b, "\nSeconds from the first command until the node is Ready. Medians (least..most):\n")
+	for _, role := range []matrix.Role{matrix.RoleAgent, matrix.RoleServer} {
+		var harness, hand []time.Duration
+		for _, p := range pairs {
+			if p.Role == role {
+				harness, hand = append(harness, p.Harness), append(hand, p.Hand)
+			}
+		}
+		if len(harness) == 0 {
+			continue
+		}
+		h, m := summarise(harness), summarise(hand)
+		fmt.Fprintf(&b, "  join as %s, %d pairs: harness %s (%s..%s), by hand %s (%s..%s), ratio %s; target at most %.2f: %s\n",
+			role, len(harness), seconds(h.median), seconds(h.least), seconds(h.most), seconds(m.median), seconds(m.least), seconds(m.most),
+			ratio(h.median, m.median), MostJoin, met(float64(h.median) <= MostJoin*float64(m.median)))
 	}
-	h, m := summarise(harness), summarise(hand)
-	fmt.Fprintf(&b, "\nSeconds from the first command until the agent is Ready. Medians of %d pairs (least..most):\n", len(pairs))
-	fmt.Fprintf(&b, "  an agent's join: harness %s (%s..%s), by hand %s (%s..%s), ratio %s; target at most %.2f: %s\n",
-		seconds(h.median), seconds(h.least), seconds(h.most), seconds(m.median), seconds(m.least), seconds(m.most),
-		ratio(h.median, m.median), MostJoin, met(float64(h.median) <= MostJoin*float64(m.median)))
 	_, err := io.WriteString(w, b.String())
 	return err
 }
