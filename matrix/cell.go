@@ -43,6 +43,9 @@ type Cell struct {
 	Topology Topology `json:"topology"`
 	// Variants name further axes' values, in the order the ID shows them.
 	Variants []string `json:"variants,omitempty"`
+	// Restarts are those that the matrix asks for beside the graceful and the
+	// forced one.
+	Restarts []Restart `json:"restarts,omitempty"`
 	// Optional: blocked is still counted, but does not fail the run.
 	Optional bool `json:"optional,omitempty"`
 	// Expect, if set, is the failure that the matrix expects of this cell.

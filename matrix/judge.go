@@ -51,7 +51,7 @@ func Judge(cell Cell, attempts []Attempt) Judgement {
 // judgeAttempt judges one attempt by itself, and then against the gate that it
 // defies or the failure that the matrix expects.
 func judgeAttempt(cell Cell, a Attempt) Judgement {
-	j := judgePhases(a)
+	j := judgePhases(cell, a)
 	switch {
 	case j.Verdict != Pass:
 	case len(a.Repairs) > 0:
@@ -62,7 +62,7 @@ func judgeAttempt(cell Cell, a Attempt) Judgement {
 	}
 	switch {
 	case cell.Defied():
-		return judgeDefied(*cell.Gate, a, j)
+		return judgeDefied(cell, a, j)
 	case cell.Expect != nil:
 		return judgeExpected(*cell.Expect, a, j)
 	}
@@ -70,8 +70,9 @@ func judgeAttempt(cell Cell, a Attempt) Judgement {
 }
 
 // judgeDefied says whether a gate still holds, by an attempt that defied it.
-func judgeDefied(g GateFinding, a Attempt, j Judgement) Judgement {
-	order := func(p Phase) int { return slices.Index(ProvingPhases(), p) }
+func judgeDefied(cell Cell, a Attempt, j Judgement) Judgement {
+	g := *cell.Gate
+	order := func(p Phase) int { return slices.Index(cell.ProvingPhases(), p) }
 	switch {
 	case j.Verdict == Pass:
 		return Judgement{Verdict: XPass, Reason: fmt.Sprintf("passed, so this gate no longer holds: %s", g)}
@@ -121,8 +122,8 @@ func interrupted(a Attempt) bool {
 
 // judgePhases judges the proving phases in their order, each by every result
 // it has.
-func judgePhases(a Attempt) Judgement {
-	for _, phase := range ProvingPhases() {
+func judgePhases(cell Cell, a Attempt) Judgement {
+	for _, phase := range cell.ProvingPhases() {
 		ran := false
 		for _, r := range a.Phases {
 			if r.Phase != phase {
@@ -138,8 +139,8 @@ func judgePhases(a Attempt) Judgement {
 		}
 	}
 	for _, r := range a.Phases {
-		if !slices.Contains(Phases(), r.Phase) {
-			return Judgement{Verdict: Blocked, Phase: r.Phase, Reason: fmt.Sprintf("%q is no phase", r.Phase)}
+		if !slices.Contains(cell.Phases(), r.Phase) {
+			return Judgement{Verdict: Blocked, Phase: r.Phase, Reason: fmt.Sprintf("%q is no phase of the cell", r.Phase)}
 		}
 	}
 	return Judgement{Verdict: Pass}
@@ -179,7 +180,7 @@ func JudgePhase(r PhaseResult) Judgement {
 		return Judgement{Verdict: Blocked, Phase: r.Phase, Reason: r.Error}
 	case undecided != "":
 		return Judgement{Verdict: Blocked, Phase: r.Phase, Reason: "could not tell: " + undecided}
-	case len(r.Evidence) == 0 && slices.Contains(ProvingPhases(), r.Phase):
+	case len(r.Evidence) == 0 && r.Phase.Proves():
 		return Judgement{Verdict: Blocked, Phase: r.Phase, Reason: "no evidence"}
 	}
 	return Judgement{Verdict: Pass, Phase: r.Phase}
@@ -221,6 +222,12 @@ func judgeFacts(cell Cell, a Attempt) Judgement {
 	case len(a.Nodes) == 0:
 		return blocked("no node was observed")
 	}
+	starts := 1
+	for _, r := range cell.RestartsOf() {
+		if r.Starts {
+			starts++
+		}
+	}
 	names := map[string]bool{}
 	for i, n := range a.Nodes {
 		if n.Node == "" || names[n.Node] {
@@ -242,15 +249,15 @@ func judgeFacts(cell Cell, a Attempt) Judgement {
 		if n.Kubernetes != cell.Distro.Version {
 			return blocked("node %s runs Kubernetes %q, the plan says %q", n.Node, n.Kubernetes, cell.Distro.Version)
 		}
-		// Created, restarted, force-restarted: three starts, three boot IDs.
+		// Every start has a boot ID of its own.
 		boots := map[string]bool{}
 		for _, id := range n.BootIDs {
 			if id != "" {
 				boots[id] = true
 			}
 		}
-		if len(boots) < 3 {
-			return blocked("node %s: %d different boot IDs were observed over three starts", n.Node, len(boots))
+		if len(boots) < starts {
+			return blocked("node %s: %d different boot IDs were observed over %d starts", n.Node, len(boots), starts)
 		}
 	}
 	return Judgement{Verdict: Pass}

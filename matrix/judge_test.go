@@ -28,7 +28,7 @@ func passing() matrix.Attempt {
 		Nodes: []matrix.NodeFacts{{Node: "cp1", Kernel: "6.18.5", Cgroup: "v1", OSID: "debian", OSVersion: "13",
 			Containerd: "1.7.30", Runc: "1.3.4", Kubernetes: "1.34.4", BootIDs: []string{"a", "b", "c"}}},
 	}
-	for _, p := range matrix.ProvingPhases() {
+	for _, p := range (matrix.Cell{}).ProvingPhases() {
 		a.Phases = append(a.Phases, matrix.PhaseResult{Phase: p, Duration: matrix.Duration(time.Second), Evidence: []matrix.Evidence{healthy()}})
 	}
 	return a
@@ -313,8 +313,8 @@ func TestCellRuns(t *testing.T) {
 }
 
 func TestJudgePhase(t *testing.T) {
-	for _, p := range matrix.Phases() {
-		proving := slices.Contains(matrix.ProvingPhases(), p)
+	for _, p := range (matrix.Cell{}).Phases() {
+		proving := slices.Contains(matrix.Cell{}.ProvingPhases(), p)
 		want := matrix.Pass
 		if proving {
 			want = matrix.Blocked
@@ -336,7 +336,7 @@ func TestNoPassWithoutEvidence(t *testing.T) {
 		a := passing()
 		proven := map[matrix.Phase]bool{}
 		var phases []matrix.PhaseResult
-		for _, p := range matrix.ProvingPhases() {
+		for _, p := range (matrix.Cell{}).ProvingPhases() {
 			for range r.Intn(3) {
 				res := matrix.PhaseResult{Phase: p}
 				res.Blame = []matrix.Blame{"", "", "", "", matrix.BlameNode, matrix.BlameWorld, matrix.BlameInterrupt, "other"}[r.Intn(8)]
@@ -362,7 +362,7 @@ func TestNoPassWithoutEvidence(t *testing.T) {
 		}
 		r.Shuffle(len(phases), func(i, j int) { phases[i], phases[j] = phases[j], phases[i] })
 		a.Phases = phases
-		all := len(proven) == len(matrix.ProvingPhases())
+		all := len(proven) == len(matrix.Cell{}.ProvingPhases())
 		for _, ok := range proven {
 			all = all && ok
 		}

@@ -5,7 +5,8 @@ import "time"
 // Phase is one step of a cell's way.
 type Phase string
 
-// The phases, in order.
+// The phases that cells have unless the matrix asks for other restarts, in
+// order.
 const (
 	PhaseCreate        Phase = "create"
 	PhaseFix           Phase = "fix"
@@ -18,16 +19,6 @@ const (
 	PhaseCollect       Phase = "collect"
 	PhaseDestroy       Phase = "destroy"
 )
-
-// Phases lists every phase in order.
-func Phases() []Phase {
-	return []Phase{PhaseCreate, PhaseFix, PhaseInstall, PhaseBaseline, PhaseRestart, PhaseRecover,
-		PhaseForcedRestart, PhaseForcedRecover, PhaseCollect, PhaseDestroy}
-}
-
-// ProvingPhases are those that a pass needs evidence from. Collect and destroy
-// belong to the harness and prove nothing about a cell.
-func ProvingPhases() []Phase { return Phases()[:8] }
 
 // Outcome is what one check or step came to. Its zero value is Undecided: a
 // check that could not look is never healthy.

@@ -95,6 +95,10 @@ type Lifecycle interface {
 	Restart(ctx context.Context) error
 	// ForceRestart kills the node and starts it again.
 	ForceRestart(ctx context.Context) error
+	// Stop asks the node's init to end, as Restart does, and leaves it stopped.
+	Stop(ctx context.Context) error
+	// Start starts a node that is stopped.
+	Start(ctx context.Context) error
 	// Console is what the node printed while it booted, and Incus' own log.
 	Console(ctx context.Context) (string, error)
 	// Delete removes the node, running or not. Deleting twice is no error.
@@ -238,6 +242,9 @@ type Distro interface {
 	// Connect does, once every node has joined, what needs to know all of them:
 	// their pods reach each other then. A cluster of one node is not connected.
 	Connect(ctx context.Context, nodes []Node) error
+	// Services are the systemd units that are Kubernetes on a node with a role, and
+	// its container runtime.
+	Services(role matrix.Role) []string
 	// LogCommands names the logs to collect from a node: file name to shell
 	// command.
 	LogCommands() map[string]string

@@ -182,9 +182,9 @@ func attempt(c matrix.Cell, start time.Time, failed matrix.Phase) matrix.Attempt
 		Host:  matrix.HostFacts{Kernel: "6.18.5", Cgroup: "v1", Incus: "6.0.4", LXC: "6.0.4", Storage: "dir", CPUs: 2, MemoryBytes: 8 << 30},
 		Nodes: []matrix.NodeFacts{{Node: "s1", Kernel: "6.18.5", Cgroup: "v1", OSID: c.OS.Family(), OSVersion: c.OS.Release(),
 			Systemd: "257", Containerd: "1.7.30", Runc: "1.3.4", Kubernetes: c.Distro.Version, BootIDs: []string{"b1", "b2", "b3"}}}}
-	for _, phase := range matrix.Phases() {
+	for _, phase := range (matrix.Cell{}).Phases() {
 		r := matrix.PhaseResult{Phase: phase, Started: start, Duration: matrix.Duration(time.Second)}
-		if slices.Contains(matrix.ProvingPhases(), phase) {
+		if slices.Contains(matrix.Cell{}.ProvingPhases(), phase) {
 			r.Evidence = []matrix.Evidence{{Check: "nodes", Outcome: matrix.Healthy, Saw: "every node is Ready"}}
 		}
 		if phase == failed {

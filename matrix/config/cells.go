@@ -42,6 +42,11 @@ func (m *Matrix) expand(p *problems) []matrix.Cell {
 	product := m.combine(axesOf(m))
 	cells := m.exclude(p, product)
 	cells = m.include(p, cells)
+	for i := range cells {
+		for _, r := range m.Restarts {
+			cells[i].Restarts = append(cells[i].Restarts, matrix.Restart(r))
+		}
+	}
 	m.expect(p, cells)
 	m.setOptional(cells)
 	m.checkIDs(p, cells)
@@ -308,6 +313,9 @@ func (m *Matrix) expect(p *problems, cells []matrix.Cell) {
 				continue
 			}
 			first[j] = i
+			if !slices.Contains(cells[j].ProvingPhases(), rule.phase()) {
+				p.add(m.positions.of(path), "%s: cell %s has no phase %s; add the restart that it belongs to, to restarts", path, cells[j].ID, rule.phase())
+			}
 			cells[j].Expect = &matrix.Expectation{Phase: rule.phase(), Signature: rule.Signature, Issue: rule.Issue}
 		}
 		if !matched {

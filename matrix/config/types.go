@@ -3,11 +3,13 @@ package config
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/selector"
 )
 
 // The doc comments of the types and fields below are the JSON Schema's
@@ -29,6 +31,8 @@ type Matrix struct {
 	Topologies []Topology `yaml:"topologies" jsonschema:"minItems=1"`
 	// Ways to set a distribution up, by names that it knows, several at once with slashes between them, as flannel; default is the way without a name. Default: default.
 	Variants []Variant `yaml:"variants" jsonschema:"minItems=1"`
+	// Further restarts of every cell, after the graceful and the forced one that each has, in this order whatever is written. service: the services that are Kubernetes, and no node. agents-away: the agents are stopped for 90 seconds, until they are tainted as unreachable. agents-gone: the agents are stopped for 7 minutes, until their pods are evicted. Cells without agents do without the last two. Default: none.
+	Restarts []Restart `yaml:"restarts,omitempty" jsonschema:"uniqueItems=true"`
 	// Combinations to remove.
 	Exclude []Selector `yaml:"exclude,omitempty" jsonschema:"maxItems=1000"`
 	// Combinations to add, after exclude has removed its own.
@@ -165,7 +169,7 @@ type Combination struct {
 type Expect struct {
 	Selector `yaml:",inline"`
 	// The phase that fails.
-	Phase string `yaml:"phase" jsonschema:"required,enum=create,enum=fix,enum=install,enum=baseline,enum=restart,enum=recover,enum=forced-restart,enum=forced-recover"`
+	Phase FailingPhase `yaml:"phase" jsonschema:"required"`
 	// The ID of the log signature that is found then.
 	Signature string `yaml:"signature" jsonschema:"required,pattern=^[a-z0-9][a-z0-9-]*$" want:"the ID of a signature, of small letters, digits and dashes"`
 	// A link to where the failure is tracked.
@@ -225,6 +229,47 @@ type Sources struct {
 	Images []ImageSource `yaml:"images" jsonschema:"minItems=1,uniqueItems=true"`
 	// A folder (a path that begins with / or ., from the matrix file's folder on) or a file://, http:// or https:// URL under which upstream's files lie as HOST/PATH; empty: the source mirror is passed over.
 	Mirror string `yaml:"mirror" jsonschema:"pattern=^((file|https?)://[^ ]+|[./].*)?$" want:"a path that begins with / or ., or a file://, http:// or https:// URL"`
+}
+
+// Restart is a restart that a matrix may ask for.
+type Restart string
+
+// words lists the values: those that cells do not have anyway.
+func (Restart) words() (words []string) {
+	for _, r := range matrix.Restarts() {
+		if !r.Starts {
+			words = append(words, string(r.Restart))
+		}
+	}
+	return words
+}
+
+// AddRestarts adds restarts to those that the matrix asks for. The error names
+// one that there is not.
+func (m *Matrix) AddRestarts(names []string) error {
+	for _, name := range names {
+		r := Restart(name)
+		if !slices.Contains(r.words(), name) {
+			return fmt.Errorf("there is no restart %q to ask for%s; there are %s", name, selector.DidYouMean(name, r.words()), strings.Join(r.words(), ", "))
+		}
+		if !slices.Contains(m.Restarts, r) {
+			m.Restarts = append(m.Restarts, r)
+		}
+	}
+	return nil
+}
+
+// FailingPhase is a phase that a cell may be expected to fail in.
+type FailingPhase string
+
+// words lists the values.
+func (FailingPhase) words() (words []string) {
+	for _, p := range matrix.Phases() {
+		if p.Proves() {
+			words = append(words, string(p))
+		}
+	}
+	return words
 }
 
 // ArtifactSource is where a release's files come from.

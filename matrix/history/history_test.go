@@ -19,7 +19,7 @@ func attempt(failed matrix.Phase) matrix.Attempt {
 	a := matrix.Attempt{Started: start, Host: matrix.HostFacts{Kernel: "6.12.1", Cgroup: "v2", Incus: "6.0.4", LXC: "6.0.4"},
 		Nodes: []matrix.NodeFacts{{Node: "s1", Kernel: "6.12.1", Cgroup: "v2", OSID: "debian", OSVersion: "13", Runc: "1.3.2", Containerd: "2.1.0", Kubernetes: "1.34.4", BootIDs: []string{"1", "2", "3"}}},
 		Fixes: []matrix.AppliedFix{{ID: "swap", State: "applied"}, {ID: "ids", State: "not-applicable"}}}
-	for _, p := range matrix.Phases() {
+	for _, p := range (matrix.Cell{}).Phases() {
 		r := matrix.PhaseResult{Phase: p, Duration: matrix.Duration(10 * time.Second), Evidence: []matrix.Evidence{{Check: "c", Outcome: matrix.Healthy, Saw: "it"}}}
 		if p == matrix.PhaseBaseline {
 			r.Waited = matrix.Duration(5 * time.Second)

@@ -55,7 +55,7 @@ func passing(c matrix.Cell) matrix.Attempt {
 	a := matrix.Attempt{Started: start, Host: matrix.HostFacts{Kernel: "6.18.5", Cgroup: "v1", Incus: "6.0.4"},
 		Nodes: []matrix.NodeFacts{{Node: "cp1", Kernel: "6.18.5", Cgroup: "v1", OSID: "debian", OSVersion: c.OS.Release(),
 			Containerd: "1.7.30", Runc: "1.3.4", Kubernetes: "1.34.4", BootIDs: []string{"a", "b", "c"}}}}
-	for _, p := range matrix.ProvingPhases() {
+	for _, p := range (matrix.Cell{}).ProvingPhases() {
 		a.Phases = append(a.Phases, matrix.PhaseResult{Phase: p, Started: start, Duration: matrix.Duration(time.Second),
 			Evidence: []matrix.Evidence{{Check: "c", Outcome: matrix.Healthy, Saw: "well"}}})
 	}
@@ -405,7 +405,7 @@ func TestConcurrentCells(t *testing.T) {
 	for _, r := range run.Results {
 		g.Expect(r.Judgement.Verdict).To(Equal(matrix.Pass), string(r.Cell.ID))
 	}
-	phases := len(matrix.ProvingPhases())
+	phases := len(matrix.Cell{}.ProvingPhases())
 	g.Expect(run.HarnessErrors).To(HaveLen(len(cells) * phases))
 	g.Expect(f.Events()).To(HaveLen(len(cells) * phases))
 	left, err := filepath.Glob(filepath.Join(f.Dir(), "cells", "*", ".writing-*"))

@@ -601,6 +601,26 @@ func noSnapshot(mark cell.Mark) []matrix.Evidence {
 	return []matrix.Evidence{{Check: "snapshot", Saw: fmt.Sprintf("a %T, which is no snapshot", mark)}}
 }
 
+func (h checks) AfterServices(ctx context.Context, cluster *provisioner.Cluster, mark cell.Mark) ([]matrix.Evidence, time.Duration) {
+	before, ok := mark.(health.Snapshot)
+	if !ok {
+		return noSnapshot(mark), 0
+	}
+	return health.RunAll(ctx, cluster, health.AfterServices(before, h.timeouts))
+}
+
+func (checks) Away(ctx context.Context, cluster *provisioner.Cluster, nodes []string, away time.Duration) []matrix.Evidence {
+	return health.Away(ctx, cluster, nodes, away)
+}
+
+func (h checks) AfterAway(ctx context.Context, cluster *provisioner.Cluster, mark cell.Mark, nodes []string) ([]matrix.Evidence, time.Duration) {
+	before, ok := mark.(health.Snapshot)
+	if !ok {
+		return noSnapshot(mark), 0
+	}
+	return health.RunAll(ctx, cluster, health.AfterAway(before, nodes, h.timeouts))
+}
+
 func (h checks) AfterRestart(ctx context.Context, cluster *provisioner.Cluster, mark cell.Mark) ([]matrix.Evidence, time.Duration) {
 	before, ok := mark.(health.Snapshot)
 	if !ok {

@@ -1,6 +1,5 @@
 // Package cell takes one cell through its phases: create, fix, install,
-// baseline, restart, recover, forced-restart, forced-recover, collect,
-// destroy. It knows contracts only; what is behind them is chosen elsewhere.
+// baseline, two for each restart, collect, destroy. It knows contracts only; what is behind them is chosen elsewhere.
 package cell
 
 import (
@@ -63,6 +62,16 @@ type Health interface {
 	// AfterRestart is Baseline with the proofs that the restart since mark
 	// was real and lost nothing.
 	AfterRestart(ctx context.Context, cluster *provisioner.Cluster, mark Mark) (evidence []matrix.Evidence, waited time.Duration)
+	// AfterServices is Baseline with the proofs that nodes and containers ran on
+	// since mark, and that nothing was lost.
+	AfterServices(ctx context.Context, cluster *provisioner.Cluster, mark Mark) (evidence []matrix.Evidence, waited time.Duration)
+	// Away watches a cluster whose nodes of these names are stopped for as long as
+	// away, and returns what the control plane made of it. It looks to the end,
+	// whatever it sees.
+	Away(ctx context.Context, cluster *provisioner.Cluster, nodes []string, away time.Duration) []matrix.Evidence
+	// AfterAway is Baseline with the proofs that these nodes were restarted since
+	// mark, that what Kubernetes had put on them is gone, and that nothing was lost.
+	AfterAway(ctx context.Context, cluster *provisioner.Cluster, mark Mark, nodes []string) (evidence []matrix.Evidence, waited time.Duration)
 	// Returned looks until nodes that were restarted since mark, by themselves,
 	// are back in the cluster and all nodes' pods reach each other.
 	Returned(ctx context.Context, cluster *provisioner.Cluster, mark Mark, nodes []string) []matrix.Evidence
@@ -183,8 +192,8 @@ type step struct {
 }
 
 // steps in order. The cell's way is this table.
-func (r *Runner) steps(t matrix.Topology) []step {
-	limits := r.Timeouts
+func (r *Runner) steps(c matrix.Cell) []step {
+	limits, t := r.Timeouts, c.Topology
 	// Servers that start at once share the host's CPUs, and an API server that
 	// finds too few of etcd's members ends: kubelet starts it again after up to
 	// five minutes. The stability window begins when all else is healthy; the rest
@@ -192,20 +201,32 @@ func (r *Runner) steps(t matrix.Topology) []step {
 	checked := matrix.Duration(t.Servers)*limits.Recover + limits.Stability + matrix.Duration(10*time.Second)
 	// Servers are installed one after another, and all agents at once.
 	installs := matrix.Duration(len(turns(t)))
-	restarting, gracefully := limits.Restart, restart(provisioner.Node.Restart)
-	if t.Nodes() > 1 {
-		restarting, gracefully = matrix.Duration(len(turns(t)))*(limits.Restart+limits.Recover), (*run).restartInTurns
-	}
-	return []step{
+	steps := []step{
 		{phase: matrix.PhaseCreate, timeout: limits.Create, late: matrix.BlameWorld, do: (*run).create, before: (*run).admit},
 		{phase: matrix.PhaseFix, timeout: limits.Fix, late: matrix.BlameNode, do: (*run).fix},
 		{phase: matrix.PhaseInstall, timeout: installs * limits.Install, late: matrix.BlameNode, do: (*run).install, watched: true},
-		{phase: matrix.PhaseBaseline, timeout: checked, late: matrix.BlameNode, do: (*run).baseline, watched: true},
-		{phase: matrix.PhaseRestart, timeout: restarting, late: matrix.BlameNode, do: gracefully},
-		{phase: matrix.PhaseRecover, timeout: checked, late: matrix.BlameNode, do: (*run).recover, watched: true},
-		{phase: matrix.PhaseForcedRestart, timeout: limits.Restart, late: matrix.BlameNode, do: restart(provisioner.Node.ForceRestart)},
-		{phase: matrix.PhaseForcedRecover, timeout: checked, late: matrix.BlameNode, do: (*run).recover, watched: true},
+		{phase: matrix.PhaseBaseline, timeout: checked, late: matrix.BlameNode, do: looking((*run).baseline), watched: true},
 	}
+	for _, info := range c.RestartsOf() {
+		happens := step{phase: info.Happens, timeout: limits.Restart, late: matrix.BlameNode}
+		recovers := step{phase: info.Recovers, timeout: checked, late: matrix.BlameNode, watched: true}
+		switch info.Restart {
+		case matrix.RestartGraceful:
+			happens.do, recovers.do = restart(provisioner.Node.Restart), looking((*run).afterRestart)
+			if t.Nodes() > 1 {
+				happens.timeout, happens.do = matrix.Duration(len(turns(t)))*(limits.Restart+limits.Recover), (*run).restartInTurns
+			}
+		case matrix.RestartForced:
+			happens.do, recovers.do = restart(provisioner.Node.ForceRestart), looking((*run).afterRestart)
+		case matrix.RestartService:
+			happens.do, recovers.do = (*run).restartServices, looking((*run).afterServices)
+		default:
+			happens.timeout += limits.Restart + matrix.Duration(info.Away)
+			happens.do, recovers.do = agentsAway(info.Away), looking((*run).afterAway)
+		}
+		steps = append(steps, happens, recovers)
+	}
+	return steps
 }
 
 // span is some of a cell's nodes: from an index to before another.
@@ -237,7 +258,7 @@ func (r *Runner) Run(ctx context.Context, c matrix.Cell, attempt int, changed fu
 		x.names = append(x.names, NodeName(c, r.Owner["run"], attempt, n))
 	}
 	passed := true
-	for _, s := range r.steps(c.Topology) {
+	for _, s := range r.steps(c) {
 		if passed = x.phase(ctx, s); !passed {
 			break
 		}
@@ -639,24 +660,33 @@ func (x *run) join(ctx context.Context, result *matrix.PhaseResult, from, to int
 	})
 }
 
-func (x *run) baseline(ctx context.Context, result *matrix.PhaseResult) error {
-	evidence, waited := x.Health.Baseline(ctx, x.cluster)
-	result.Evidence, result.Waited = evidence, matrix.Duration(waited)
-	return x.lookAtRunning(ctx, result)
-}
-
-func (x *run) recover(ctx context.Context, result *matrix.PhaseResult) error {
-	evidence, waited := x.Health.AfterRestart(ctx, x.cluster, x.mark)
-	result.Evidence, result.Waited = evidence, matrix.Duration(waited)
-	return x.lookAtRunning(ctx, result)
-}
-
-// lookAtRunning is what is seen in the nodes of a cluster that runs.
-func (x *run) lookAtRunning(ctx context.Context, result *matrix.PhaseResult) error {
-	if err := x.verifyRunning(ctx, result); err != nil {
-		return err
+// looking is a phase of health's checks, and of what is seen in the nodes of a
+// cluster that runs.
+func looking(checks func(*run, context.Context) ([]matrix.Evidence, time.Duration)) func(*run, context.Context, *matrix.PhaseResult) error {
+	return func(x *run, ctx context.Context, result *matrix.PhaseResult) error {
+		evidence, waited := checks(x, ctx)
+		result.Evidence, result.Waited = evidence, matrix.Duration(waited)
+		if err := x.verifyRunning(ctx, result); err != nil {
+			return err
+		}
+		return x.readRepairs(ctx)
 	}
-	return x.readRepairs(ctx)
+}
+
+func (x *run) baseline(ctx context.Context) ([]matrix.Evidence, time.Duration) {
+	return x.Health.Baseline(ctx, x.cluster)
+}
+
+func (x *run) afterRestart(ctx context.Context) ([]matrix.Evidence, time.Duration) {
+	return x.Health.AfterRestart(ctx, x.cluster, x.mark)
+}
+
+func (x *run) afterServices(ctx context.Context) ([]matrix.Evidence, time.Duration) {
+	return x.Health.AfterServices(ctx, x.cluster, x.mark)
+}
+
+func (x *run) afterAway(ctx context.Context) ([]matrix.Evidence, time.Duration) {
+	return x.Health.AfterAway(ctx, x.cluster, x.mark, x.names[x.cell.Topology.Servers:])
 }
 
 // verifyRunning verifies the fixes that only a running cluster can show; the
@@ -729,17 +759,99 @@ func (x *run) restartNodes(ctx context.Context, result *matrix.PhaseResult, turn
 		if len(x.nodes) > 1 {
 			what = fmt.Sprintf("stopped at %s, with %d of %d nodes, and started", started.UTC().Format(time.TimeOnly), turn.to-turn.from, len(x.nodes))
 		}
-		evidence := []matrix.Evidence{done("restarted", node.Name(), what, x.Clock.Now().Sub(started))}
-		boot, err := x.boot(ctx, node)
-		if err != nil {
-			return evidence, err
-		}
-		if err := x.observe(ctx, i, node); err != nil {
-			return append(evidence, boot), err
-		}
-		evidence = append(evidence, boot, bootIDs(node.Name(), x.attempt.Nodes[i].BootIDs))
-		return append(evidence, x.Fixes.Verify(ctx, node, x.wants[i], matrix.PhaseInstall)...), nil
+		return x.started(ctx, i, node, done("restarted", node.Name(), what, x.Clock.Now().Sub(started)))
 	})
+}
+
+// started waits for the boot of a node that was started again, and shows by its
+// boot ID that it was, and that the fixes survived it.
+func (x *run) started(ctx context.Context, i int, node provisioner.Node, evidence ...matrix.Evidence) ([]matrix.Evidence, error) {
+	boot, err := x.boot(ctx, node)
+	if err != nil {
+		return evidence, err
+	}
+	if err := x.observe(ctx, i, node); err != nil {
+		return append(evidence, boot), err
+	}
+	evidence = append(evidence, boot, bootIDs(node.Name(), x.attempt.Nodes[i].BootIDs))
+	return append(evidence, x.Fixes.Verify(ctx, node, x.wants[i], matrix.PhaseInstall)...), nil
+}
+
+// restartServices restarts what is Kubernetes on every node, and shows by the
+// invocations that it happened.
+func (x *run) restartServices(ctx context.Context, result *matrix.PhaseResult) error {
+	if err := x.takeMark(ctx); err != nil {
+		return err
+	}
+	return x.eachNode(ctx, result, func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
+		units := x.Distro.Services(x.cell.Topology.Role(i))
+		began := x.Clock.Now()
+		before, err := invocations(ctx, node, units)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := node.Exec(ctx, provisioner.Command{Args: append([]string{"systemctl", "restart"}, units...)}); err != nil {
+			return nil, fmt.Errorf("restart %s on node %s: %w", strings.Join(units, ", "), node.Name(), err)
+		}
+		after, err := invocations(ctx, node, units)
+		if err != nil {
+			return nil, err
+		}
+		evidence := done("service-restarted", node.Name(), fmt.Sprintf("%s: invocations %s, before %s", strings.Join(units, ", "), strings.Join(after, " "), strings.Join(before, " ")),
+			x.Clock.Now().Sub(began))
+		for k := range units {
+			if after[k] == "" || after[k] == before[k] {
+				evidence.Outcome, evidence.Want = matrix.Unhealthy, "another invocation of each"
+			}
+		}
+		return []matrix.Evidence{evidence}, nil
+	})
+}
+
+// invocations are the IDs of the runs that units are in, by systemd.exec(5).
+func invocations(ctx context.Context, node provisioner.Node, units []string) ([]string, error) {
+	out, err := node.Exec(ctx, provisioner.Command{Args: append([]string{"sh", "-ec",
+		`for unit; do echo "$(systemctl show --property InvocationID --value "$unit")"; done`, "invocations"}, units...)})
+	if err != nil {
+		return nil, fmt.Errorf("read the invocations of %s on node %s: %w", strings.Join(units, ", "), node.Name(), err)
+	}
+	ids := strings.Split(strings.TrimSuffix(out.Stdout, "\n"), "\n")
+	if len(ids) != len(units) {
+		return nil, &provisioner.NodeError{Node: node.Name(), Action: "read the invocations of services of",
+			Err: fmt.Errorf("%d units, and it printed %q", len(units), out.Stdout)}
+	}
+	return ids, nil
+}
+
+// agentsAway stops all agents, has health watch what the control plane makes of
+// it, and starts them.
+func agentsAway(away time.Duration) func(*run, context.Context, *matrix.PhaseResult) error {
+	return func(x *run, ctx context.Context, result *matrix.PhaseResult) error {
+		if err := x.takeMark(ctx); err != nil {
+			return err
+		}
+		servers := x.cell.Topology.Servers
+		err := x.nodesAt(ctx, result, servers, len(x.nodes), func(ctx context.Context, _ int, node provisioner.Node) ([]matrix.Evidence, error) {
+			within, cancel := context.WithTimeout(ctx, x.Timeouts.Restart.Std())
+			defer cancel()
+			began := x.Clock.Now()
+			if err := node.Stop(within); err != nil {
+				return nil, err
+			}
+			return []matrix.Evidence{done("stopped", node.Name(), "stopped", x.Clock.Now().Sub(began))}, nil
+		})
+		if err != nil {
+			return err
+		}
+		result.Evidence = append(result.Evidence, x.Health.Away(ctx, x.cluster, x.names[servers:], away)...)
+		return x.nodesAt(ctx, result, servers, len(x.nodes), func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
+			began := x.Clock.Now()
+			if err := node.Start(ctx); err != nil {
+				return nil, err
+			}
+			return x.started(ctx, i, node, done("restarted", node.Name(), "started", x.Clock.Now().Sub(began)))
+		})
+	}
 }
 
 // bootIDs shows that the last start was a new one.

@@ -56,7 +56,7 @@ func TestPass(t *testing.T) {
 	w, c := newFakeWorld(), planned("1")
 	a := attempt(t, w, c, nil)
 	g.Expect(verdict(c, a)).To(Equal(matrix.Judgement{Verdict: matrix.Pass}))
-	g.Expect(phases(a)).To(Equal(matrix.Phases()))
+	g.Expect(phases(a)).To(Equal(c.Phases()))
 	g.Expect(w.calls).To(HaveExactElements("reserve 1", "acquire 1", "look 1", "create 1", "create s1 1", "boot 1", "observe 1",
 		"apply 1", "verify 1", "configure 1", "init 1", "verify 2", "baseline 1",
 		"mark 1", "restart 1", "boot 2", "observe 2", "verify 3", "after-restart 1",
@@ -112,6 +112,44 @@ func TestStayNeedsABaseline(t *testing.T) {
 	})
 	g.Expect(verdict(c, a).Verdict).To(Equal(matrix.Fail))
 	g.Expect(w.logs).To(HaveKeyWithValue("phases/baseline.log", HaveSuffix("Z baseline: it broke, want a whole one\n")))
+}
+
+// TestFurtherRestarts: what the matrix asks for comes after what every cell has.
+func TestFurtherRestarts(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1+2")
+	c.Restarts = []matrix.Restart{matrix.RestartAgentsAway, matrix.RestartService}
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a)).To(Equal(matrix.Judgement{Verdict: matrix.Pass}))
+	g.Expect(phases(a)).To(Equal([]matrix.Phase{"create", "fix", "install", "baseline", "restart", "recover", "forced-restart", "forced-recover",
+		"service-restart", "service-recover", "agents-away", "agents-back", "collect", "destroy"}))
+	first := slices.Index(w.calls, "restart-services 1")
+	g.Expect(first).To(BeNumerically(">", slices.Index(w.calls, "after-restart 2")))
+	g.Expect(w.counts["restart-services"]).To(Equal(3), "all nodes")
+	g.Expect(w.calls).To(ContainElements("after-services 1", "stop 2", "away 1m30s of 2 1", "start 2", "after-away of 2 1"))
+	g.Expect(w.counts["stop"]).To(Equal(2), "the agents, and no server")
+	g.Expect(slices.Index(w.calls, "away 1m30s of 2 1")).To(And(BeNumerically(">", slices.Index(w.calls, "stop 2")), BeNumerically("<", slices.Index(w.calls, "start 1"))))
+	for i, want := range []int{3, 4, 4} {
+		g.Expect(a.Nodes[i].BootIDs).To(HaveLen(want))
+	}
+	away, _ := a.Phase("agents-away")
+	g.Expect(away.Duration.Std()).To(BeNumerically(">=", 90*time.Second))
+
+	c = planned("1")
+	c.Restarts = []matrix.Restart{matrix.RestartAgentsGone}
+	g.Expect(phases(attempt(t, newFakeWorld(), c, nil))).To(Equal((matrix.Cell{}).Phases()), "there is no agent")
+}
+
+// TestServiceThatDoesNotRestart: one that runs on as it did was not restarted.
+func TestServiceThatDoesNotRestart(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1")
+	c.Restarts = []matrix.Restart{matrix.RestartService}
+	w.sameInvocation = true
+	j := verdict(c, attempt(t, w, c, nil))
+	g.Expect(j.Verdict).To(Equal(matrix.Fail))
+	g.Expect(j.Phase).To(BeEquivalentTo("service-restart"))
+	g.Expect(j.Reason).To(ContainSubstring("another invocation of each"))
 }
 
 // TestRuntimeOfTheDistributions: what a distribution unpacks when it starts is
@@ -259,7 +297,7 @@ func TestEndings(t *testing.T) {
 					g.Expect(j.Reason).To(Equal(errEnded.Error()))
 				}
 				torn := how == "interrupt" || how == "host ended"
-				proving := matrix.ProvingPhases()
+				proving := matrix.Cell{}.ProvingPhases()
 				ran := append(slices.Clone(proving[:slices.Index(proving, at.phase)+1]), matrix.PhaseCollect, matrix.PhaseDestroy)
 				g.Expect(phases(a)).To(Equal(ran))
 				// Nothing after the call that failed but the teardown.
@@ -884,7 +922,7 @@ func TestReportsAreCopies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		last := w.runner().Run(t.Context(), c, 1, func(a matrix.Attempt) {
 			n := reports.Add(1)
-			if want := min(int(n), len(matrix.Phases())); len(a.Phases) != want {
+			if want := min(int(n), len(matrix.Cell{}.Phases())); len(a.Phases) != want {
 				t.Errorf("report %d has %d phases", n, len(a.Phases))
 			}
 			go func() {
@@ -906,7 +944,7 @@ func TestReportsAreCopies(t *testing.T) {
 		g.Expect(verdict(c, last)).To(Equal(matrix.Judgement{Verdict: matrix.Pass}))
 		g.Expect(last.Fixes[0].State).To(Equal("applied"))
 	})
-	g.Expect(reports.Load()).To(BeEquivalentTo(len(matrix.Phases()) + 1))
+	g.Expect(reports.Load()).To(BeEquivalentTo(len(matrix.Cell{}.Phases()) + 1))
 }
 
 // TestAnyWorld: whatever answers come, in whatever order, a pass has evidence
@@ -970,10 +1008,10 @@ func TestAnyWorld(t *testing.T) {
 		seen[j.Verdict]++
 		order := phases(a)
 		g.Expect(order[len(order)-2:]).To(Equal([]matrix.Phase{matrix.PhaseCollect, matrix.PhaseDestroy}))
-		g.Expect(matrix.Phases()).To(ContainElements(order))
+		g.Expect(matrix.Cell{}.Phases()).To(ContainElements(order))
 		if j.Verdict == matrix.Pass {
-			g.Expect(order).To(Equal(matrix.Phases()))
-			for _, p := range a.Phases[:len(matrix.ProvingPhases())] {
+			g.Expect(order).To(Equal(c.Phases()))
+			for _, p := range a.Phases[:len(matrix.Cell{}.ProvingPhases())] {
 				g.Expect(p.Evidence).NotTo(BeEmpty())
 				g.Expect(p.Evidence).To(HaveEach(And(HaveField("Outcome", matrix.Healthy), HaveField("Saw", Not(BeEmpty())))))
 			}

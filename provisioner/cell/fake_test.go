@@ -40,6 +40,8 @@ type fakeWorld struct {
 
 	// runtimeLate: a node has no runtime until the first server is initialised.
 	runtimeLate bool
+	// sameInvocation: services run on as they did, whoever restarts them.
+	sameInvocation bool
 
 	// joins is asked before a node joins, by the ends of the nodes' names.
 	joins func(ctx context.Context, members []string, node string, role matrix.Role) error
@@ -153,6 +155,16 @@ func (n *fakeNode) Exec(ctx context.Context, cmd provisioner.Command) (provision
 			state = n.state(n.name, n.asked[n.name])
 		}
 		return provisioner.Output{Stdout: state + "\n"}, nil
+	case strings.Contains(script, "InvocationID"):
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		run := n.counts["restart-services"]
+		if n.sameInvocation {
+			run = 0
+		}
+		return provisioner.Output{Stdout: strings.Repeat(fmt.Sprintf("invocation-%d\n", run), len(cmd.Args)-4)}, nil
+	case strings.HasPrefix(script, "systemctl restart "):
+		return provisioner.Output{}, n.call(ctx, "restart-services")
 	case strings.Contains(script, "boot_id"):
 		if err := n.call(ctx, "observe"); err != nil {
 			return provisioner.Output{}, err
@@ -198,6 +210,14 @@ func (n *fakeNode) start() {
 
 func (n *fakeNode) Restart(ctx context.Context) error {
 	err := n.call(ctx, "restart")
+	n.start()
+	return err
+}
+
+func (n *fakeNode) Stop(ctx context.Context) error { return n.call(ctx, "stop") }
+
+func (n *fakeNode) Start(ctx context.Context) error {
+	err := n.call(ctx, "start")
 	n.start()
 	return err
 }
@@ -293,6 +313,19 @@ func (h fakeHealth) AfterRestart(ctx context.Context, _ *provisioner.Cluster, ma
 	return []matrix.Evidence{h.look(ctx, "after-restart", "")}, stability
 }
 
+func (h fakeHealth) AfterServices(ctx context.Context, _ *provisioner.Cluster, _ cell.Mark) ([]matrix.Evidence, time.Duration) {
+	return []matrix.Evidence{h.look(ctx, "after-services", "")}, stability
+}
+
+func (h fakeHealth) Away(ctx context.Context, _ *provisioner.Cluster, nodes []string, away time.Duration) []matrix.Evidence {
+	_ = bubbleClock{}.Sleep(ctx, away)
+	return []matrix.Evidence{h.look(ctx, fmt.Sprintf("away %s of %d", away, len(nodes)), "")}
+}
+
+func (h fakeHealth) AfterAway(ctx context.Context, _ *provisioner.Cluster, _ cell.Mark, nodes []string) ([]matrix.Evidence, time.Duration) {
+	return []matrix.Evidence{h.look(ctx, fmt.Sprintf("after-away of %d", len(nodes)), "")}, stability
+}
+
 func (h fakeHealth) Returned(ctx context.Context, _ *provisioner.Cluster, mark cell.Mark, nodes []string) []matrix.Evidence {
 	if mark != "mark" {
 		return nil
@@ -328,6 +361,10 @@ func (d fakeDistro) Join(ctx context.Context, members []provisioner.Node, node p
 
 func (d fakeDistro) Connect(ctx context.Context, _ []provisioner.Node) error {
 	return d.call(ctx, "connect")
+}
+
+func (d fakeDistro) Services(matrix.Role) []string {
+	return []string{"runtime.service", "node.service"}
 }
 
 func (d fakeDistro) LogCommands() map[string]string {

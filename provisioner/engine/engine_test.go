@@ -143,7 +143,7 @@ func through(c matrix.Cell, changed func(matrix.Attempt), fails matrix.Phase) ma
 		a.Nodes = append(a.Nodes, matrix.NodeFacts{Node: fmt.Sprint("n", n), Kernel: "6.18.5", Cgroup: "v1", OSID: "debian", OSVersion: "13",
 			Containerd: "1.7.24", Runc: "1.1.15", Kubernetes: "1.34.4", BootIDs: []string{"a", "b", "c"}})
 	}
-	for _, p := range matrix.Phases() {
+	for _, p := range (matrix.Cell{}).Phases() {
 		e := matrix.Evidence{Check: "check", Outcome: matrix.Healthy, Saw: "well"}
 		if p == fails {
 			e.Outcome, e.Saw = matrix.Unhealthy, "broken"
@@ -232,12 +232,12 @@ func TestPassAndEvents(t *testing.T) {
 	g.Expect(ground.closed).To(Equal([]string{"a"}))
 	events, err := folder.Events()
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(events).To(HaveLen(4 + len(matrix.Phases())))
+	g.Expect(events).To(HaveLen(4 + len(matrix.Cell{}.Phases())))
 	g.Expect(events[0]).To(And(HaveField("Kind", runfolder.HostOpened), HaveField("Host", "a")))
 	g.Expect(events[len(events)-1]).To(And(HaveField("Kind", runfolder.HostClosed), HaveField("Host", "a")))
 	events = events[1 : len(events)-1]
 	g.Expect(events[0].Kind).To(Equal(runfolder.CellStarted))
-	for i, p := range matrix.Phases() {
+	for i, p := range (matrix.Cell{}).Phases() {
 		e := events[1+i]
 		g.Expect(e).To(And(HaveField("Kind", runfolder.PhaseEnded), HaveField("Phase", p), HaveField("Attempt", 1), HaveField("Cell", c.ID)))
 		g.Expect(*e.Verdict).To(Equal(matrix.Pass))

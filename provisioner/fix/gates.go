@@ -71,7 +71,7 @@ func LoadGates(catalogue *Catalogue, sources ...Source) (*Gates, error) {
 			if gate.Title == "" || gate.When == "" || gate.Reason == "" || gate.Source == "" {
 				bad(nil, "needs title, when, reason and source")
 			}
-			if p := gate.Probe; p != nil && (!slices.Contains(matrix.ProvingPhases(), p.Phase) || !identifier().MatchString(p.Signature)) {
+			if p := gate.Probe; p != nil && (!slices.Contains(matrix.Phases(), p.Phase) || !p.Phase.Proves() || !identifier().MatchString(p.Signature)) {
 				bad(datafile.Path{"probe"}, "probe: wants the phase that fails and the ID of a signature")
 			}
 			for i, id := range gate.Unless {

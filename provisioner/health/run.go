@@ -23,9 +23,26 @@ func Baseline(t matrix.Topology, timeouts matrix.Timeouts) []provisioner.Check {
 // nothing was lost.
 func AfterRestart(before Snapshot, timeouts matrix.Timeouts) []provisioner.Check {
 	proofs := []provisioner.Check{
-		bootID(before), leaseRenewed(before), newSandboxes(before), samePKI(before), objectSurvived(before), fileSurvived(before),
+		bootID(before), leaseRenewed(before), newSandboxes(before), samePKI(before), objectSurvived(before), fileSurvived(before, &before),
 	}
 	return append(append(cluster(&before, len(before.Nodes)), proofs...), restartStability(timeouts.Stability.Std()))
+}
+
+// AfterServices is what must hold after what is Kubernetes was restarted on all
+// nodes, and no node was: everything that Baseline wants, and the proofs that
+// nodes and containers ran on, that kubelets report anew and nothing was lost.
+func AfterServices(before Snapshot, timeouts matrix.Timeouts) []provisioner.Check {
+	proofs := []provisioner.Check{ranOn(before), leaseGoesOn(), samePKI(before), objectSurvived(before), fileSurvived(before, nil)}
+	return append(append(cluster(nil, len(before.Nodes)), proofs...), restartStability(timeouts.Stability.Std()))
+}
+
+// AfterAway is what must hold after some of a cluster's nodes were away for so
+// long that Kubernetes tainted them: everything that Baseline wants, and the
+// proofs that these nodes were restarted, that their taints went by themselves
+// and nothing was lost.
+func AfterAway(before Snapshot, nodes []string, timeouts matrix.Timeouts) []provisioner.Check {
+	proofs := []provisioner.Check{nodesReturned(before, nodes), taintsMended(nodes), samePKI(before), objectSurvived(before), fileSurvived(before, nil)}
+	return append(append(cluster(nil, len(before.Nodes)), proofs...), restartStability(timeouts.Stability.Std()))
 }
 
 // Returned is what must hold after some of a cluster's nodes were restarted by

@@ -268,9 +268,10 @@ func objectSurvived(before Snapshot) check {
 }
 
 // fileSurvived: the file that was left in each node's hostPath volume is
-// there, as its new pod reads it.
-func fileSurvived(before Snapshot) check {
-	return fromEachProbe("file-survived", &before, func(ctx context.Context, s *session, from probePod, _ []probePod) (finding, error) {
+// there, as its pod reads it: one that is new since a restart of its node, if
+// restarted is what was before it.
+func fileSurvived(before Snapshot, restarted *Snapshot) check {
+	return fromEachProbe("file-survived", restarted, func(ctx context.Context, s *session, from probePod, _ []probePod) (finding, error) {
 		out, err := s.api.exec(ctx, from.name, "/probe", "read", survivorFile)
 		if err != nil {
 			return finding{want: before.Nonce}, err

@@ -165,7 +165,17 @@ func (f fakes) Join(context.Context, []provisioner.Node, provisioner.Node, matri
 	return nil
 }
 func (f fakes) Connect(context.Context, []provisioner.Node) error { return nil }
+func (f fakes) Services(matrix.Role) []string                     { return nil }
 func (f fakes) LogCommands() map[string]string                    { return nil }
+func (f fakes) AfterServices(context.Context, *provisioner.Cluster, cell.Mark) ([]matrix.Evidence, time.Duration) {
+	return healthy("after-services"), 0
+}
+func (f fakes) Away(context.Context, *provisioner.Cluster, []string, time.Duration) []matrix.Evidence {
+	return healthy("away")
+}
+func (f fakes) AfterAway(context.Context, *provisioner.Cluster, cell.Mark, []string) ([]matrix.Evidence, time.Duration) {
+	return healthy("after-away"), 0
+}
 func (f fakes) Baseline(context.Context, *provisioner.Cluster) ([]matrix.Evidence, time.Duration) {
 	if f.mark == nil {
 		return []matrix.Evidence{{Check: "baseline", Saw: enough}}, 0

@@ -109,6 +109,11 @@ func (n *node) ForceRestart(ctx context.Context) error {
 	return whileThawing(ctx, n.host.machine, freezerRoot, n.Name(), func() error { return n.Instance.ForceRestart(ctx) })
 }
 
+// Stop asks the instance's init to end.
+func (n *node) Stop(ctx context.Context) error {
+	return whileThawing(ctx, n.host.machine, freezerRoot, n.Name(), func() error { return n.Instance.Stop(ctx) })
+}
+
 // Reserve chooses an address for a node before it is created: its fixes may
 // name it.
 func (h *Host) Reserve(ctx context.Context, node string) (string, error) {

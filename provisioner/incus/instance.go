@@ -224,10 +224,7 @@ func (i *Instance) ForceRestart(ctx context.Context) error {
 	if err := i.Kill(ctx); err != nil {
 		return err
 	}
-	if err := i.setState(ctx, "start", false); err != nil {
-		return i.startError(ctx, err)
-	}
-	return nil
+	return i.Start(ctx)
 }
 
 // Kill ends the instance at once.
@@ -238,10 +235,14 @@ func (i *Instance) Kill(ctx context.Context) error {
 	return nil
 }
 
-// Stop asks the instance's init to end.
+// Stop asks the instance's init to end. It waits until ctx's deadline, and does
+// not force anything.
 func (i *Instance) Stop(ctx context.Context) error {
 	if err := i.setState(ctx, "stop", false); err != nil {
-		return fmt.Errorf("stop instance %s: %w", i.name, err)
+		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return fmt.Errorf("stop instance %s: %w", i.name, err)
+		}
+		return i.blame(ctx, "stop", err)
 	}
 	return nil
 }

@@ -36,6 +36,8 @@ type Request struct {
 	Only, Skip []string
 	// With applies harmful and optional fixes, Without leaves fixes out.
 	With, Without []string
+	// Restarts are further ones for every cell, beside those of the matrix.
+	Restarts []string
 	// DefyGates runs cells that a gate rules out, where that can show whether it
 	// still holds.
 	DefyGates bool
@@ -82,6 +84,9 @@ func Plan(ctx context.Context, r Request) (*Planned, error) {
 	}
 	m, err := config.Find(r.Matrix, cwd)
 	if err != nil {
+		return nil, &UsageError{err}
+	}
+	if err := m.AddRestarts(r.Restarts); err != nil {
 		return nil, &UsageError{err}
 	}
 	knowledge, err := catalog.LoadKnowledge(ctx, r.FixFolders...)

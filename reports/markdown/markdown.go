@@ -64,7 +64,7 @@ func cells(out *bytes.Buffer, v view.Run) error {
 		return nil
 	}
 	header := []string{"Cell", "Verdict"}
-	for _, p := range matrix.Phases() {
+	for _, p := range v.Phases {
 		header = append(header, string(p))
 	}
 	var rows [][]string

@@ -92,10 +92,15 @@ func (p *page) colour(v matrix.Verdict, s string) string {
 }
 
 func (p *page) cells() error {
-	header := []string{"cell", "verdict", "create", "fix", "inst", "base", "restart", "recov", "forced", "recov", "coll", "destr", "total", "net"}
+	header := []string{"cell", "verdict"}
 	if p.Width < narrow {
-		header = []string{"cell", "verdict", "phases", "total", "net"}
+		header = append(header, "phases")
+	} else {
+		for _, phase := range p.run.Phases {
+			header = append(header, heading(phase))
+		}
 	}
+	header = append(header, "total", "net")
 	var rows [][]string
 	for _, c := range p.run.Cells {
 		verdict := c.Verdict.String()
@@ -140,6 +145,29 @@ func (p *page) cells() error {
 	}
 
 	return p.grid(header, rows)
+}
+
+// heading is a phase's name as short as its column.
+func heading(phase matrix.Phase) string {
+	for _, r := range matrix.Restarts() {
+		if phase == r.Recovers {
+			return "recov"
+		}
+	}
+	switch phase {
+	case matrix.PhaseInstall:
+		return "inst"
+	case matrix.PhaseBaseline:
+		return "base"
+	case matrix.PhaseForcedRestart:
+		return "forced"
+	case matrix.PhaseCollect:
+		return "coll"
+	case matrix.PhaseDestroy:
+		return "destr"
+	}
+	short, _ := strings.CutSuffix(string(phase), "-restart")
+	return strings.TrimPrefix(short, "agents-")
 }
 
 // grid writes a table.

@@ -31,7 +31,9 @@ type Run struct {
 	Chosen int
 	// ExitCode is ablation.ExitCode without strict.
 	ExitCode int
-	Cells    []Cell
+	// Phases are those that any of the cells has, in order.
+	Phases []matrix.Phase
+	Cells  []Cell
 	// Ablations are those of the cells whose fixes were left out.
 	Ablations []Ablation
 	// Inputs are images and artifacts, as planned.
@@ -63,7 +65,7 @@ type Cell struct {
 	Tries []Try
 	// Finding is what the gate found, if one rules the cell out.
 	Finding *matrix.GateFinding
-	// Phases has one entry for each of matrix.Phases.
+	// Phases has one entry for each of the run's.
 	Phases []Phase
 	// Took is the sum of the phases; Waited the part of it spent in stability
 	// windows on purpose.
@@ -129,13 +131,14 @@ func New(run matrix.Run) Run {
 	for _, r := range run.Results {
 		results[r.Cell.ID] = r
 	}
+	v.Phases = phasesOf(run.Plan.Cells)
 	counts := map[matrix.Verdict]int{}
 	for _, cell := range run.Plan.Cells {
 		r, ok := results[cell.ID]
 		if !ok {
 			r = matrix.Result{Cell: cell, Judgement: matrix.Judge(cell, nil)}
 		}
-		c := newCell(r)
+		c := newCell(r, v.Phases)
 		v.Cells = append(v.Cells, c)
 		counts[c.Verdict]++
 		if c.Verdict == matrix.Blocked && c.Optional {
@@ -160,6 +163,18 @@ func New(run matrix.Run) Run {
 		v.Counts = append(v.Counts, Count{Verdict: verdict, Cells: counts[verdict]})
 	}
 	return v
+}
+
+// phasesOf are the phases that any of the cells has; without cells, those that a
+// cell has if nothing else is asked for.
+func phasesOf(cells []matrix.Cell) []matrix.Phase {
+	has := map[matrix.Phase]bool{}
+	for _, c := range append(cells[:len(cells):len(cells)], matrix.Cell{}) {
+		for _, p := range c.Phases() {
+			has[p] = true
+		}
+	}
+	return slices.DeleteFunc(matrix.Phases(), func(p matrix.Phase) bool { return !has[p] })
 }
 
 // Summary is the headline, always passed / planned, with a count of every
@@ -187,7 +202,7 @@ func (r Run) Summary() string {
 	return line
 }
 
-func newCell(r matrix.Result) Cell {
+func newCell(r matrix.Result, phases []matrix.Phase) Cell {
 	j := r.Judgement
 	c := Cell{ID: Plain(string(r.Cell.ID)), Optional: r.Cell.Optional, Verdict: j.Verdict, Phase: Plain(string(j.Phase)), Reason: Plain(j.Reason),
 		Attempts: len(r.Attempts), With: plainAll(r.Cell.With), Without: plainAll(r.Cell.Without), Axes: axes(r.Cell), Defied: r.Cell.Defied()}
@@ -211,7 +226,7 @@ func newCell(r matrix.Result) Cell {
 		c.Tries = append(c.Tries, t)
 	}
 	a, _ := r.Last()
-	for _, name := range matrix.Phases() {
+	for _, name := range phases {
 		p := Phase{Name: string(name)}
 		for _, pr := range a.Phases {
 			if pr.Phase != name {

@@ -23,7 +23,7 @@ type Times map[matrix.Phase]time.Duration
 func OfAttempt(a matrix.Attempt) (Times, error) {
 	times := Times{}
 	last := a.Started
-	for _, phase := range matrix.ProvingPhases() {
+	for _, phase := range (matrix.Cell{}).ProvingPhases() {
 		r, ok := a.Phase(phase)
 		if !ok {
 			return nil, fmt.Errorf("read how long the cell took: %s has no result", phase)
@@ -38,7 +38,7 @@ func OfAttempt(a matrix.Attempt) (Times, error) {
 // Through is the time from the beginning to the end of a phase.
 func (t Times) Through(last matrix.Phase) time.Duration {
 	var sum time.Duration
-	for _, phase := range matrix.ProvingPhases() {
+	for _, phase := range (matrix.Cell{}).ProvingPhases() {
 		sum += t[phase]
 		if phase == last {
 			break

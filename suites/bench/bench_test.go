@@ -28,7 +28,7 @@ import (
 func attempt() matrix.Attempt {
 	a := matrix.Attempt{Started: time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)}
 	at := a.Started
-	for _, phase := range matrix.Phases() {
+	for _, phase := range (matrix.Cell{}).Phases() {
 		at = at.Add(time.Millisecond)
 		r := matrix.PhaseResult{Phase: phase, Started: at, Duration: matrix.Duration(time.Second)}
 		if phase == matrix.PhaseBaseline {
@@ -44,7 +44,7 @@ func TestOfAttempt(t *testing.T) {
 	g := NewWithT(t)
 	times, err := OfAttempt(attempt())
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(times).To(HaveLen(len(matrix.ProvingPhases())))
+	g.Expect(times).To(HaveLen(len(matrix.Cell{}.ProvingPhases())))
 	g.Expect(times).NotTo(HaveKey(matrix.PhaseCollect))
 	g.Expect(times[matrix.PhaseCreate]).To(Equal(1001 * time.Millisecond))
 	g.Expect(times[matrix.PhaseBaseline]).To(Equal(501 * time.Millisecond))
@@ -73,7 +73,7 @@ func TestSummarise(t *testing.T) {
 // pair scales all of a pair's times.
 func pair(harness, hand time.Duration, peak int64) Pair {
 	p := Pair{Harness: Times{}, Hand: Times{}, Ready: 4 * time.Second, PeakBytes: peak}
-	for i, phase := range matrix.ProvingPhases() {
+	for i, phase := range (matrix.Cell{}).ProvingPhases() {
 		p.Harness[phase], p.Hand[phase] = harness*time.Duration(i+1), hand*time.Duration(i+1)
 	}
 	return p

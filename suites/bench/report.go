@@ -46,13 +46,13 @@ func phases(w io.Writer, pairs []Pair) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(cells ...string) { fmt.Fprintln(table, strings.Join(cells, "\t")) }
 	header := []string{"PAIR", "SIDE"}
-	for _, phase := range matrix.ProvingPhases() {
+	for _, phase := range (matrix.Cell{}).ProvingPhases() {
 		header = append(header, string(phase))
 	}
 	line(append(header, "HEALTHY", "WHOLE")...)
 	side := func(pair, name string, t Times, sums ...string) {
 		cells := []string{pair, name}
-		for _, phase := range matrix.ProvingPhases() {
+		for _, phase := range (matrix.Cell{}).ProvingPhases() {
 			cells = append(cells, seconds(t[phase]))
 		}
 		line(append(cells, sums...)...)
@@ -60,7 +60,7 @@ func phases(w io.Writer, pairs []Pair) error {
 	for i, p := range pairs {
 		side(fmt.Sprint(i+1), "harness", p.Harness, seconds(p.Harness.Healthy()), seconds(p.Harness.Whole()))
 		side("", "by hand", p.Hand, seconds(p.Hand.Healthy()), seconds(p.Hand.Whole()))
-		cells := append([]string{"", "ratio"}, make([]string, len(matrix.ProvingPhases()))...)
+		cells := append([]string{"", "ratio"}, make([]string, len(matrix.Cell{}.ProvingPhases()))...)
 		line(append(cells, ratio(p.Harness.Healthy(), p.Hand.Healthy()), ratio(p.Harness.Whole(), p.Hand.Whole()))...)
 	}
 	side("median", "harness", medians(pairs, func(p Pair) Times { return p.Harness }))
@@ -72,7 +72,7 @@ func phases(w io.Writer, pairs []Pair) error {
 // to the median of the sums.
 func medians(pairs []Pair, side func(Pair) Times) Times {
 	m := Times{}
-	for _, phase := range matrix.ProvingPhases() {
+	for _, phase := range (matrix.Cell{}).ProvingPhases() {
 		m[phase] = summarise(of(pairs, func(p Pair) time.Duration { return side(p)[phase] })).median
 	}
 	return m

@@ -36,7 +36,7 @@ func Define(plan matrix.Plan, subject Subject) {
 		ginkgo.Describe(string(c.ID), ginkgo.Ordered, labels(c), func() {
 			// One that does not run never comes to a phase: the verdict says why.
 			if c.Runs() {
-				for _, phase := range matrix.ProvingPhases() {
+				for _, phase := range c.ProvingPhases() {
 					ginkgo.It(string(phase), func(ctx ginkgo.SpecContext) { assertPhase(ctx, subject, c, phase) })
 				}
 			}

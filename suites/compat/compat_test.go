@@ -102,7 +102,7 @@ func through(fails matrix.Phase) matrix.Attempt {
 	a := matrix.Attempt{Host: matrix.HostFacts{Kernel: "6.18.5", Cgroup: "v1", Incus: "6.0.4"},
 		Nodes: []matrix.NodeFacts{{Node: "s1", Kernel: "6.18.5", Cgroup: "v1", OSID: "debian", OSVersion: "13",
 			Containerd: "1.7.24", Runc: "1.1.15", Kubernetes: "1.34.4", BootIDs: []string{"a", "b", "c"}}}}
-	for _, p := range matrix.ProvingPhases() {
+	for _, p := range (matrix.Cell{}).ProvingPhases() {
 		e := matrix.Evidence{Check: "check", Node: "s1", Outcome: matrix.Healthy, Saw: "all is well"}
 		if p == fails {
 			e.Outcome, e.Saw = matrix.Unhealthy, "it broke"

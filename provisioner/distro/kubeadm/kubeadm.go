@@ -176,6 +176,11 @@ func (d *Distro) Connect(ctx context.Context, nodes []provisioner.Node) error {
 	return routed().Connect(ctx, nodes)
 }
 
+// Services are kubelet and containerd, whatever the role.
+func (d *Distro) Services(matrix.Role) []string {
+	return []string{"containerd.service", "kubelet.service"}
+}
+
 // LogCommands are the logs of a kubeadm node.
 func (d *Distro) LogCommands() map[string]string {
 	return map[string]string{

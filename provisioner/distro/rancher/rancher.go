@@ -332,6 +332,9 @@ func (d *Distro) LeftOut() (lines []string) {
 	return lines
 }
 
+// Services is the one unit of the role, which runs all the rest.
+func (d *Distro) Services(role matrix.Role) []string { return []string{d.Units[role]} }
+
 // LogCommands are the logs of a node with either product.
 func (d *Distro) LogCommands() map[string]string {
 	units := strings.Join(slices.Sorted(maps.Values(d.Units)), " ")

@@ -32,6 +32,7 @@ func (s *selection) flags(f *pflag.FlagSet) {
 	s.inputFlags(f)
 	f.StringArrayVar(&s.Only, "only", nil, "only cells that match: a distro, an OS, key=value[,key=value], a cell ID or a `glob`; may be repeated")
 	f.StringArrayVar(&s.Skip, "skip", nil, "leave out cells that match, written as for --only")
+	f.StringArrayVar(&s.Restarts, "restart", nil, "a further `kind` of restart for every cell: service, agents-away or agents-gone; may be repeated")
 }
 
 // inputFlags are those that say what cells are made of.
