@@ -766,4 +766,17 @@ func TestExpect(t *testing.T) {
 	g.Expect(engine.Expect(plan, past)).To(Equal(matrix.Estimate{Cells: 2, Known: 1,
 		Makespan: matrix.Duration(11*time.Minute + (5+5+110+90)*time.Second)}))
 	g.Expect(engine.Expect(planOf(gated), past)).To(Equal(matrix.Estimate{}))
+
+	// A machine that emulates its CPUs has one cell at a time, however large its
+	// memory is; one with KVM as many as it has CPUs.
+	two := func(accel string) time.Duration {
+		first := machineOf("k6")
+		first.Host.QEMU.CPUs, first.Host.QEMU.MemoryBytes, first.Host.QEMU.Accel = 2, 12<<30, accel
+		p := planOf(first, named(first, "second"))
+		p.Budget.CPUs, p.Budget.MemoryBytes = 2, 16<<30
+		past := runfolder.History{Cells: map[matrix.CellID]time.Duration{p.Cells[0].ID: 10 * time.Minute, p.Cells[1].ID: 10 * time.Minute}}
+		return engine.Expect(p, past).Makespan.Std()
+	}
+	g.Expect(two("tcg")).To(Equal(20*time.Minute + 50*time.Second))
+	g.Expect(two("kvm")).To(Equal(10*time.Minute + 50*time.Second))
 }

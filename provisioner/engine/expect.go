@@ -100,9 +100,15 @@ func toSchedule(p matrix.Plan, hosts []hostCells, past runfolder.History) schedu
 			if host.Own {
 				room = host.Room
 			}
+			cpus := min(nodes, room.CPUs)
+			if slower > 1 {
+				// A machine that emulates its CPUs has none to share: two cells at once
+				// run into Kubernetes' own time limits, and neither is done earlier.
+				cpus = room.CPUs
+			}
 			guess := slower*(guessedCell+time.Duration(nodes-1)*guessedNode) + windows*p.Timeouts.Stability.Std()
 			host.Cells = append(host.Cells, schedule.Cell{Name: string(c.ID),
-				Claim:    schedule.Room{CPUs: min(nodes, room.CPUs), MemoryBytes: int64(nodes) * p.Budget.Node.MemoryBytes},
+				Claim:    schedule.Room{CPUs: cpus, MemoryBytes: int64(nodes) * p.Budget.Node.MemoryBytes},
 				Expected: expected(past.Cells, c.ID, guess)})
 		}
 		s.Hosts = append(s.Hosts, host)

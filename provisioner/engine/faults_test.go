@@ -263,6 +263,7 @@ func (stageDistro) Join(ctx context.Context, _ []provisioner.Node, n provisioner
 	return do(ctx, n, "join")
 }
 func (stageDistro) Connect(context.Context, []provisioner.Node) error { return nil }
+func (stageDistro) Services(matrix.Role) []string                     { return nil }
 func (stageDistro) LogCommands() map[string]string {
 	return map[string]string{"journal.log": "journalctl"}
 }
@@ -297,6 +298,17 @@ func (stageHealth) Mark(ctx context.Context, c *provisioner.Cluster) (cell.Mark,
 
 func (stageHealth) AfterRestart(ctx context.Context, c *provisioner.Cluster, _ cell.Mark) ([]matrix.Evidence, time.Duration) {
 	return see(ctx, c.Nodes, "after-restart"), 0
+}
+
+// The cells of this stage ask for no further restarts.
+func (stageHealth) AfterServices(context.Context, *provisioner.Cluster, cell.Mark) ([]matrix.Evidence, time.Duration) {
+	return nil, 0
+}
+func (stageHealth) Away(context.Context, *provisioner.Cluster, []string, time.Duration) []matrix.Evidence {
+	return nil
+}
+func (stageHealth) AfterAway(context.Context, *provisioner.Cluster, cell.Mark, []string) ([]matrix.Evidence, time.Duration) {
+	return nil, 0
 }
 
 func (stageHealth) Returned(ctx context.Context, c *provisioner.Cluster, _ cell.Mark, _ []string) []matrix.Evidence {
@@ -409,7 +421,7 @@ func (s *stage) judge(run matrix.Run) {
 
 // proven says whether every phase has evidence, all of it healthy.
 func proven(a matrix.Attempt) bool {
-	for _, p := range matrix.ProvingPhases() {
+	for _, p := range (matrix.Cell{}).ProvingPhases() {
 		r, ran := a.Phase(p)
 		if !ran || r.Error != "" || len(r.Evidence) == 0 || slices.ContainsFunc(r.Evidence, func(e matrix.Evidence) bool { return e.Outcome != matrix.Healthy || e.Saw == "" }) {
 			return false
@@ -426,7 +438,7 @@ func (s *stage) judgeAttempt(c matrix.Cell, attempt int, a matrix.Attempt) {
 	for _, r := range a.Phases {
 		went = append(went, r.Phase)
 	}
-	proving := matrix.ProvingPhases()
+	proving := (matrix.Cell{}).ProvingPhases()
 	n := 0
 	for n < len(went) && n < len(proving) && went[n] == proving[n] {
 		n++

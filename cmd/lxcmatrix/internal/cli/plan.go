@@ -44,6 +44,7 @@ durations of earlier runs; getting images and releases is not in it.`,
 	}
 	f := cmd.Flags()
 	s.flags(f)
+	s.restartFlag(f)
 	rootFlag(f, &s.Root)
 	f.StringVarP(&output, "output", "o", "", "also write the plan to a `file`, as a run keeps it in plan.json")
 	f.BoolVar(&asJSON, "json", false, "print the plan as JSON")

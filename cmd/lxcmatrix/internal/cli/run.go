@@ -32,6 +32,9 @@ func (s *selection) flags(f *pflag.FlagSet) {
 	s.inputFlags(f)
 	f.StringArrayVar(&s.Only, "only", nil, "only cells that match: a distro, an OS, key=value[,key=value], a cell ID or a `glob`; may be repeated")
 	f.StringArrayVar(&s.Skip, "skip", nil, "leave out cells that match, written as for --only")
+}
+
+func (s *selection) restartFlag(f *pflag.FlagSet) {
 	f.StringArrayVar(&s.Restarts, "restart", nil, "a further `kind` of restart for every cell: service, agents-away or agents-gone; may be repeated")
 }
 
@@ -114,6 +117,7 @@ impossible, one that passes is a deviation, xpass.`,
 	}
 	f := cmd.Flags()
 	s.flags(f)
+	s.restartFlag(f)
 	f.BoolVar(&s.DefyGates, "defy-gates", false, "also run cells that a gate rules out, where that shows whether it still holds")
 	f.StringVar(&keep, "keep", string(cell.KeepNever), "leave a cell's nodes for a look: on-failure, always or `never`")
 	f.IntVar(&retries, "retries", 0, "try a cell that fails `N` times more; one that passes then is flaky")
