@@ -25,9 +25,9 @@ func (p *program) why() *cobra.Command {
 with --run, about one of a run, by what was observed there as well. CELL is a
 cell's ID or a selector that matches it alone. It says the cell's verdict, the
 failure that the matrix expects of it, and what was found in its logs: the line,
-the cause, and the fix that cures it and whether that was applied. For each gate it says the rule
-and the facts that decide, or those that nobody knows yet: an undecided gate is
-asked again when a run has opened the cell's host.`,
+the cause, and the fix that cures it and whether that was applied. For each gate
+it says the rule and the facts that decide, or those that nobody knows yet: an
+undecided gate is asked again when a run has opened the cell's host.`,
 		Example: `  lxcmatrix why -f kernels host=k7-v1
   lxcmatrix why kubeadm-1.34/debian-13/1/embedded --run 20261120T193324Z-k5x2ab
   lxcmatrix why -f kernels host=k5.10-incus7 --json | jq '.gates[].answer'`,
@@ -107,7 +107,7 @@ func whyRun(ctx context.Context, root, name string, folders []string, cell strin
 	}
 	e := explainGates(result, rulings)
 	e.Run = all.ID
-	shown := view.New(all).Cells[i]
+	shown := view.New(all).Cells[slices.IndexFunc(all.Plan.Cells, func(c matrix.Cell) bool { return c.ID == planned.ID })]
 	for _, d := range shown.Diagnoses {
 		e.Diagnoses = append(e.Diagnoses, diagnosed{d, shown.Remedy(d)})
 	}
