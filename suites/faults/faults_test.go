@@ -324,6 +324,41 @@ func TestSowNeedsAHealthyCluster(t *testing.T) {
 	})
 }
 
+// TestSowOnABusyMachine: where a healthy cluster needs longer than a fault's
+// deadline, both are given more.
+func TestSowOnABusyMachine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		var fake fakeBed
+		bed := fake.bed(t)
+		bed.checks = func(*health.Snapshot, Fault) []provisioner.Check {
+			return []provisioner.Check{&busy{fakeBed: &fake, needs: 20 * time.Second}}
+		}
+		outcomes, left, err := bed.Sow(t.Context(), []Fault{fault("one", "break", "heal")})
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(left).To(BeEmpty())
+		g.Expect(outcomes).To(HaveLen(1))
+		g.Expect(outcomes[0].Missed()).To(BeEmpty())
+		g.Expect(outcomes[0].Fault.Within.Std()).To(Equal(30 * time.Second))
+	})
+}
+
+// busy is a check that needs its time.
+type busy struct {
+	*fakeBed
+	needs time.Duration
+}
+
+// Run is fakeBed's, if there is the time.
+func (b *busy) Run(ctx context.Context, cluster *provisioner.Cluster) []matrix.Evidence {
+	select {
+	case <-time.After(b.needs):
+		return b.fakeBed.Run(ctx, cluster)
+	case <-ctx.Done():
+		return []matrix.Evidence{{Check: "fake", Outcome: matrix.Unhealthy, Saw: "it goes on"}}
+	}
+}
+
 // slow looks until its deadline where something is wrong, as checks do.
 type slow struct{ *fakeBed }
 

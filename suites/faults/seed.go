@@ -22,8 +22,14 @@ import (
 const (
 	// scriptPatience bounds one script in a node.
 	scriptPatience = 3 * time.Minute
-	// healPatience is how long the cluster may take to be healthy again.
-	healPatience = 4 * time.Minute
+	// healPatience is how long the cluster may take to be healthy again, and
+	// busyAfter how long until its machine is taken to be too busy for a deadline,
+	// which is multiplied by busyFactor then.
+	healPatience = 5 * time.Minute
+	busyAfter    = 150 * time.Second
+	busyFactor   = 3
+	// restartPatience bounds a restart of every node, with the snapshot before it.
+	restartPatience = 3 * time.Minute
 	// logPatience is how long the logs of all nodes may take.
 	logPatience = time.Minute
 	// pausePatience bounds what Incus does to a node.
@@ -72,7 +78,7 @@ func (b *Bed) Sow(ctx context.Context, faults []Fault) (outcomes []Outcome, left
 		o := Outcome{Fault: f}
 		began := time.Now()
 		if o.Blocked = b.cannot(ctx, f); o.Blocked == "" {
-			if err := b.prepare(ctx, f); err != nil {
+			if err := b.prepare(ctx, &o.Fault); err != nil {
 				return outcomes, faults[i:], fmt.Errorf("before fault %s: %w", f.ID, err)
 			}
 			if err := b.try(ctx, &o); err != nil {
@@ -127,7 +133,7 @@ func (b *Bed) try(ctx context.Context, o *Outcome) (err error) {
 
 // prepare brings the cluster to where the fault is to be made, and sees it
 // healthy there within the fault's own deadline.
-func (b *Bed) prepare(ctx context.Context, f Fault) error {
+func (b *Bed) prepare(ctx context.Context, f *Fault) error {
 	switch {
 	case f.After == AfterNothing:
 		b.before = nil
@@ -139,7 +145,9 @@ func (b *Bed) prepare(ctx context.Context, f Fault) error {
 	if err := b.healthy(ctx, f); err != nil {
 		return err
 	}
-	before, err := health.TakeSnapshot(ctx, b.Cluster)
+	within, cancel := context.WithTimeout(ctx, restartPatience)
+	defer cancel()
+	before, err := health.TakeSnapshot(within, b.Cluster)
 	if err != nil {
 		return err
 	}
@@ -147,21 +155,26 @@ func (b *Bed) prepare(ctx context.Context, f Fault) error {
 	if f.After == AfterNoRestart {
 		return nil // a cluster that was not restarted is the fault
 	}
-	if err := b.everyNode(func(n provisioner.Node) error { return n.Restart(ctx) }); err != nil {
+	if err := b.everyNode(func(n provisioner.Node) error { return n.Restart(within) }); err != nil {
 		return err
 	}
 	return b.healthy(ctx, f)
 }
 
-// healthy looks until one look within the fault's deadline finds all healthy.
-func (b *Bed) healthy(ctx context.Context, f Fault) error {
-	for until := time.Now().Add(healPatience); ; {
-		j := judge(b.look(ctx, b.Cluster, f))
+// healthy looks until one look within the fault's deadline finds all healthy. A
+// machine that is too busy for that is given more time, and the fault with it.
+func (b *Bed) healthy(ctx context.Context, f *Fault) error {
+	given, began := f.Within, time.Now()
+	for {
+		j := judge(b.look(ctx, b.Cluster, *f))
 		if j.Verdict == matrix.Pass {
 			return nil
 		}
-		if ctx.Err() != nil || time.Now().After(until) {
+		if ctx.Err() != nil || time.Since(began) > healPatience {
 			return fmt.Errorf("the cluster is not healthy: %s", j.Reason)
+		}
+		if time.Since(began) > busyAfter {
+			f.Within = busyFactor * given
 		}
 	}
 }
