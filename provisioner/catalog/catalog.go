@@ -307,6 +307,11 @@ func (g *Ground) station(ctx context.Context, ref matrix.HostRef) (*station, err
 	o := &station{host: h, leave: leave, facts: facts}
 	if exec := h.Exec(); exec != nil {
 		leases := lease.New(exec, leaseFile(ref, h))
+		if g.Progress != nil {
+			leases.Waits = func(by string) {
+				g.Progress.Note("host %s: a cell that needs other sysctls of the machine waits: %s", ref.Name, by)
+			}
+		}
 		o.lease, o.hygiene = hostLease{leases}, g.Hygiene.Host(ctx, exec, leases.Alone)
 	} else {
 		o.hygiene = g.Hygiene.Host(ctx, nil, nil)

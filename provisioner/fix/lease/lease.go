@@ -33,6 +33,10 @@ type Host interface {
 // Manager keeps the leases that one process has of a machine. It is safe for
 // concurrent use, and so are several of the same machine.
 type Manager struct {
+	// Waits, if set, is told who is in the way when an Acquire has to wait: at
+	// first, and whenever that is somebody else. It is set before the first one.
+	Waits func(by string)
+
 	host Host
 	path string
 
@@ -72,6 +76,7 @@ type Release func(ctx context.Context) error
 // lease as well: what runs without a host's values must not run beside those
 // who set them.
 func (m *Manager) Acquire(ctx context.Context, want map[string]string) (release Release, satisfied bool, err error) {
+	by := ""
 	for {
 		held, err := m.attempt(ctx, want, &satisfied)
 		if err != nil {
@@ -80,6 +85,10 @@ func (m *Manager) Acquire(ctx context.Context, want map[string]string) (release 
 		if held == nil {
 			break
 		}
+		if m.Waits != nil && held.by != by {
+			m.Waits(held.by)
+		}
+		by = held.by
 		if err := held.wait(ctx); err != nil {
 			return nil, false, fmt.Errorf("wait for the host's sysctls (%s): %w", held.by, err)
 		}

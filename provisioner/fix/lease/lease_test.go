@@ -211,6 +211,42 @@ func TestAlone(t *testing.T) {
 	}
 }
 
+// Who waits is told who is in the way, and once only.
+func TestWaits(t *testing.T) {
+	host, file := &fakeHost{sysctls: fresh()}, filepath.Join(t.TempDir(), "sysctls.json")
+	m, other := lease.New(host, file), lease.New(host, file)
+	told := make(chan string, 100)
+	m.Waits = func(by string) { told <- by }
+	theirs, _, err := other.Acquire(t.Context(), wanted())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error)
+	go func() {
+		release, _, err := m.Acquire(t.Context(), nil)
+		if err == nil {
+			err = release(t.Context())
+		}
+		got <- err
+	}()
+	if by := <-told; !strings.HasPrefix(by, "other processes hold ") {
+		t.Errorf("told %q", by)
+	}
+	if err := errors.Join(theirs(t.Context()), <-got); err != nil {
+		t.Fatal(err)
+	}
+	for range len(told) {
+		if by := <-told; by != "another process changes them" {
+			t.Errorf("told again: %q", by)
+		}
+	}
+	if mine, _, err := m.Acquire(t.Context(), nil); err != nil || len(told) > 0 {
+		t.Errorf("%v, and told %d times although nobody is there", err, len(told))
+	} else if err := mine(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAFailedChangeIsPutBack(t *testing.T) {
 	host, file := &fakeHost{sysctls: fresh(), refuse: "vm.overcommit_memory"}, filepath.Join(t.TempDir(), "sysctls.json")
 	m := lease.New(host, file)

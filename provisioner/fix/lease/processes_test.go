@@ -154,6 +154,9 @@ type process struct {
 	cmd   *exec.Cmd
 	in    io.WriteCloser
 	lines chan string
+	// early holds lines that came before the one that was waited for: who waits
+	// for a lease may have it before who gave it back has said so.
+	early []string
 }
 
 func start(t *testing.T, dir string) *process {
@@ -192,8 +195,33 @@ func (p *process) send(command string) {
 	}
 }
 
+// says waits for a line, and returns it, or the last that came if it does not
+// come in time.
+func (p *process) says(want string) (got string) {
+	if i := slices.Index(p.early, want); i >= 0 {
+		p.early = slices.Delete(p.early, i, i+1)
+		return want
+	}
+	for line := p.next(patience); line != ""; line = p.next(patience) {
+		if got = line; line == want {
+			return want
+		}
+		p.early = append(p.early, line)
+	}
+	return got
+}
+
 // answer is the next line, or nothing if none comes in time.
 func (p *process) answer(within time.Duration) string {
+	if len(p.early) > 0 {
+		line := p.early[0]
+		p.early = p.early[1:]
+		return line
+	}
+	return p.next(within)
+}
+
+func (p *process) next(within time.Duration) string {
 	select {
 	case line := <-p.lines:
 		return line
@@ -368,7 +396,7 @@ func play(t *testing.T, host machine, processes map[string]*process, step string
 	}
 	answer := func(want string) {
 		t.Helper()
-		if got := p.answer(patience); got != want {
+		if got := p.says(want); got != want {
 			t.Fatalf("%s: got %q", step, got)
 		}
 	}
