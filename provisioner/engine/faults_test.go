@@ -349,12 +349,12 @@ func (bubbleClock) Sleep(ctx context.Context, d time.Duration) error {
 // play runs a scenario in a bubble, in which nothing may stay behind, and
 // returns how the engine's promises were broken.
 func (s *stage) play(t *testing.T) (run matrix.Run, broken []string) {
-	dir := t.TempDir()
+	dir := filepath.Join(memory(t), "run")
 	synctest.Test(t, func(t *testing.T) {
 		s.serve(t)
 		plan := planOf(s.cells...)
 		plan.Budget.Node.MemoryBytes = nodeMemory
-		folder, err := runfolder.Create(filepath.Join(dir, "run"), matrix.Run{ID: "r", Plan: plan})
+		folder, err := runfolder.Create(dir, matrix.Run{ID: "r", Plan: plan})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -472,7 +472,7 @@ func TestFaults(t *testing.T) {
 	// A scenario is some hundred connections: as many as take seconds, but where
 	// somebody asks for more.
 	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
-		if err := checks.Value.Set("20"); err != nil {
+		if err := checks.Value.Set("10"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -492,48 +492,71 @@ func TestFaults(t *testing.T) {
 // passing, and none does so as if the node had done it, but where it may have.
 func TestEveryFault(t *testing.T) {
 	identity := newIdentity(t)
+	var mu sync.Mutex
 	verdicts := map[matrix.Verdict]int{}
-	for _, what := range fakeincus.Calls() {
-		instance, kinds := "s1", fakeincus.Faults()
-		switch what {
-		case fakeincus.Info, fakeincus.Resources, fakeincus.Pool, fakeincus.Instances:
-			instance = ""
+	alone := func(t *testing.T, f fault) {
+		t.Parallel()
+		c := cellOn("host0", "1")
+		c.Host.Driver = "remote"
+		s := &stage{scenario: scenario{hosts: 1, attempts: 1, cells: []matrix.Cell{c}, faults: []fault{f}}, identity: identity}
+		run, broken := s.play(t)
+		if len(broken) > 0 {
+			t.Errorf("%+v\n%s", run.Results[0].Judgement, strings.Join(broken, "\n"))
 		}
-		switch what {
-		case fakeincus.Create, fakeincus.Start, fakeincus.Stop, fakeincus.Restart, fakeincus.Delete, fakeincus.Exec:
-		default:
-			kinds = slices.DeleteFunc(kinds, func(f fakeincus.Fault) bool { return f == fakeincus.Lost || f >= fakeincus.Fails })
+		if s.hit[0] == 0 {
+			t.Error("it was not met")
 		}
-		for _, kind := range kinds {
-			c := cellOn("host0", "1")
-			c.Host.Driver = "remote"
-			s := &stage{scenario: scenario{hosts: 1, attempts: 1, cells: []matrix.Cell{c}, faults: []fault{{0, what, instance, 1, kind}}}, identity: identity}
-			run, broken := s.play(t)
-			if len(broken) > 0 {
-				t.Errorf("%v: %+v\n%s", s.faults, run.Results[0].Judgement, strings.Join(broken, "\n"))
-			}
-			if s.hit[0] == 0 {
-				t.Errorf("%v: it was not met", s.faults)
-			}
-			verdicts[run.Results[0].Judgement.Verdict]++
-		}
+		mu.Lock()
+		defer mu.Unlock()
+		verdicts[run.Results[0].Judgement.Verdict]++
 	}
+	t.Run("each", func(t *testing.T) {
+		for _, what := range fakeincus.Calls() {
+			// Not of an instance's are the calls about the server.
+			f := fault{what: what, nth: 1}
+			switch what {
+			case fakeincus.Info, fakeincus.Resources, fakeincus.Pool, fakeincus.Instances:
+			default:
+				f.instance = "s1"
+			}
+			kinds := fakeincus.Faults()
+			switch what {
+			case fakeincus.Create, fakeincus.Start, fakeincus.Stop, fakeincus.Restart, fakeincus.Delete, fakeincus.Exec:
+			default:
+				kinds = []fakeincus.Fault{fakeincus.Unavailable, fakeincus.Garbage, fakeincus.Cut, fakeincus.Hangs}
+			}
+			for _, f.kind = range kinds {
+				t.Run(fmt.Sprintf("%s/%s", what, f.kind), func(t *testing.T) { alone(t, f) })
+			}
+		}
+	})
 	if verdicts[matrix.Pass] == 0 || verdicts[matrix.Fail] == 0 || verdicts[matrix.Blocked] < verdicts[matrix.Pass] {
 		t.Errorf("verdicts: %v", verdicts)
 	}
 }
 
-// newIdentity is what the servers of a test share. What is written is written
-// to memory where that can be: the engine syncs every result to disk.
+// newIdentity is what the servers of a test share.
 func newIdentity(t *testing.T) fakeincus.Identity {
 	t.Helper()
-	const memory = "/dev/shm"
-	if info, err := os.Stat(memory); err == nil && info.IsDir() {
-		t.Setenv("TMPDIR", memory)
-	}
 	identity, err := fakeincus.NewIdentity()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return identity
+}
+
+// memory is a folder for a run: in memory, where that can be, as the engine
+// syncs every result to disk.
+func memory(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "lxcmatrix-") //nolint:usetesting // t.TempDir is on a disk
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }

@@ -1,7 +1,6 @@
 package engine_test
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -42,7 +41,7 @@ func BenchmarkScale(b *testing.B) {
 					b.Fatalf("%d cells are expected to run", expected.Cells)
 				}
 				e := engine.New(engine.Options{Ground: &fakeGround{facts: facts}, Plan: plan, Folder: folder, Attempts: 1, Clock: stillClock{}})
-				e.Start(context.Background())
+				e.Start(b.Context())
 				if errs := e.Wait(); len(errs) > 0 {
 					b.Fatal(errs)
 				}

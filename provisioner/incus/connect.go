@@ -118,8 +118,10 @@ func (t pinnedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.wrapped.RoundTrip(r)
 }
 
-// Transport is what connections that are no plain requests are made with.
-func (t pinnedTransport) Transport() *http.Transport { return t.wrapped }
+// Transport is what connections that are no plain requests are made with: a
+// copy, as the client writes to it whenever it waits for an operation, to let
+// any answer take longer than an hour, and other requests are made meanwhile.
+func (t pinnedTransport) Transport() *http.Transport { return t.wrapped.Clone() }
 
 // fingerprint is the SHA-256, in hex, of a certificate that is given in PEM or
 // by its fingerprint.
