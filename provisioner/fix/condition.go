@@ -258,6 +258,7 @@ func newCompiler() (*compiler, error) {
 		cel.Function("atLeast",
 			cel.Overload("atLeast_string_string", []*cel.Type{cel.StringType, cel.StringType}, cel.BoolType,
 				cel.BinaryBinding(atLeast))),
+		cel.ASTValidators(cel.ValidateRegexLiterals()),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("set up conditions: %w", err)
