@@ -469,11 +469,13 @@ func (s *stage) judgeAttempt(c matrix.Cell, attempt int, a matrix.Attempt) {
 // goroutine stays.
 func TestFaults(t *testing.T) {
 	identity := newIdentity(t)
-	// A scenario is some hundred connections: as many as take seconds, but where
-	// somebody asks for more.
-	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
-		if err := checks.Value.Set("10"); err != nil {
-			t.Fatal(err)
+	// A scenario is some hundred connections: as many as take seconds, and the same
+	// ones every time, but where somebody asks for more or for others.
+	for name, value := range map[string]string{"rapid.checks": "10", "rapid.seed": "1"} {
+		if f := flag.Lookup(name); f.Value.String() == f.DefValue {
+			if err := f.Value.Set(value); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	rapid.Check(t, func(r *rapid.T) {

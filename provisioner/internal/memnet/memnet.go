@@ -34,7 +34,10 @@ func (n *Network) Server(t testing.TB, port int, handler http.Handler) *httptest
 	}
 	n.ports[l.address.String()] = l
 	server := &httptest.Server{Listener: l, Config: &http.Server{Handler: handler, ErrorLog: log.New(io.Discard, "", 0)}} //nolint:gosec // its clients are the test's
-	t.Cleanup(server.Close)
+	t.Cleanup(func() {
+		server.Close()
+		l.reset()
+	})
 	return server
 }
 
@@ -48,7 +51,10 @@ func (n *Network) DialContext(ctx context.Context, network, address string) (net
 	if !ok {
 		return nil, refused
 	}
-	ours, theirs := buffered()
+	ours, theirs, wires := buffered()
+	l.mu.Lock()
+	l.wires = append(l.wires, wires...)
+	l.mu.Unlock()
 	var err error
 	select {
 	case l.accepted <- theirs:
@@ -68,6 +74,20 @@ type listener struct {
 	accepted chan net.Conn
 	closed   chan struct{}
 	end      func()
+
+	mu sync.Mutex
+	// wires are the network's own ends of every connection.
+	wires []net.Conn
+}
+
+// reset ends the connections whose server has ended, as a kernel does: a client
+// that forgot one keeps no goroutine of the network.
+func (l *listener) reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, wire := range l.wires {
+		_ = wire.Close()
+	}
 }
 
 func (l *listener) Addr() net.Addr { return &l.address }
@@ -88,12 +108,12 @@ func (l *listener) Accept() (net.Conn, error) {
 
 // buffered is a net.Pipe whose writes do not wait until the other end reads:
 // two ends of TLS that both take their leave would wait for each other.
-func buffered() (net.Conn, net.Conn) {
+func buffered() (a, b net.Conn, wires []net.Conn) {
 	a, towardsB := net.Pipe()
 	towardsA, b := net.Pipe()
 	go carry(towardsB, towardsA)
 	go carry(towardsA, towardsB)
-	return a, b
+	return a, b, []net.Conn{towardsA, towardsB}
 }
 
 // carry writes what it reads, and closes the one when the other has ended.
