@@ -176,13 +176,14 @@ func (s *stage) Open(ctx context.Context, ref matrix.HostRef) (engine.Host, erro
 	if err != nil {
 		return nil, errors.Join(err, opened.Close(ctx))
 	}
-	return &stageHost{stage: s, Host: opened, facts: facts}, nil
+	return &stageHost{stage: s, Host: opened, looking: make(chan struct{}, 1), facts: facts}, nil
 }
 
 type stageHost struct {
 	*stage
 	*host.Host
-	looking sync.Mutex
+	// looking holds whose look it is: a mutex would hold the bubble's time up.
+	looking chan struct{}
 	facts   matrix.HostFacts
 }
 
@@ -191,8 +192,8 @@ func (h *stageHost) Facts() matrix.HostFacts { return h.facts }
 func (h *stageHost) Gate(matrix.Cell) (*matrix.GateFinding, error) { return nil, nil }
 
 func (h *stageHost) Ready(ctx context.Context, _ matrix.Cell) (engine.Runner, error) {
-	h.looking.Lock()
-	defer h.looking.Unlock()
+	h.looking <- struct{}{}
+	defer func() { <-h.looking }()
 	if h.facts.Cgroup == "" {
 		facts, err := h.FactsFrom(ctx, h.facts, "image", map[string]string{"run": "r"})
 		if err != nil {
