@@ -184,25 +184,33 @@ type stageHost struct {
 	*host.Host
 	// looking holds whose look it is: a mutex would hold the bubble's time up.
 	looking chan struct{}
+	known   sync.Mutex
 	facts   matrix.HostFacts
 }
 
-func (h *stageHost) Facts() matrix.HostFacts { return h.facts }
+func (h *stageHost) Facts() matrix.HostFacts {
+	h.known.Lock()
+	defer h.known.Unlock()
+	return h.facts
+}
 
 func (h *stageHost) Gate(matrix.Cell) (*matrix.GateFinding, error) { return nil, nil }
 
 func (h *stageHost) Ready(ctx context.Context, _ matrix.Cell) (engine.Runner, error) {
 	h.looking <- struct{}{}
 	defer func() { <-h.looking }()
-	if h.facts.Cgroup == "" {
-		facts, err := h.FactsFrom(ctx, h.facts, "image", map[string]string{"run": "r"})
-		if err != nil {
+	facts := h.Facts()
+	if facts.Cgroup == "" {
+		var err error
+		if facts, err = h.FactsFrom(ctx, facts, "image", map[string]string{"run": "r"}); err != nil {
 			return nil, err
 		}
+		h.known.Lock()
 		h.facts = facts
+		h.known.Unlock()
 	}
 	minute := matrix.Duration(time.Minute)
-	return &stageRunner{h, cell.Runner{Host: h.Host, Facts: h.facts, Distro: stageDistro{}, Fixes: stageFixes{}, Health: stageHealth{}, Hygiene: stageHygiene{h.stage},
+	return &stageRunner{h, cell.Runner{Host: h.Host, Facts: facts, Distro: stageDistro{}, Fixes: stageFixes{}, Health: stageHealth{}, Hygiene: stageHygiene{h.stage},
 		Diagnose: func(context.Context) ([]matrix.Diagnosis, error) { return nil, nil },
 		KeepLog:  func(string, string, []byte) error { return nil },
 		Keep:     cell.KeepNever, Limits: matrix.NodeLimits{MemoryBytes: nodeMemory}, Images: map[matrix.OS]string{{Name: "debian/13"}: "image"}, Provenance: "release",
