@@ -114,6 +114,16 @@ func TestStayNeedsABaseline(t *testing.T) {
 	g.Expect(w.logs).To(HaveKeyWithValue("phases/baseline.log", HaveSuffix("Z baseline: it broke, want a whole one\n")))
 }
 
+// TestNoLogsOfItsOwn: a distribution without logs leaves those that every node has.
+func TestNoLogsOfItsOwn(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1")
+	w.noLogs = true
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a).Verdict).To(Equal(matrix.Pass))
+	g.Expect(w.logs).To(And(HaveLen(2), HaveKey(a.Nodes[0].Node+"/state.txt"), HaveKey(a.Nodes[0].Node+"/console.log")))
+}
+
 // TestFurtherRestarts: what the matrix asks for comes after what every cell has.
 func TestFurtherRestarts(t *testing.T) {
 	g := NewWithT(t)

@@ -40,6 +40,8 @@ type fakeWorld struct {
 
 	// runtimeLate: a node has no runtime until the first server is initialised.
 	runtimeLate bool
+	// noLogs: the distribution has no logs of its own.
+	noLogs bool
 	// sameInvocation: services run on as they did, whoever restarts them.
 	sameInvocation bool
 
@@ -368,6 +370,9 @@ func (d fakeDistro) Services(matrix.Role) []string {
 }
 
 func (d fakeDistro) LogCommands() map[string]string {
+	if d.noLogs {
+		return nil
+	}
 	return map[string]string{"kubelet.log": "journalctl kubelet", "journal.log": "journalctl"}
 }
 

@@ -182,8 +182,8 @@ func (x *run) logs(ctx context.Context, node provisioner.Node) (map[string][]byt
 	var errs []error
 	var mu sync.Mutex
 	var wait sync.WaitGroup
-	commands := maps.Clone(x.Distro.LogCommands())
-	commands["state.txt"] = state
+	commands := map[string]string{"state.txt": state}
+	maps.Copy(commands, x.Distro.LogCommands())
 	for name, command := range commands {
 		wait.Go(func() {
 			out, err := node.Exec(ctx, provisioner.Command{Args: []string{"sh", "-c", "exec 2>&1\n" + command}})
