@@ -8,10 +8,13 @@ package host
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
+	"iter"
 	"net"
 	"net/netip"
 	"strconv"
@@ -143,19 +146,41 @@ func (h *Host) reserve(ctx context.Context, node string) (netip.Addr, error) {
 			used[a] = true
 		}
 	}
-	// The upper part of the subnet: DHCP hands out the lower addresses first
-	// to whatever else is on a bridge that is not ours.
-	free := h.subnet.Addr()
-	for range 99 {
-		free = free.Next()
-	}
-	for a := free.Next(); h.subnet.Contains(a.Next()); a = a.Next() {
+	for a := range candidates(h.subnet, node) {
 		if !used[a] {
 			h.taken[node] = a
 			return a, nil
 		}
 	}
 	return netip.Addr{}, fmt.Errorf("no address is free in %s", h.subnet)
+}
+
+// firstOffset is where the addresses of nodes begin in a subnet.
+const firstOffset = 100
+
+// candidates are the addresses that a node of a name may have, each once. Names
+// lead to different ones: Incus reads dnsmasq's file of leases to give back that
+// of a deleted instance, and where dnsmasq writes the file at that moment, it finds
+// none. The lease stays for its hour then, and nobody else is given the address,
+// pinned or not.
+func candidates(subnet netip.Prefix, node string) iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		bytes := subnet.Masked().Addr().As4()
+		base := binary.BigEndian.Uint32(bytes[:])
+		// The last one is the subnet's broadcast.
+		count := int64(1)<<(32-subnet.Bits()) - 1 - firstOffset
+		if count <= 0 {
+			return
+		}
+		sum := fnv.New32a()
+		_, _ = sum.Write([]byte(node))
+		for i := range count {
+			binary.BigEndian.PutUint32(bytes[:], base+firstOffset+uint32((int64(sum.Sum32())+i)%count))
+			if !yield(netip.AddrFrom4(bytes)) {
+				return
+			}
+		}
+	}
 }
 
 // Dial connects to a node's TCP port: from the machine that the bridge is on
