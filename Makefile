@@ -85,7 +85,9 @@ unit: ## Run the unit tests with the race detector
 .PHONY: fuzz
 fuzz: ## Fuzz everything that reads input, FUZZTIME each; FUZZ picks targets
 	$(call say,fuzz tests of $(FUZZTIME) each)
-	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9]*' . | sed 's|/[^/]*:func |:|' | grep -E '$(FUZZ)' | sort | while IFS=: read -r package target; do \
+	@targets=$$(grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9]*' . | sed 's|/[^/]*:func |:|' | grep -E '$(FUZZ)' | sort); \
+	[ -n "$$targets" ] || { echo "no fuzz target matches FUZZ=$(FUZZ)" >&2; exit 1; }; \
+	printf '%s\n' "$$targets" | while IFS=: read -r package target; do \
 		echo "-- $$package $$target"; \
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime '$(FUZZTIME)' "$$package" </dev/null || exit 1; \
 	done

@@ -54,8 +54,11 @@ func Away(ctx context.Context, cluster *provisioner.Cluster, names []string, awa
 		seen[name] = &absence{tainted: map[corev1.TaintEffect]time.Duration{}}
 	}
 	var blind error
+	var looked time.Duration
 	for ctx.Err() == nil && time.Since(began) < away {
-		if err := s.lookAtAbsent(ctx, seen, began); err != nil && ctx.Err() == nil {
+		if err := s.lookAtAbsent(ctx, seen, began); err == nil {
+			looked = time.Since(began)
+		} else if ctx.Err() == nil {
 			blind = err
 		}
 		pause(ctx, pollInterval)
@@ -85,8 +88,14 @@ func Away(ctx context.Context, cluster *provisioner.Cluster, names []string, awa
 		if a.evicted > 0 {
 			pods.Saw = fmt.Sprintf("%d pods, evicted after %s", a.pods, a.evicted.Round(time.Second))
 		}
-		if (a.evicted > 0) != (away > tolerated) {
+		switch {
+		case (a.evicted > 0) != (away > tolerated):
 			pods.Outcome = matrix.Unhealthy
+		case a.evicted == 0 && took-looked > lookTimeout:
+			// That none was evicted shows only to who looked until the end.
+			pods.Outcome, pods.Saw = matrix.Unhealthy, fmt.Sprintf("the API was last answering after %s of %s", looked.Round(time.Second), took.Round(time.Second))
+		case a.pods == 0:
+			pods.Outcome, pods.Saw = matrix.Undecided, "the node had no pod that could be evicted"
 		}
 		for _, e := range []*matrix.Evidence{&taints, &pods} {
 			switch {

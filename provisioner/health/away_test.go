@@ -69,6 +69,8 @@ func TestAway(t *testing.T) {
 		"no taint":            {short, nil, matrix.Unhealthy, matrix.Healthy, "no NoSchedule in 1m30s"},
 		"one taint":           {short, map[time.Duration]func(*world){time.Second: tainted(corev1.TaintEffectNoSchedule)}, matrix.Unhealthy, matrix.Healthy, "no NoExecute in"},
 		"evicted too early":   {short, map[time.Duration]func(*world){time.Second: both, time.Minute: evicted}, matrix.Healthy, matrix.Unhealthy, "1 pods, evicted after 1m0s"},
+		"the API is gone":     {short, map[time.Duration]func(*world){0: down}, matrix.Unhealthy, matrix.Unhealthy, "was last answering after 0s of 1m30s"},
+		"no pod to evict":     {short, map[time.Duration]func(*world){time.Second: both, 0: func(w *world) { w.removePod("shop-1") }}, matrix.Healthy, matrix.Undecided, "no pod that could be evicted"},
 		"gone, as it should":  {long, map[time.Duration]func(*world){46 * time.Second: both, 346 * time.Second: evicted}, matrix.Healthy, matrix.Healthy, "1 pods, evicted after 5m46s"},
 		"gone, never evicted": {long, map[time.Duration]func(*world){46 * time.Second: both}, matrix.Healthy, matrix.Unhealthy, "none of 1 pods evicted in 7m0s"},
 		"the API goes too":    {long, map[time.Duration]func(*world){46 * time.Second: both, time.Minute: down}, matrix.Healthy, matrix.Unhealthy, "unable to handle the request"},
