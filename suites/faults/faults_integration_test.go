@@ -56,6 +56,9 @@ func TestFaults(t *testing.T) {
 		t.Error(err)
 	}
 	for _, o := range outcomes {
+		if !o.Tried() && wanted != "all" {
+			t.Errorf("fault %s was not tried: %s", o.Fault.ID, o.Blocked)
+		}
 		if missed := o.Missed(); o.Tried() && missed != "" {
 			t.Errorf("fault %s was not caught: %s", o.Fault.ID, missed)
 		}

@@ -188,7 +188,10 @@ func (n *fakeNode) Exec(_ context.Context, cmd provisioner.Command) (provisioner
 	script := strings.TrimPrefix(cmd.Args[2], words)
 	n.bed.ran = append(n.bed.ran, n.name+": "+script)
 	if strings.HasPrefix(script, "fails") {
-		return provisioner.Output{}, errors.New("it failed")
+		return provisioner.Output{}, &provisioner.CommandError{Node: n.name, Command: []string{script}, Output: provisioner.Output{Stderr: "it failed", ExitCode: 1}}
+	}
+	if strings.HasPrefix(script, "lost") {
+		return provisioner.Output{}, errors.New("the server does not answer")
 	}
 	n.bed.broken = script == "break" || n.bed.broken && script != "heal"
 	return provisioner.Output{}, nil
@@ -269,9 +272,11 @@ func TestSow(t *testing.T) {
 	frozen := Fault{ID: "frozen", Topology: "1+1", Pause: matrix.RoleAgent, Verdict: "fail", Checks: []string{"fake"}, Within: second, Signature: "s"}
 	needs := fault("needs", "break", "heal")
 	needs.Needs, needs.Why = "fails", "this is no such host"
+	lost := fault("lost", "break", "heal")
+	lost.Needs, lost.Why = "lost", "this is no such host"
 	three := fault("three", "break", "heal")
 	three.Topology = "3"
-	outcomes, left, err := bed.Sow(t.Context(), []Fault{fault("one", "break", "heal"), frozen, needs, three, fault("nothing", "touch", "heal"), fault("half", "fails", "heal")})
+	outcomes, left, err := bed.Sow(t.Context(), []Fault{fault("one", "break", "heal"), frozen, needs, lost, three, fault("nothing", "touch", "heal"), fault("half", "fails", "heal")})
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(left).To(BeEmpty())
 	var came []string
@@ -280,8 +285,9 @@ func TestSow(t *testing.T) {
 			came[len(came)-1] = o.Missed()
 		}
 	}
-	g.Expect(came).To(HaveExactElements("", "", "this is no such host", "", "the verdict is pass", ContainSubstring("inject: it failed")))
-	g.Expect(fake.ran).To(Equal([]string{"a1: break", "s1: heal", "a1: pause", "a1: resume", "s1: fails", "a1: break", "s1: heal", "a1: touch", "s1: heal", "a1: fails", "s1: heal"}))
+	g.Expect(came).To(HaveExactElements("", "", "this is no such host", ContainSubstring("could not be told whether it can be made here: the server does not answer"), "",
+		"the verdict is pass", And(HavePrefix("inject: "), ContainSubstring("it failed"))))
+	g.Expect(fake.ran).To(Equal([]string{"a1: break", "s1: heal", "a1: pause", "a1: resume", "s1: fails", "s1: lost", "a1: break", "s1: heal", "a1: touch", "s1: heal", "a1: fails", "s1: heal"}))
 	for _, name := range []string{"one/phases/baseline.log", "one/phases/collect.log", "frozen/phases/baseline.log"} {
 		text, err := os.ReadFile(filepath.Join(bed.Folder, name))
 		g.Expect(err).NotTo(HaveOccurred())

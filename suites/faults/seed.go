@@ -100,10 +100,15 @@ func (b *Bed) cannot(ctx context.Context, f Fault) string {
 	if f.Needs == "" {
 		return ""
 	}
-	if err := b.script(ctx, b.server(), f.Needs); err != nil {
+	err := b.script(ctx, b.server(), f.Needs)
+	var said *provisioner.CommandError
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &said):
 		return f.Why
 	}
-	return ""
+	return fmt.Sprintf("it could not be told whether it can be made here: %v", err)
 }
 
 // try makes one fault and heals it.
