@@ -21,7 +21,8 @@ const eventsFile = "events.ndjson"
 // EventKind says what happened.
 type EventKind string
 
-// The kinds of events.
+// The kinds of events. A cell's phases follow each other in its own order, so
+// that the end of one is the start of the next.
 const (
 	RunStarted   EventKind = "run-started"
 	RunEnded     EventKind = "run-ended"
@@ -29,7 +30,6 @@ const (
 	HostClosed   EventKind = "host-closed"
 	CellStarted  EventKind = "cell-started"
 	CellEnded    EventKind = "cell-ended"
-	PhaseStarted EventKind = "phase-started"
 	PhaseEnded   EventKind = "phase-ended"
 	Note         EventKind = "note"
 )
@@ -38,11 +38,15 @@ const (
 type Event struct {
 	Time time.Time     `json:"time"`
 	Kind EventKind     `json:"kind"`
+	// Run is the ID of the run that started or ended.
+	Run  string        `json:"run,omitempty"`
 	Cell matrix.CellID `json:"cell,omitempty"`
-	// Host is the name of the host that was opened or closed, Took how long
-	// that took.
-	Host string          `json:"host,omitempty"`
-	Took matrix.Duration `json:"took,omitempty"`
+	// Host is the name of the host that was opened or closed.
+	Host string `json:"host,omitempty"`
+	// Took is how long it took to open or close the host, or what a phase took,
+	// and Waited how much of that went by on purpose, watching for stability.
+	Took   matrix.Duration `json:"took,omitempty"`
+	Waited matrix.Duration `json:"waited,omitempty"`
 	// Attempt counts from 1; 0 where it does not apply.
 	Attempt int          `json:"attempt,omitempty"`
 	Phase   matrix.Phase `json:"phase,omitempty"`

@@ -52,8 +52,16 @@ type Options struct {
 	// Attempts is how often a cell that did not pass is tried; at least 1.
 	Attempts int
 	// Progress may be nil.
-	Progress provisioner.Progress
+	Progress Progress
 	Clock    provisioner.Clock
+}
+
+// Progress is told what a run does.
+type Progress interface {
+	provisioner.Progress
+	// Event gets each event once it is in the run's folder, one at a time for
+	// each cell.
+	Event(e runfolder.Event)
 }
 
 // closePatience bounds the closing of a host.
@@ -233,15 +241,8 @@ func (e *Engine) keep(r matrix.Result, p *progress) {
 
 func (e *Engine) tell(id matrix.CellID, attempt int, r matrix.PhaseResult) {
 	j := matrix.JudgePhase(r)
-	e.event(runfolder.Event{Kind: runfolder.PhaseEnded, Cell: id, Attempt: attempt, Phase: r.Phase, Verdict: &j.Verdict, Text: j.Reason})
-	note := fmt.Sprintf("%s  %-14s %6.1fs  %s", id, r.Phase, r.Duration.Std().Seconds(), j.Verdict)
-	if r.Waited > 0 {
-		note += fmt.Sprintf(" (%.0fs of it watching for stability)", r.Waited.Std().Seconds())
-	}
-	if j.Reason != "" {
-		note += ": " + firstLine(j.Reason)
-	}
-	e.note("%s", note)
+	e.event(runfolder.Event{Kind: runfolder.PhaseEnded, Cell: id, Attempt: attempt, Phase: r.Phase, Took: r.Duration, Waited: r.Waited,
+		Verdict: &j.Verdict, Text: j.Reason})
 }
 
 // end marks a cell as ended, once.
@@ -258,13 +259,15 @@ func (e *Engine) end(id matrix.CellID) {
 	e.moved = make(chan struct{})
 	e.mu.Unlock()
 	e.event(runfolder.Event{Kind: runfolder.CellEnded, Cell: id, Verdict: &verdict, Text: reason})
-	e.note("%s  %s", id, verdict)
 }
 
 func (e *Engine) event(ev runfolder.Event) {
 	ev.Time = e.opts.Clock.Now()
 	if err := e.opts.Folder.AppendEvent(ev); err != nil {
 		e.failed(err)
+	}
+	if e.opts.Progress != nil {
+		e.opts.Progress.Event(ev)
 	}
 }
 
@@ -297,13 +300,4 @@ func (e *Engine) step(format string, args ...any) func(error) {
 		return func(error) {}
 	}
 	return e.opts.Progress.Step(format, args...)
-}
-
-func firstLine(s string) string {
-	for i, r := range s {
-		if r == '\n' {
-			return s[:i]
-		}
-	}
-	return s
 }

@@ -594,6 +594,8 @@ type notes struct {
 
 func (n *notes) Step(string, ...any) func(error) { return func(error) {} }
 
+func (n *notes) Event(runfolder.Event) {}
+
 func (n *notes) Note(format string, args ...any) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

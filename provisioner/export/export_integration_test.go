@@ -52,7 +52,7 @@ type hands struct {
 func open(t *testing.T) hands {
 	t.Helper()
 	g, ctx := NewWithT(t), t.Context()
-	shown := progress.New(os.Stderr, time.Now)
+	shown := progress.NewLines(os.Stderr, time.Now)
 	planned, err := run.Plan(ctx, run.Request{Matrix: "smoke", Root: t.TempDir(), Progress: shown})
 	g.Expect(err).NotTo(HaveOccurred())
 	c := planned.Plan.Cells[0]

@@ -15,7 +15,6 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/matrix/config"
 	"github.com/lxcmatrix/lxcmatrix/matrix/plan"
 	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
-	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
@@ -51,7 +50,7 @@ type Request struct {
 	// Root is the folder that runs are kept in; earlier ones there tell how
 	// long things take.
 	Root     string
-	Progress provisioner.Progress
+	Progress engine.Progress
 }
 
 // Planned is a frozen plan and what is needed to run it.
@@ -62,7 +61,7 @@ type Planned struct {
 	CacheDir  string
 	root      string
 	past      runfolder.History
-	progress  provisioner.Progress
+	progress  engine.Progress
 }
 
 // UsageError is a request that does not fit: a matrix file with problems, an
@@ -160,6 +159,7 @@ type Run struct {
 	ID     string
 	Engine *engine.Engine
 	Folder *runfolder.Folder
+	tell   func(runfolder.Event) error
 }
 
 // Start writes the plan into a new run's folder and starts the engine. When
@@ -173,17 +173,33 @@ func (p *Planned) Start(ctx context.Context, o Options) (*Run, error) {
 	ground.Stay = o.Stay
 	e := engine.New(engine.Options{Plan: p.Plan, Folder: folder, Past: p.past, Attempts: o.Attempts, Progress: p.progress, Clock: wallClock{},
 		Ground: catalog.NewGround(ground)})
+	r := &Run{ID: id, Engine: e, Folder: folder, tell: func(e runfolder.Event) error {
+		e.Run, e.Time = id, time.Now().UTC()
+		err := folder.AppendEvent(e)
+		if p.progress != nil {
+			p.progress.Event(e)
+		}
+		return err
+	}}
+	if err := r.tell(runfolder.Event{Kind: runfolder.RunStarted}); err != nil {
+		return nil, errors.Join(err, folder.Close())
+	}
 	e.Start(ctx)
-	return &Run{ID: id, Engine: e, Folder: folder}, nil
+	return r, nil
 }
 
 // Finish waits for the engine's end and reads the run back from its folder.
 // interrupted is the signal that ended the run early, or "".
 func (r *Run) Finish(interrupted func() string) (matrix.Run, error) {
 	r.Engine.Wait()
-	err := r.Folder.Finish(time.Now().UTC(), interrupted())
+	signal := interrupted()
+	err := r.Folder.Finish(time.Now().UTC(), signal)
+	told := runfolder.Event{Kind: runfolder.RunEnded}
+	if signal != "" {
+		told.Text = "interrupted by " + signal
+	}
 	run, readErr := r.Folder.Read()
-	return run, errors.Join(err, readErr, r.Folder.Close())
+	return run, errors.Join(err, r.tell(told), readErr, r.Folder.Close())
 }
 
 // ground are the options of hosts for a run of a plan.

@@ -30,7 +30,7 @@ func TestCompat(t *testing.T) {
 	}
 	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	shown := progress.New(os.Stderr, time.Now)
+	shown := progress.NewLines(os.Stderr, time.Now)
 	planned, err := run.Plan(ctx, run.Request{Matrix: os.Getenv("LXCMATRIX_MATRIX"), Root: t.TempDir(), Progress: shown})
 	if err != nil {
 		t.Fatal(err)

@@ -67,7 +67,7 @@ func attempt(t *testing.T, root, file string, without ...string) matrix.Result {
 // runMatrix runs the cells of a matrix file, and keeps the run below root.
 func runMatrix(t *testing.T, root, file string, without ...string) matrix.Run {
 	t.Helper()
-	planned, err := run.Plan(t.Context(), run.Request{Matrix: filepath.Join("testdata", file), Without: without, Root: root, Progress: progress.New(os.Stderr, time.Now)})
+	planned, err := run.Plan(t.Context(), run.Request{Matrix: filepath.Join("testdata", file), Without: without, Root: root, Progress: progress.NewLines(os.Stderr, time.Now)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func TestFaults(t *testing.T) {
 	if kept := os.Getenv("LXCMATRIX_TEST_FOLDER"); kept != "" {
 		root = kept
 	}
-	shown := progress.New(os.Stderr, time.Now)
+	shown := progress.NewLines(os.Stderr, time.Now)
 	var outcomes []faults.Outcome
 	for left := tried; len(left) > 0; {
 		var some []faults.Outcome

@@ -87,7 +87,7 @@ func (p *program) trials(cmd *cobra.Command, goal matrix.Goal, asked *[]string) 
 		if len(s.Only) == 0 {
 			return usage("name a cell with --only: each takes as long as all its fixes, one by one; lxcmatrix plan lists them")
 		}
-		s.Progress = progress.New(p.Err, time.Now)
+		s.Progress = progress.NewLines(p.Err, time.Now)
 		planned, err := run.Plan(cmd.Context(), s.Request)
 		if err != nil {
 			return err
@@ -109,7 +109,7 @@ func (p *program) trials(cmd *cobra.Command, goal matrix.Goal, asked *[]string) 
 		if err != nil {
 			return err
 		}
-		if err := p.reports(folder, result, outputs); err != nil {
+		if err := p.reports(folder, result, outputs, true); err != nil {
 			return err
 		}
 		return exitOf(result, false)

@@ -275,7 +275,7 @@ func (p *program) artifactStore(o artifact.Options) (*artifact.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.Progress = progress.New(p.Err, time.Now)
+	o.Progress = progress.NewLines(p.Err, time.Now)
 	store, err := artifact.New(cache, o)
 	if err != nil {
 		return nil, usage("%w", err)

@@ -35,7 +35,7 @@ that matches it alone.`,
 			var sides [2]side
 			var err error
 			if q.run == "" {
-				q.Progress = progress.New(p.Err, time.Now)
+				q.Progress = progress.NewLines(p.Err, time.Now)
 				knowledge, sides, err = plannedSides(cmd, q.Request, args)
 			} else {
 				knowledge, sides, err = keptSides(cmd.Context(), q.root, q.run, q.FixFolders, args)

@@ -61,7 +61,7 @@ OSes, the servers' part is written.`,
 				}
 				r, result, err = keptResult(root, name, only)
 			} else {
-				s.Progress = progress.New(p.Err, time.Now)
+				s.Progress = progress.NewLines(p.Err, time.Now)
 				r, result, err = passedLast(cmd, root, s.Request, only)
 			}
 			if err != nil {

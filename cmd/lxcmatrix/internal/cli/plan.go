@@ -26,7 +26,7 @@ durations of earlier runs; getting images and releases is not in it.`,
   lxcmatrix plan --skip os=debian/12 --output plan.json
   lxcmatrix plan --json | jq -r '.cells[].id'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s.Progress = progress.New(p.Err, time.Now)
+			s.Progress = progress.NewLines(p.Err, time.Now)
 			planned, err := run.Plan(cmd.Context(), s.Request)
 			if err != nil {
 				return err

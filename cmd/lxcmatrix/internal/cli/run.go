@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -20,7 +19,6 @@ import (
 	jsonreport "github.com/lxcmatrix/lxcmatrix/reports/json"
 	"github.com/lxcmatrix/lxcmatrix/reports/junit"
 	"github.com/lxcmatrix/lxcmatrix/reports/markdown"
-	"github.com/lxcmatrix/lxcmatrix/reports/progress"
 	"github.com/lxcmatrix/lxcmatrix/reports/table"
 	"github.com/lxcmatrix/lxcmatrix/suites/compat"
 )
@@ -66,7 +64,7 @@ func rootFlag(f *pflag.FlagSet, root *string) {
 
 func (p *program) run() *cobra.Command {
 	var s selection
-	var keep string
+	var keep, output string
 	var retries int
 	var strict bool
 	var outputs map[string]*string
@@ -84,7 +82,8 @@ impossible, one that passes is a deviation, xpass.`,
   lxcmatrix run -f smoke --without restrict-oom-score-adj --keep on-failure
   lxcmatrix run --only debian/13 --with kmsg-console --without kmsg-device
   lxcmatrix run -f kernels --defy-gates
-  lxcmatrix run --junit junit.xml --markdown report.md`,
+  lxcmatrix run --junit junit.xml --markdown report.md
+  lxcmatrix run --output json | jq -r 'select(.kind == "cell-ended") | [.cell, .verdict] | @tsv'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			k := cell.Keep(keep)
 			if k != cell.KeepNever && k != cell.KeepOnFailure && k != cell.KeepAlways {
@@ -93,7 +92,10 @@ impossible, one that passes is a deviation, xpass.`,
 			if retries < 0 {
 				return usage("--retries %d: want 0 or more", retries)
 			}
-			shown := progress.New(p.Err, time.Now)
+			shown, err := p.progress(output)
+			if err != nil {
+				return err
+			}
 			s.Progress = shown
 			planned, err := run.Plan(cmd.Context(), s.Request)
 			if err != nil {
@@ -103,13 +105,14 @@ impossible, one that passes is a deviation, xpass.`,
 			if err != nil {
 				return err
 			}
+			shown.Keep(r.Folder.AppendEvent)
 			shown.Note("run %s: %d cells, kept in %s", r.ID, len(planned.Plan.Cells), r.Folder.Dir())
 			suiteErr := p.suite(planned.Plan, r)
 			result, err := r.Finish(func() string { return p.signalled.Load().(string) })
 			if err := errors.Join(suiteErr, err); err != nil {
 				return err
 			}
-			if err := p.reports(r.Folder, result, outputs); err != nil {
+			if err := p.reports(r.Folder, result, outputs, output == outputText); err != nil {
 				return err
 			}
 			return exitOf(result, strict)
@@ -124,7 +127,9 @@ impossible, one that passes is a deviation, xpass.`,
 	strictFlag(f, &strict)
 	rootFlag(f, &s.Root)
 	outputs = outputFlags(f)
+	outputFlag(f, &output)
 	completeSelection(cmd)
+	complete(cmd, "output", words(outputText, outputJSON))
 	complete(cmd, "keep", words(string(cell.KeepOnFailure), string(cell.KeepAlways), string(cell.KeepNever)))
 	return cmd
 }
@@ -176,11 +181,13 @@ func ofRun(of func(io.Writer, matrix.Run) error) render {
 	return func(w io.Writer, _ *runfolder.Folder, r matrix.Run) error { return of(w, r) }
 }
 
-// reports prints the table of a run that is over, remembers it, and writes its
-// HTML report into its folder and the reports that were asked for.
-func (p *program) reports(folder *runfolder.Folder, r matrix.Run, outputs map[string]*string) error {
-	if err := p.table(r); err != nil {
-		return err
+// reports remembers a run that is over, and writes its HTML report into its
+// folder and the reports that were asked for; shown prints the table, too.
+func (p *program) reports(folder *runfolder.Folder, r matrix.Run, outputs map[string]*string, shown bool) error {
+	if shown {
+		if err := p.table(r); err != nil {
+			return err
+		}
 	}
 	if err := folder.Remember(r); err != nil {
 		return err
@@ -196,6 +203,9 @@ func (p *program) reports(folder *runfolder.Folder, r matrix.Run, outputs map[st
 		if err := writeReport(*path, name, folder, r); err != nil {
 			return err
 		}
+	}
+	if !shown {
+		return nil
 	}
 	if _, err := fmt.Fprintf(p.Out, "\nreport: %s\n", page); err != nil {
 		return fmt.Errorf("say where the report is: %w", err)

@@ -74,7 +74,7 @@ or the end of it, as s1, the default. With a command, its exit code is shell's.`
 			if c.Host.Driver == "qemu" {
 				return usage("cell %s was on host %s, a virtual machine that ended with its run: nothing on it is kept", c.ID, c.Host.Name)
 			}
-			shown := progress.New(p.Err, time.Now)
+			shown := progress.NewLines(p.Err, time.Now)
 			return p.withHost(cmd.Context(), c.Host, r.Plan.Budget.DiskBytes, shown, func(h *host.Host) error {
 				nodes, err := keptNodes(cmd.Context(), h, r.ID, c.ID)
 				if err != nil {

@@ -38,7 +38,7 @@ undecided gate is asked again when a run has opened the cell's host.`,
 			var answer explanation
 			var err error
 			if q.run == "" {
-				q.Progress = progress.New(p.Err, time.Now)
+				q.Progress = progress.NewLines(p.Err, time.Now)
 				answer, err = whyPlanned(cmd, q.Request, args[0])
 			} else {
 				answer, err = whyRun(cmd.Context(), q.root, q.run, q.FixFolders, args[0])
