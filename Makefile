@@ -39,6 +39,7 @@ INTEGRATION := \
 	./provisioner/host \
 	./provisioner/host/qemu \
 	./provisioner/incus \
+	./fixtures/containers \
 	./provisioner/artifact \
 	./provisioner/distro/contract \
 	./provisioner/export \

@@ -95,7 +95,7 @@ func healthy() map[string]string {
 		"/usr/local/go/bin/go": program,
 	}
 	files["/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"] = "font"
-	for _, name := range []string{"dnsmasq", "nft", "ip", "mke2fs", "losetup", "mmdebstrap", "tar2sqfs", "xz", "git", "apparmor_parser", "gcc", "pkg-config", "make", "unshare", "modprobe", "iptables", "apt-get", "qemu-system-x86_64", "qemu-img", "lxc-start", "shellcheck", "chromium", "npm"} {
+	for _, name := range []string{"dnsmasq", "nft", "ip", "mke2fs", "losetup", "mmdebstrap", "tar2sqfs", "xz", "git", "apparmor_parser", "gcc", "pkg-config", "make", "unshare", "modprobe", "iptables", "apt-get", "qemu-system-x86_64", "qemu-img", "lxc-start", "dockerd", "shellcheck", "chromium", "npm"} {
 		files["/usr/sbin/"+name] = program
 	}
 	return files

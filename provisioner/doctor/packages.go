@@ -45,6 +45,7 @@ func requirements() []requirement {
 		{pkg: "libseccomp-dev", why: "runc, which is C in part, for Kubernetes 1.36", anyOf: []string{"/usr/include/seccomp.h"}},
 		{pkg: "pkg-config", why: "runc, which is C in part, for Kubernetes 1.36", anyOf: []string{"pkg-config"}},
 		{pkg: "make", why: "the Makefile", anyOf: []string{"make"}, test: true},
+		{pkg: "docker.io", why: "services around clusters, in Docker", anyOf: []string{"dockerd"}, test: true},
 		{pkg: "lxc", why: "what is exported for LXC without Incus", anyOf: []string{"lxc-start"}, test: true},
 		{pkg: "shellcheck", why: "scripts that are exported", anyOf: []string{"shellcheck"}, test: true},
 		{pkg: "chromium-headless-shell", why: "the HTML report in a browser", anyOf: []string{"chromium-headless-shell", "chromium"}, test: true},

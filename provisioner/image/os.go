@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/debian"
 )
 
 // OS says how a node OS' image is made.
@@ -72,6 +73,11 @@ type Mmdebstrap struct {
 	Variant   string   `yaml:"variant"`
 	Packages  []string `yaml:"packages"`
 	Customize []string `yaml:"customize"`
+}
+
+// Root is what mmdebstrap is told.
+func (m Mmdebstrap) Root() debian.Root {
+	return debian.Root{Suite: m.Suite, Variant: m.Variant, Packages: m.Packages, Customize: m.Customize}
 }
 
 // packages are those that are installed where a release brings the rest.

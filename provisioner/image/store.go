@@ -253,9 +253,7 @@ func (s *Store) fromMmdebstrap(ctx context.Context, to *incus.Server, o OS, alia
 	}
 	defer func() { _ = os.RemoveAll(work) }()
 	rootfs := filepath.Join(work, "rootfs.tar")
-	err = debian.Bootstrap(ctx, debian.Root{Suite: o.Mmdebstrap.Suite, Variant: o.Mmdebstrap.Variant,
-		Packages: o.Mmdebstrap.Packages, Customize: o.Mmdebstrap.Customize}, work, rootfs)
-	if err != nil {
+	if err := debian.Bootstrap(ctx, o.Mmdebstrap.Root(), work, rootfs); err != nil {
 		return incus.Image{}, err
 	}
 	f, err := os.Open(rootfs)

@@ -15,6 +15,7 @@ import (
 	"github.com/gofrs/flock"
 	"github.com/spf13/cobra"
 
+	"github.com/lxcmatrix/lxcmatrix/fixtures/containers"
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/config"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
@@ -30,12 +31,12 @@ func (p *program) gc() *cobra.Command {
 	var root, file string
 	var yes, asJSON bool
 	var remotes []string
-	hosts := []string{"embedded", "qemu"}
+	hosts := []string{"embedded", "qemu", "docker"}
 	cmd := &cobra.Command{
 		Use: "gc", Short: "Show what ended runs left behind, and remove it with --yes", Args: args(noArgs),
 		Long: `Gc looks for what runs left behind: nodes that were kept or that a run which
-did not end could not remove, a daemon, a mounted pool, virtual machines, host
-sysctls. It shows them; --yes removes them. What belongs to a process that lives is left alone.
+did not end could not remove, services around clusters, on the Docker engine too,
+a daemon, a mounted pool, virtual machines, host sysctls. It shows them; --yes removes them. What belongs to a process that lives is left alone.
 Images and releases stay: see lxcmatrix image remove. Of the root disks of
 virtual machines, those go that no run asked for in 30 days or that a newer one
 replaced.
@@ -65,21 +66,23 @@ hosts of a matrix file, and only what runs from here left on them is removed.`,
 					errs = append(errs, c.local(cmd.Context()))
 				case "qemu":
 					errs = append(errs, c.machines(cmd.Context()), c.disks())
+				case "docker":
+					errs = append(errs, c.docker(cmd.Context()))
 				default:
-					return usage("--host %q: want embedded, local or qemu", driver)
+					return usage("--host %q: want docker, embedded, local or qemu", driver)
 				}
 			}
 			return errors.Join(append(errs, c.print(asJSON))...)
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&hosts, "host", hosts, "`host` to look at: embedded, local or qemu; may be repeated")
+	f.StringArrayVar(&hosts, "host", hosts, "`host` to look at: docker, embedded, local or qemu; may be repeated")
 	f.StringArrayVar(&remotes, "remote", nil, "`name` of a server in your Incus client's configuration to look at as well; may be repeated")
 	f.StringVarP(&file, "file", "f", "", "look at the remote hosts of a `matrix` as well: a file, or the name of a built-in one")
 	f.BoolVar(&yes, "yes", false, "remove what is shown")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	rootFlag(f, &root)
-	complete(cmd, "host", words("embedded", "local", "qemu"))
+	complete(cmd, "host", words("docker", "embedded", "local", "qemu"))
 	completeMatrix(cmd)
 	return cmd
 }
@@ -99,8 +102,8 @@ const (
 // leftover is one thing that a run left behind.
 type leftover struct {
 	Host string `json:"host"`
-	// What is node, image in the making, daemon, mount, machine, root disk or
-	// sysctls.
+	// What is node, service, image in the making, daemon, mount, machine, root disk
+	// or sysctls.
 	What string `json:"what"`
 	Name string `json:"name"`
 	Why  string `json:"why"`
@@ -285,6 +288,29 @@ func (c *collector) disks() error {
 	return errors.Join(errs...)
 }
 
+// docker takes the services that are left on the Docker engine, if one answers.
+func (c *collector) docker(ctx context.Context) (err error) {
+	owned, end, err := containers.DockerOwned(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, end()) }()
+	var errs []error
+	for _, o := range owned {
+		item := c.left(matrix.HostRef{Name: "docker", Driver: "docker"}, incus.Owned{Name: o.Name, Owner: o.Owner, Created: o.Created})
+		if item.State == leftAlone {
+			c.items = append(c.items, item)
+			continue
+		}
+		errs = append(errs, c.take(item, func() error {
+			within, cancel := context.WithTimeoutCause(ctx, removePatience, fmt.Errorf("not gone within %s", removePatience))
+			defer cancel()
+			return o.Remove(within)
+		}))
+	}
+	return errors.Join(errs...)
+}
+
 // instances takes the harness's instances that are left.
 func (c *collector) instances(ctx context.Context, ref matrix.HostRef, server *incus.Server) error {
 	owned, err := server.Owned(ctx)
@@ -314,8 +340,11 @@ func (c *collector) instances(ctx context.Context, ref matrix.HostRef, server *i
 // here.
 func (c *collector) left(ref matrix.HostRef, o incus.Owned) leftover {
 	item := leftover{Host: ref.Name, What: "node", Name: o.Name, State: leftAlone}
-	if o.Owner["kind"] == "prepare" {
+	switch o.Owner["kind"] {
+	case "prepare":
 		item.What = "image in the making"
+	case "service":
+		item.What = "service"
 	}
 	pid, err := strconv.Atoi(o.Owner["pid"])
 	switch {
