@@ -24,20 +24,20 @@ type EventKind string
 // The kinds of events. A cell's phases follow each other in its own order, so
 // that the end of one is the start of the next.
 const (
-	RunStarted   EventKind = "run-started"
-	RunEnded     EventKind = "run-ended"
-	HostOpened   EventKind = "host-opened"
-	HostClosed   EventKind = "host-closed"
-	CellStarted  EventKind = "cell-started"
-	CellEnded    EventKind = "cell-ended"
-	PhaseEnded   EventKind = "phase-ended"
-	Note         EventKind = "note"
+	RunStarted  EventKind = "run-started"
+	RunEnded    EventKind = "run-ended"
+	HostOpened  EventKind = "host-opened"
+	HostClosed  EventKind = "host-closed"
+	CellStarted EventKind = "cell-started"
+	CellEnded   EventKind = "cell-ended"
+	PhaseEnded  EventKind = "phase-ended"
+	Note        EventKind = "note"
 )
 
 // Event is one line of events.ndjson.
 type Event struct {
-	Time time.Time     `json:"time"`
-	Kind EventKind     `json:"kind"`
+	Time time.Time `json:"time"`
+	Kind EventKind `json:"kind"`
 	// Run is the ID of the run that started or ended.
 	Run  string        `json:"run,omitempty"`
 	Cell matrix.CellID `json:"cell,omitempty"`

@@ -43,6 +43,18 @@ func Expect(p matrix.Plan, past runfolder.History) matrix.Estimate {
 	return e
 }
 
+// Expected is how long each cell that is to run is expected to take, readying it
+// not counted.
+func Expected(p matrix.Plan, past runfolder.History) map[matrix.CellID]time.Duration {
+	all := map[matrix.CellID]time.Duration{}
+	for _, h := range toSchedule(p, hostsOf(p), past).Hosts {
+		for _, c := range h.Cells {
+			all[matrix.CellID(c.Name)] = c.Expected
+		}
+	}
+	return all
+}
+
 // hostCells are a host and its cells to run.
 type hostCells struct {
 	ref   matrix.HostRef

@@ -97,7 +97,7 @@ func (p *page) cells() error {
 		header = append(header, "phases")
 	} else {
 		for _, phase := range p.run.Phases {
-			header = append(header, heading(phase))
+			header = append(header, view.Heading(phase))
 		}
 	}
 	header = append(header, "total", "net")
@@ -145,29 +145,6 @@ func (p *page) cells() error {
 	}
 
 	return p.grid(header, rows)
-}
-
-// heading is a phase's name as short as its column.
-func heading(phase matrix.Phase) string {
-	for _, r := range matrix.Restarts() {
-		if phase == r.Recovers {
-			return "recov"
-		}
-	}
-	switch phase {
-	case matrix.PhaseInstall:
-		return "inst"
-	case matrix.PhaseBaseline:
-		return "base"
-	case matrix.PhaseForcedRestart:
-		return "forced"
-	case matrix.PhaseCollect:
-		return "coll"
-	case matrix.PhaseDestroy:
-		return "destr"
-	}
-	short, _ := strings.CutSuffix(string(phase), "-restart")
-	return strings.TrimPrefix(short, "agents-")
 }
 
 // grid writes a table.

@@ -2,6 +2,7 @@ package view
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
@@ -44,6 +45,29 @@ func (p Phase) Short() string {
 		return p.Glyph()
 	}
 	return p.Glyph() + Short(p.Took)
+}
+
+// Heading is a phase's name as short as a table's column.
+func Heading(phase matrix.Phase) string {
+	for _, r := range matrix.Restarts() {
+		if phase == r.Recovers {
+			return "recov"
+		}
+	}
+	switch phase {
+	case matrix.PhaseInstall:
+		return "inst"
+	case matrix.PhaseBaseline:
+		return "base"
+	case matrix.PhaseForcedRestart:
+		return "forced"
+	case matrix.PhaseCollect:
+		return "coll"
+	case matrix.PhaseDestroy:
+		return "destr"
+	}
+	short, _ := strings.CutSuffix(string(phase), "-restart")
+	return strings.TrimPrefix(short, "agents-")
 }
 
 // Legend explains the glyphs.

@@ -31,6 +31,8 @@ type Streams struct {
 type program struct {
 	Streams
 	version string
+	// args are the command line's, without the program's name.
+	args []string
 	// machine is what the doctor examines.
 	machine doctor.Machine
 	// signalled is the signal that ended the program early, or "".
@@ -56,6 +58,7 @@ func Main(args []string, streams Streams, version string) int {
 	signal.Notify(pipes, syscall.SIGPIPE)
 	defer signal.Stop(pipes)
 	p := newProgram(streams, version)
+	p.args = args
 	root := p.root()
 	root.SetArgs(args)
 	return p.execute(root, signals)
@@ -210,7 +213,7 @@ Exit codes: 0 all as expected, 1 a deviation, 2 usage or configuration,
 		&cobra.Group{ID: groupMachine, Title: "This machine:"},
 	)
 	for group, commands := range map[string][]*cobra.Command{
-		groupRun:     {p.run(), p.plan(), p.report(), p.schema()},
+		groupRun:     {p.run(), p.watch(), p.plan(), p.report(), p.schema()},
 		groupLook:    {p.history(), p.diff(), p.logs(), p.shell(), p.why(), p.fixes(), p.ablate(), p.minimize(), p.check(), p.export()},
 		groupMachine: {p.doctor(), p.artifacts(), p.image(), p.gc()},
 		"":           {p.versionVerb()},

@@ -64,9 +64,9 @@ func rootFlag(f *pflag.FlagSet, root *string) {
 
 func (p *program) run() *cobra.Command {
 	var s selection
-	var keep, output string
+	var keep, output, show string
 	var retries int
-	var strict bool
+	var strict, detached bool
 	var outputs map[string]*string
 	cmd := &cobra.Command{
 		Use: "run", Short: "Run the matrix and print what passed", Args: args(noArgs),
@@ -76,12 +76,17 @@ prints the table. Everything that was seen is kept in the run's folder.
 
 A cell that a gate rules out is not run. With --defy-gates it is, where that can
 show whether the gate still holds: a cell that fails as the gate says stays
-impossible, one that passes is a deviation, xpass.`,
+impossible, one that passes is a deviation, xpass.
+
+On a terminal the run is shown as it goes on, and is a process of its own, which
+goes on where this one is left or killed. --show lines runs it in this process
+and says in lines what happens, as it does without a terminal.`,
 		Example: `  lxcmatrix run
   lxcmatrix run --only kubeadm,debian/13
   lxcmatrix run -f smoke --without restrict-oom-score-adj --keep on-failure
   lxcmatrix run --only debian/13 --with kmsg-console --without kmsg-device
   lxcmatrix run -f kernels --defy-gates
+  lxcmatrix run --detach
   lxcmatrix run --junit junit.xml --markdown report.md
   lxcmatrix run --output json | jq -r 'select(.kind == "cell-ended") | [.cell, .verdict] | @tsv'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -91,6 +96,13 @@ impossible, one that passes is a deviation, xpass.`,
 			}
 			if retries < 0 {
 				return usage("--retries %d: want 0 or more", retries)
+			}
+			live, err := p.live(show, output)
+			if err != nil {
+				return err
+			}
+			if live || detached {
+				return p.runApart(cmd.Context(), s.Root, detached)
 			}
 			shown, err := p.progress(output)
 			if err != nil {
@@ -128,8 +140,11 @@ impossible, one that passes is a deviation, xpass.`,
 	rootFlag(f, &s.Root)
 	outputs = outputFlags(f)
 	outputFlag(f, &output)
+	showFlag(f, &show)
+	f.BoolVar(&detached, "detach", false, "leave the run to itself once it has started, and print its ID; lxcmatrix watch shows it")
 	completeSelection(cmd)
 	complete(cmd, "output", words(outputText, outputJSON))
+	complete(cmd, "show", words(showAuto, showLive, showLines))
 	complete(cmd, "keep", words(string(cell.KeepOnFailure), string(cell.KeepAlways), string(cell.KeepNever)))
 	return cmd
 }
@@ -192,7 +207,7 @@ func (p *program) reports(folder *runfolder.Folder, r matrix.Run, outputs map[st
 	if err := folder.Remember(r); err != nil {
 		return err
 	}
-	page := filepath.Join(folder.Dir(), htmlName)
+	page := reportPath(folder)
 	if err := writeReport(page, "html", folder, r); err != nil {
 		return err
 	}
@@ -212,6 +227,9 @@ func (p *program) reports(folder *runfolder.Folder, r matrix.Run, outputs map[st
 	}
 	return nil
 }
+
+// reportPath is where a run's HTML report is.
+func reportPath(folder *runfolder.Folder) string { return filepath.Join(folder.Dir(), htmlName) }
 
 // table prints the table as it fits standard output.
 func (p *program) table(r matrix.Run) error {
