@@ -17,6 +17,8 @@ type Plan struct {
 	Sources  Sources  `json:"sources"`
 	// Expected is how long the run is expected to take.
 	Expected Estimate `json:"expected,omitzero"`
+	// Shard, if set, says that the cells are a part of another plan's.
+	Shard *Shard `json:"shard,omitempty"`
 }
 
 // Estimate is how long a run is expected to take, from the opening of its first

@@ -94,5 +94,8 @@ func decode(data []byte) (matrix.Plan, error) {
 		}
 		seen[c.ID] = true
 	}
+	if err := p.CheckShard(); err != nil {
+		return matrix.Plan{}, err
+	}
 	return p, nil
 }

@@ -22,7 +22,8 @@ import (
 // planning. Each question is asked once.
 type Resolver interface {
 	// Distro resolves what the matrix wants of a distribution, for cells of the
-	// variants given, to an exact version and the artifacts of it.
+	// variants given, to an exact version and the artifacts of it. Where these
+	// cannot be had, the version may be known all the same.
 	Distro(ctx context.Context, distro matrix.Distro, variants []string) (exact string, inputs []matrix.Input, err error)
 	// Image resolves what the nodes of an OS that run a distro, in the variants
 	// given, are made from.
@@ -48,6 +49,8 @@ type Options struct {
 	// DefyGates has cells run that a gate rules out, where that can show whether
 	// the gate still holds.
 	DefyGates bool
+	// Part narrows the plan to one of its shards; the zero value is the whole.
+	Part Part
 	// Now is when the plan is made; the zero value is the present.
 	Now time.Time
 }
@@ -86,7 +89,7 @@ func Make(ctx context.Context, m *config.Matrix, resolver Resolver, gates Gates,
 		if c.Gate, err = gates.Decide(*c); err != nil {
 			return matrix.Plan{}, fmt.Errorf("decide the gates of cell %s: %w", c.ID, err)
 		}
-		if !c.Runs() {
+		if !c.Runs() || !options.Part.Has(*c) {
 			continue
 		}
 		needed := []*answer{release}
@@ -109,8 +112,8 @@ func Make(ctx context.Context, m *config.Matrix, resolver Resolver, gates Gates,
 	if now.IsZero() {
 		now = time.Now()
 	}
-	return matrix.Plan{APIVersion: matrix.PlanAPIVersion, Created: now.UTC(), Matrix: m.File, Cells: cells, Inputs: r.inputs,
-		Budget: m.PlanBudget(), Timeouts: m.PlanTimeouts(), Sources: m.PlanSources()}, nil
+	return shard(matrix.Plan{APIVersion: matrix.PlanAPIVersion, Created: now.UTC(), Matrix: m.File, Cells: cells, Inputs: r.inputs,
+		Budget: m.PlanBudget(), Timeouts: m.PlanTimeouts(), Sources: m.PlanSources()}, options.Part)
 }
 
 // set is the IDs in order, each once.
@@ -240,16 +243,15 @@ func (r *resolving) distro(ctx context.Context, c *matrix.Cell) (*answer, error)
 		if a.unavailable, err = unavailable(err); err != nil {
 			return nil, fmt.Errorf("resolve %s %s: %w", c.Distro.Name, wanted, err)
 		}
-		if a.unavailable == "" && c.Distro.Channel == "" && a.version != wanted && !strings.HasPrefix(a.version, wanted+".") {
+		if (a.unavailable == "" || a.version != "") && c.Distro.Channel == "" && a.version != wanted && !strings.HasPrefix(a.version, wanted+".") {
 			return nil, fmt.Errorf("resolve %s %s: got version %q, which is another", c.Distro.Name, wanted, a.version)
 		}
 		r.versions[asked] = a
 	}
-	if a.unavailable == "" {
+	if a.version != "" {
 		c.Distro = c.Distro.At(a.version)
-	} else {
-		c.Unavailable = a.unavailable
 	}
+	c.Unavailable = cmp.Or(a.unavailable, c.Unavailable)
 	return a, nil
 }
 

@@ -23,7 +23,11 @@ func Print(w io.Writer, p matrix.Plan) error {
 			gated++
 		}
 	}
-	if _, err := fmt.Fprintf(w, "%s: %d planned: %d to run, %d impossible, %d cannot be had\n%s\n", p.Matrix, len(p.Cells), runs, gated, missing, expected(p.Expected)); err != nil {
+	planned := fmt.Sprintf("%d planned", len(p.Cells))
+	if p.Shard != nil {
+		planned += fmt.Sprintf(" of %d, shard %s", len(p.Shard.Cells), p.Shard.Part)
+	}
+	if _, err := fmt.Fprintf(w, "%s: %s: %d to run, %d impossible, %d cannot be had\n%s\n", p.Matrix, planned, runs, gated, missing, expected(p.Expected)); err != nil {
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

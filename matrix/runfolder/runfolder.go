@@ -2,7 +2,8 @@
 // view of. The layout of a run's folder is
 //
 //	run.json                        the run itself: ID, version, times, harness errors
-//	plan.json                       the frozen plan: the denominator
+//	plan.json                       the frozen plan: the denominator; of a shard, with the
+//	                                cells and the digest of the plan that it is a part of
 //	events.ndjson                   what happened when, one JSON object a line
 //	cells/CELL/result.json          everything that is known of one cell
 //	cells/CELL/logs/NODE/NAME       what was collected from a node
@@ -119,9 +120,9 @@ func Create(dir string, run matrix.Run, opts ...Option) (*Folder, error) {
 	}
 	f := newFolder(dir, run.Plan, opts)
 	f.plan.Sources.Mirror = f.text(f.plan.Sources.Mirror)
-	f.plan.Cells = slices.Clone(f.plan.Cells)
-	for i := range f.plan.Cells {
-		f.plan.Cells[i].Unavailable = f.text(f.plan.Cells[i].Unavailable)
+	f.plan.Cells = f.plannedCells(f.plan.Cells)
+	if s := f.plan.Shard; s != nil {
+		f.plan.Shard = &matrix.Shard{Part: s.Part, Plan: s.Plan, Cells: f.plannedCells(s.Cells)}
 	}
 	f.header = header{APIVersion: APIVersion, ID: run.ID, Version: run.Version, Started: run.Started, Ended: run.Ended,
 		Interrupted: run.Interrupted, HarnessErrors: f.texts(run.HarnessErrors)}
@@ -184,7 +185,7 @@ func checkPlan(plan matrix.Plan) error {
 		}
 		seen[c.ID] = true
 	}
-	return nil
+	return plan.CheckShard()
 }
 
 // Dir is the folder's path.
@@ -447,6 +448,15 @@ func (f *Folder) Close() error {
 		return fmt.Errorf("close events of run %s: %w", f.header.ID, err)
 	}
 	return nil
+}
+
+// plannedCells is a copy of cells with their free text redacted.
+func (f *Folder) plannedCells(cells []matrix.Cell) []matrix.Cell {
+	cells = slices.Clone(cells)
+	for i := range cells {
+		cells[i].Unavailable = f.text(cells[i].Unavailable)
+	}
+	return cells
 }
 
 func (f *Folder) text(s string) string { return string(f.redact([]byte(s))) }

@@ -41,7 +41,7 @@ func (s *Store) Resolve(ctx context.Context, wanted Request) (exact string, inpu
 		}
 		unavailable.Tried = append(unavailable.Tried, source+": "+err.Error())
 	}
-	return "", nil, unavailable
+	return wanted.Version, nil, unavailable
 }
 
 // normal is a request in the one way that the store writes it: no v, and every

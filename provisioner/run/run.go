@@ -40,6 +40,8 @@ type Request struct {
 	// DefyGates runs cells that a gate rules out, where that can show whether it
 	// still holds.
 	DefyGates bool
+	// Part is the shard of the plan that is meant; the zero value is all of it.
+	Part plan.Part
 	// FixFolders hold fixes of the user's own.
 	FixFolders []string
 	// Mirror overrides the matrix file's; empty leaves it.
@@ -117,7 +119,7 @@ func Plan(ctx context.Context, r Request) (*Planned, error) {
 		return nil, &UsageError{err}
 	}
 	p, err := plan.Make(ctx, m, catalog.Resolver{Artifacts: store, Images: &image.Store{CacheDir: cacheDir, Sources: sources.Images, OSes: knowledge.OSes}}, knowledge,
-		plan.Options{Only: r.Only, Skip: r.Skip, With: r.With, Without: r.Without, DefyGates: r.DefyGates})
+		plan.Options{Only: r.Only, Skip: r.Skip, With: r.With, Without: r.Without, DefyGates: r.DefyGates, Part: r.Part})
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("make the plan: %w", context.Cause(ctx))

@@ -21,6 +21,9 @@ type Run struct {
 	HarnessErrors       []string
 	// Planned is the denominator, Passed the cells that pass.
 	Planned, Passed int
+	// Shard, if set, says that the cells are a part of a plan whose others ran
+	// elsewhere.
+	Shard *matrix.Shard
 	// Counts has one entry for each verdict, in matrix.Verdicts' order.
 	Counts []Count
 	// OptionalBlocked is how many of the blocked cells are optional.
@@ -126,7 +129,7 @@ type Try struct {
 // matrix.Judge judges it.
 func New(run matrix.Run) Run {
 	v := Run{ID: Plain(run.ID), Version: Plain(run.Version), Matrix: Plain(run.Plan.Matrix), Started: run.Started, Ended: run.Ended,
-		Interrupted: Plain(run.Interrupted), HarnessErrors: plainAll(run.HarnessErrors), Planned: len(run.Plan.Cells), ExitCode: ablation.ExitCode(run, false)}
+		Interrupted: Plain(run.Interrupted), HarnessErrors: plainAll(run.HarnessErrors), Planned: len(run.Plan.Cells), Shard: run.Plan.Shard, ExitCode: ablation.ExitCode(run, false)}
 	results := map[matrix.CellID]matrix.Result{}
 	for _, r := range run.Results {
 		results[r.Cell.ID] = r
@@ -179,7 +182,7 @@ func phasesOf(cells []matrix.Cell) []matrix.Phase {
 
 // Summary is the headline, always passed / planned, with a count of every
 // verdict: "1 of 2 cells pass: pass 1, fail 0, blocked 1 (1 optional), ...",
-// and of cells on suspect hosts, where there are any.
+// and of cells on suspect hosts, where there are any. Of a shard it says so.
 func (r Run) Summary() string {
 	var counts []string
 	for _, c := range r.Counts {
@@ -190,6 +193,9 @@ func (r Run) Summary() string {
 		counts = append(counts, s)
 	}
 	line := fmt.Sprintf("%d of %d cells pass: %s", r.Passed, r.Planned, strings.Join(counts, ", "))
+	if r.Shard != nil {
+		line += fmt.Sprintf("; shard %s of a plan of %d cells", Plain(r.Shard.Part), len(r.Shard.Cells))
+	}
 	if r.Suspect > 0 {
 		line += fmt.Sprintf("; on a suspect host %d", r.Suspect)
 	}

@@ -24,8 +24,12 @@ durations of earlier runs; getting images and releases is not in it.`,
 		Example: `  lxcmatrix plan
   lxcmatrix plan -f smoke
   lxcmatrix plan --skip os=debian/12 --output plan.json
+  lxcmatrix plan -f kernels --shard 2/3
   lxcmatrix plan --json | jq -r '.cells[].id'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.shard(); err != nil {
+				return err
+			}
 			s.Progress = progress.NewLines(p.Err, time.Now)
 			planned, err := run.Plan(cmd.Context(), s.Request)
 			if err != nil {
@@ -45,6 +49,7 @@ durations of earlier runs; getting images and releases is not in it.`,
 	f := cmd.Flags()
 	s.flags(f)
 	s.restartFlag(f)
+	s.shardFlag(f)
 	rootFlag(f, &s.Root)
 	f.StringVarP(&output, "output", "o", "", "also write the plan to a `file`, as a run keeps it in plan.json")
 	f.BoolVar(&asJSON, "json", false, "print the plan as JSON")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/ablation"
+	"github.com/lxcmatrix/lxcmatrix/matrix/plan"
 	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
@@ -24,12 +25,29 @@ import (
 )
 
 // selection holds the flags that say which cells are meant.
-type selection struct{ run.Request }
+type selection struct {
+	run.Request
+	// part is the shard as it was written.
+	part string
+}
 
 func (s *selection) flags(f *pflag.FlagSet) {
 	s.inputFlags(f)
 	f.StringArrayVar(&s.Only, "only", nil, "only cells that match: a distro, an OS, key=value[,key=value], a cell ID or a `glob`; may be repeated")
 	f.StringArrayVar(&s.Skip, "skip", nil, "leave out cells that match, written as for --only")
+}
+
+// shardFlag is read by shard.
+func (s *selection) shardFlag(f *pflag.FlagSet) {
+	f.StringVar(&s.part, "shard", "", "only a `part` of the plan: I/N, as 2/4 for the second of four, or host=NAME")
+}
+
+// shard reads which part of the plan is meant.
+func (s *selection) shard() (err error) {
+	if s.Part, err = plan.ParsePart(s.part); err != nil {
+		return usage("--shard: %w", err)
+	}
+	return nil
 }
 
 func (s *selection) restartFlag(f *pflag.FlagSet) {
@@ -80,12 +98,20 @@ impossible, one that passes is a deviation, xpass.
 
 On a terminal the run is shown as it goes on, and is a process of its own, which
 goes on where this one is left or killed. --show lines runs it in this process
-and says in lines what happens, as it does without a terminal.`,
+and says in lines what happens, as it does without a terminal.
+
+With --shard a part of the plan is run, so that several machines share it: I/N
+deals the cells into N parts, of which a cell always gets the same one, with those
+of a virtual machine or a remote host together; host=NAME takes the cells of one
+host. The run's folder says which part of which plan it is, and report --merge
+joins the parts. Machines that resolve versions at different times, or from
+different sources, share a lock: lxcmatrix artifacts lock, then --lock.`,
 		Example: `  lxcmatrix run
   lxcmatrix run --only kubeadm,debian/13
   lxcmatrix run -f smoke --without restrict-oom-score-adj --keep on-failure
   lxcmatrix run --only debian/13 --with kmsg-console --without kmsg-device
   lxcmatrix run -f kernels --defy-gates
+  lxcmatrix run -f kernels --shard 2/3
   lxcmatrix run --detach
   lxcmatrix run --junit junit.xml --markdown report.md
   lxcmatrix run --output json | jq -r 'select(.kind == "cell-ended") | [.cell, .verdict] | @tsv'`,
@@ -96,6 +122,9 @@ and says in lines what happens, as it does without a terminal.`,
 			}
 			if retries < 0 {
 				return usage("--retries %d: want 0 or more", retries)
+			}
+			if err := s.shard(); err != nil {
+				return err
 			}
 			live, err := p.live(show, output)
 			if err != nil {
@@ -113,12 +142,16 @@ and says in lines what happens, as it does without a terminal.`,
 			if err != nil {
 				return err
 			}
+			if s := planned.Plan.Shard; s != nil && len(planned.Plan.Cells) == 0 {
+				p.say("shard %s has none of the plan's %d cells: nothing to run", s.Part, len(s.Cells))
+				return nil
+			}
 			r, err := planned.Start(cmd.Context(), run.Options{Version: p.version, Keep: k, Attempts: retries + 1})
 			if err != nil {
 				return err
 			}
 			shown.Keep(r.Folder.AppendEvent)
-			shown.Note("run %s: %d cells, kept in %s", r.ID, len(planned.Plan.Cells), r.Folder.Dir())
+			shown.Note("run %s: %s, kept in %s", r.ID, planned.Plan.Extent(), r.Folder.Dir())
 			suiteErr := p.suite(planned.Plan, r)
 			result, err := r.Finish(func() string { return p.signalled.Load().(string) })
 			if err := errors.Join(suiteErr, err); err != nil {
@@ -133,6 +166,7 @@ and says in lines what happens, as it does without a terminal.`,
 	f := cmd.Flags()
 	s.flags(f)
 	s.restartFlag(f)
+	s.shardFlag(f)
 	f.BoolVar(&s.DefyGates, "defy-gates", false, "also run cells that a gate rules out, where that shows whether it still holds")
 	f.StringVar(&keep, "keep", string(cell.KeepNever), "leave a cell's nodes for a look: on-failure, always or `never`")
 	f.IntVar(&retries, "retries", 0, "try a cell that fails `N` times more; one that passes then is flaky")
@@ -172,13 +206,13 @@ func exitOf(r matrix.Run, strict bool) error {
 
 // suite runs the specs over the run in flight. What they print goes to the
 // run's folder: the table says the same in less.
-func (p *program) suite(plan matrix.Plan, r *run.Run) error {
+func (p *program) suite(planned matrix.Plan, r *run.Run) error {
 	log, err := os.OpenFile(filepath.Join(r.Folder.Dir(), "suite.log"), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("keep the suite's log: %w", err)
 	}
 	defer func() { _ = log.Close() }()
-	compat.Define(plan, r.Engine)
+	compat.Define(planned, r.Engine)
 	_, err = compat.Run(log, "lxcmatrix "+r.ID)
 	return err
 }
