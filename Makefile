@@ -23,10 +23,13 @@ RELEASES ?= kubeadm@1.34
 
 GOLANGCI_VERSION := v2.15.0
 ACTIONLINT_VERSION := v1.7.12
+GOVULNCHECK_VERSION := v1.7.0
 # Outside the work tree, so that a fresh clone need not build them again.
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lxcmatrix/tools
 GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 ACTIONLINT := $(TOOLS)/actionlint-$(ACTIONLINT_VERSION)/actionlint
+
+GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)/govulncheck
 
 # The packages whose tests need root, Incus or a build of Kubernetes; those
 # tests carry the build tag integration. They share one machine and one
@@ -75,6 +78,16 @@ lint: $(GOLANGCI) $(ACTIONLINT) ## Lint the code and the workflows
 	$(call say,lint)
 	$(GOLANGCI) run
 	$(ACTIONLINT)
+
+# govulncheck ends with 3 where it found something, and with anything else where
+# it could not look: the recipe's own exit code says which.
+.PHONY: vuln
+vuln: $(GOVULNCHECK) ## Look for known vulnerabilities in what the code calls; Error 3: found, Error 75: could not tell
+	$(call say,vulnerabilities)
+	@$(GOVULNCHECK) ./...; code=$$?; case $$code in \
+	0|3) exit $$code ;; \
+	*) echo 'could not tell whether there are known vulnerabilities: see above' >&2; exit 75 ;; \
+	esac
 
 .PHONY: unit
 unit: ## Run the unit tests with the race detector
@@ -140,3 +153,7 @@ $(GOLANGCI):
 $(ACTIONLINT):
 	$(call say,build actionlint $(ACTIONLINT_VERSION))
 	GOBIN=$(@D) GOFLAGS= $(GO) install github.com/rhysd/actionlint/cmd/actionlint@$(ACTIONLINT_VERSION)
+
+$(GOVULNCHECK):
+	$(call say,build govulncheck $(GOVULNCHECK_VERSION))
+	GOBIN=$(@D) GOFLAGS= $(GO) install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
