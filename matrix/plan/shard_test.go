@@ -3,6 +3,7 @@ package plan_test
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	. "github.com/onsi/gomega"
@@ -117,4 +118,27 @@ func TestMakeShardAsksForItsOwn(t *testing.T) {
 	if len(p.Cells) == 0 {
 		g.Expect(p.Inputs).To(BeEmpty())
 	}
+}
+
+func TestGitHub(t *testing.T) {
+	g := NewWithT(t)
+	kvm, member, odd := on("qemu", "k6.12-v2", "debian/13"), on("remote", "lab-one", "debian/13"), on("local", "pve", "debian/13")
+	kvm.Host.QEMU.Accel, member.Host.Remote = "kvm", matrix.RemoteRef{Name: "lab", Member: "one"}
+	p := matrix.Plan{Cells: []matrix.Cell{on("embedded", "embedded", "debian/12"), on("qemu", "k6.1-v1", "debian/13"), on("embedded", "embedded", "debian/13"), kvm, member, odd}}
+	var out strings.Builder
+	g.Expect(plan.GitHub(&out, p)).To(Succeed())
+	g.Expect(strings.Count(out.String(), "\n")).To(Equal(1), "a job's output is one line")
+	g.Expect(out.String()).To(MatchJSON(`{"include": [
+		{"host": "embedded", "shard": "host=embedded", "runs-on": ["self-hosted", "linux", "lxcmatrix"], "cells": 2},
+		{"host": "k6.1-v1", "shard": "host=k6.1-v1", "runs-on": ["self-hosted", "linux", "lxcmatrix"], "cells": 1},
+		{"host": "k6.12-v2", "shard": "host=k6.12-v2", "runs-on": ["self-hosted", "linux", "lxcmatrix", "kvm"], "cells": 1},
+		{"host": "lab-one", "shard": "host=lab-one", "runs-on": ["self-hosted", "linux", "lxcmatrix", "lab"], "cells": 1},
+		{"host": "pve", "shard": "host=pve", "runs-on": ["self-hosted", "linux", "lxcmatrix", "pve"], "cells": 1}]}`))
+	for i := range 300 {
+		p.Cells = append(p.Cells, on("qemu", fmt.Sprintf("k%d", i), "debian/13"))
+	}
+	g.Expect(plan.GitHub(&out, p)).To(MatchError(ContainSubstring("the plan has 305 hosts, and GitHub makes at most 256 jobs")))
+	out.Reset()
+	g.Expect(plan.GitHub(&out, matrix.Plan{})).To(Succeed())
+	g.Expect(out.String()).To(MatchJSON(`{"include": []}`))
 }
