@@ -61,7 +61,7 @@ fixes for it are left out.`,
 	f.IntVar(&most, "last", html.PastRuns, "look at the last `N` runs")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	rootFlag(f, &root)
-	cmd.AddCommand(p.prune())
+	cmd.AddCommand(p.prune(), p.issues())
 	return cmd
 }
 
