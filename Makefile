@@ -138,6 +138,13 @@ build: ## Build bin/lxcmatrix
 	$(call say,build $(BIN) $(VERSION))
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/lxcmatrix
 
+# The unit tests hold them to the program, too.
+.PHONY: docs
+docs: ## Make docs/man and docs/completion; fails where they were stale
+	@$(GO) test -run TestHelpIsInManuals ./cmd/lxcmatrix/internal/cli >/dev/null || { \
+		$(GO) test -run TestHelpIsInManuals ./cmd/lxcmatrix/internal/cli -update && \
+		echo 'docs/man and docs/completion were stale, and are made anew' >&2; exit 1; }
+
 .PHONY: doctor
 doctor: build ## Examine this machine; changes nothing
 	$(BIN) doctor
