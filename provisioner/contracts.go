@@ -82,7 +82,8 @@ type Node interface {
 	Exec(ctx context.Context, cmd Command) (Output, error)
 	// Push writes a file, with its folders.
 	Push(ctx context.Context, file File) error
-	// Pull reads a file; fs.ErrNotExist if it is not there.
+	// Pull reads a file, or the one that a link leads to; fs.ErrNotExist if it is
+	// not there.
 	Pull(ctx context.Context, path string) ([]byte, error)
 	// Lifecycle starts and ends the node.
 	Lifecycle

@@ -19,6 +19,14 @@ import (
 // fakeServer answers as an Incus server over HTTPS does to GET /1.0.
 func fakeServer(t *testing.T, auth string) (url, certificate string) {
 	t.Helper()
+	return fakeServerOf(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`{"type": "sync", "status": "Success", "status_code": 200, "metadata": {"auth": "` + auth + `"}}`))
+	})
+}
+
+// fakeServerOf answers over HTTPS as it is told to.
+func fakeServerOf(t *testing.T, answer http.HandlerFunc) (url, certificate string) {
+	t.Helper()
 	cert, key, err := localtls.GenerateMemCert(false, false)
 	if err != nil {
 		t.Fatal(err)
@@ -27,9 +35,7 @@ func fakeServer(t *testing.T, auth string) (url, certificate string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write([]byte(`{"type": "sync", "status": "Success", "status_code": 200, "metadata": {"auth": "` + auth + `"}}`))
-	}))
+	server := httptest.NewUnstartedServer(answer)
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13}
 	server.StartTLS()
 	t.Cleanup(server.Close)

@@ -350,14 +350,24 @@ func (i *Instance) PushFrom(ctx context.Context, name string, content io.ReadSee
 	return nil
 }
 
-// Pull reads a file of the instance; fs.ErrNotExist if it is not there.
+// mostLinks are more than lead to any file in earnest.
+const mostLinks = 8
+
+// Pull reads a file of the instance, or the one that a link leads to;
+// fs.ErrNotExist if it is not there.
 func (i *Instance) Pull(ctx context.Context, name string) ([]byte, error) {
 	data, kind, err := i.fetch(ctx, "files", url.Values{"path": {name}})
+	for n := 0; err == nil && kind == "symlink" && n < mostLinks; n++ {
+		// Of a link Incus sends where it leads, as an absolute path.
+		data, kind, err = i.fetch(ctx, "files", url.Values{"path": {string(data)}})
+	}
 	switch {
 	case isNotFound(err):
 		err = fs.ErrNotExist
 	case err == nil && kind == "directory":
 		err = errors.New("it is a folder")
+	case err == nil && kind == "symlink":
+		err = errors.New("it is a link that leads to link after link")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("pull %s from instance %s: %w", name, i.name, err)

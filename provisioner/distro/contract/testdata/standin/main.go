@@ -6,7 +6,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/signal"
@@ -114,8 +116,9 @@ func leave(name, state, config string) error {
 	if !strings.HasPrefix(token, "K10") {
 		token = "K10" + strings.Repeat("0", 64) + "::server:" + token
 	}
+	file, link := filepath.Join(state, "server/token"), filepath.Join(state, "server/node-token")
 	for path, content := range map[string]string{
-		filepath.Join(state, "server/node-token"):         token + "\n",
+		file: token + "\n",
 		filepath.Join("/etc/rancher", name, name+".yaml"): "clusters: [{name: default, cluster: {server: 'https://127.0.0.1:6443'}}]\n",
 	} {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -125,7 +128,11 @@ func leave(name, state, config string) error {
 			return err
 		}
 	}
-	return nil
+	// The token's other name is a link: printTokens of k3s' pkg/server.
+	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(file, link)
 }
 
 // ready is sd_notify(3).
