@@ -764,9 +764,11 @@ func (x *run) restartNodes(ctx context.Context, result *matrix.PhaseResult, turn
 }
 
 // started waits for the boot of a node that was started again, and shows by its
-// boot ID that it was, and that the fixes survived it.
+// boot ID that it was, and that the fixes survived it. What is Kubernetes on it
+// may need the other nodes to be ready, as servers of k3s and RKE2 do, and has
+// its own time to recover.
 func (x *run) started(ctx context.Context, i int, node provisioner.Node, evidence ...matrix.Evidence) ([]matrix.Evidence, error) {
-	boot, err := x.boot(ctx, node)
+	boot, err := x.boot(ctx, node, x.Distro.Services(x.cell.Topology.Role(i))...)
 	if err != nil {
 		return evidence, err
 	}

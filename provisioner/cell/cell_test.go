@@ -625,6 +625,34 @@ func TestBoot(t *testing.T) {
 	}
 }
 
+// TestBootThatAwaitsKubernetes: units that need other nodes to be ready have
+// their own time for it, once all else of a node that was restarted has started.
+func TestBootThatAwaitsKubernetes(t *testing.T) {
+	for name, c := range map[string]struct {
+		state   string
+		verdict matrix.Verdict
+		reason  string
+	}{
+		"alone":              {"awaiting node.service", matrix.Pass, ""},
+		"beside failed ones": {"awaiting node.service\nsystemd-sysctl.service loaded failed failed Apply Kernel Variables", matrix.Fail, "systemd-sysctl.service"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			w, planned := newFakeWorld(), planned("1")
+			w.state = func(node string, _ int) string {
+				if w.starts[node] > 1 {
+					return c.state
+				}
+				return "running"
+			}
+			a := attempt(t, w, planned, nil)
+			j := verdict(planned, a)
+			g.Expect(j.Verdict).To(Equal(c.verdict), j.Reason)
+			g.Expect(j.Reason).To(ContainSubstring(c.reason))
+		})
+	}
+}
+
 func TestRestartThatWasNone(t *testing.T) {
 	for start, phase := range map[int]matrix.Phase{2: matrix.PhaseRestart, 3: matrix.PhaseForcedRestart} {
 		g := NewWithT(t)

@@ -1,6 +1,9 @@
 package cell
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 
 	. "github.com/onsi/gomega"
@@ -37,4 +40,36 @@ boot=0123
 	g.Expect(f.SELinux).To(Equal("enforcing"))
 	f, _ = nodeFacts("selinux=\n")
 	g.Expect(f.SELinux).To(BeEmpty())
+}
+
+// TestBootState: units that are not waited for are told once nothing else is
+// being started.
+func TestBootState(t *testing.T) {
+	const own, other, target = "123 rke2-server.service start running\n", "  7 ssh.service start running\n", " 99 multi-user.target start waiting\n"
+	for name, c := range map[string]struct{ state, jobs, failed, want string }{
+		"running":             {"running", "", "", "running\n"},
+		"all else is there":   {"starting", own + target, "", "awaiting rke2-server.service\n"},
+		"not all else is":     {"starting", own + other + target, "", "starting\n"},
+		"nothing of its own":  {"starting", other + target, "", "starting\n"},
+		"no job is left":      {"starting", "", "", "starting\n"},
+		"a unit failed":       {"starting", own, "a.service loaded failed failed A\n", "awaiting rke2-server.service\na.service loaded failed failed A\n"},
+		"it is not there yet": {"initializing", own, "", "initializing\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			dir := t.TempDir()
+			g.Expect(os.WriteFile(filepath.Join(dir, "systemctl"), []byte(`#!/bin/sh
+case "$*" in
+is-system-running*) echo "$STATE" ;;
+list-jobs*) printf '%s' "$JOBS" ;;
+--failed*) printf '%s' "$FAILED" ;;
+esac
+`), 0o755)).To(Succeed())
+			cmd := exec.CommandContext(t.Context(), "sh", "-c", bootState, "boot", "rke2-server.service")
+			cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "STATE="+c.state, "JOBS="+c.jobs, "FAILED="+c.failed)
+			out, err := cmd.Output()
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(string(out)).To(Equal(c.want))
+		})
+	}
 }
