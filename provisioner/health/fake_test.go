@@ -220,6 +220,19 @@ func (w *world) addPod(namespace, name, node string, labels map[string]string) {
 	})
 }
 
+// addJob adds the pod of a job that installs a chart, and runs.
+func (w *world) addJob(name, chart string) {
+	w.addPod("kube-system", name, w.cluster.Nodes[0].Name(), map[string]string{chartLabel: chart})
+	w.pod(name).OwnerReferences = []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: strings.TrimSuffix(name, "-abc"), Controller: new(true)}}
+}
+
+// finish ends a job's pod well.
+func (w *world) finish(prefix string) {
+	p := w.pod(prefix)
+	p.Status.Phase, p.Status.Conditions[0].Status = corev1.PodSucceeded, corev1.ConditionFalse
+	p.Status.ContainerStatuses[0].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "Completed"}}
+}
+
 // withProbe makes the probe workload be there already.
 func (w *world) withProbe() *world {
 	for _, n := range w.cluster.Nodes {

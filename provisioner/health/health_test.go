@@ -717,6 +717,22 @@ func TestStability(t *testing.T) {
 			g.Expect(ctx.Err() == nil).To(Equal(c.early), "took %s", evidence[0].Took)
 		})
 	}
+	bubble(t, "a job ends, and another is tried again", func(t *testing.T) {
+		g := NewWithT(t)
+		w := newWorld(t).withProbe()
+		w.addJob("helm-install-traefik-abc", "traefik")
+		w.addJob("helm-install-traefik-crd-abc", "traefik-crd")
+		defer time.AfterFunc(window/2, func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.finish("helm-install-traefik-crd")
+			w.pod("helm-install-traefik-abc").Status.ContainerStatuses[0].RestartCount++
+		}).Stop()
+		ctx, cancel := context.WithTimeout(t.Context(), enough)
+		defer cancel()
+		evidence := restartStability(window).Run(ctx, w.cluster)
+		g.Expect(evidence[0].Outcome).To(Equal(matrix.Healthy), "%+v", evidence)
+	})
 	bubble(t, "restarts of before do not count", func(t *testing.T) {
 		g := NewWithT(t)
 		w := newWorld(t).withProbe()
@@ -725,6 +741,38 @@ func TestStability(t *testing.T) {
 		g.Expect(evidence[0].Outcome).To(Equal(matrix.Healthy))
 		g.Expect(evidence[0].Saw).To(HaveSuffix("restarts before that: kube-system/etcd-cp1/main 3"))
 		g.Expect(evidence[0].Took.Std()).To(BeNumerically(">=", window))
+	})
+}
+
+// What a chart's job installs is not there before the job has ended.
+func TestChartsAreInstalled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		w := newWorld(t)
+		w.addJob("helm-install-traefik-abc", "traefik")
+		expectUnhealthy(t, w, systemPods(nil), "helm-install-traefik-abc: chart traefik is being installed")
+		w.finish("helm-install-traefik")
+		ctx, cancel := context.WithTimeout(t.Context(), enough)
+		defer cancel()
+		evidence := systemPods(nil).Run(ctx, w.cluster)
+		g.Expect(evidence[0].Outcome).To(Equal(matrix.Healthy), "%+v", evidence)
+	})
+}
+
+// TestContainersThatEnded: a job's container is none that must run on.
+func TestContainersThatEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		w := newWorld(t).withProbe()
+		w.addJob("helm-install-traefik-abc", "traefik")
+		w.finish("helm-install-traefik")
+		ctx, cancel := context.WithTimeout(t.Context(), enough)
+		defer cancel()
+		before, err := TakeSnapshot(ctx, w.cluster)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(before.Nodes["cp1"].Containers).NotTo(BeEmpty())
+		evidence := ranOn(before).Run(ctx, w.cluster)
+		g.Expect(evidence[0].Outcome).To(Equal(matrix.Healthy), "%+v", evidence)
 	})
 }
 

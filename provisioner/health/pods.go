@@ -116,6 +116,10 @@ func systemPods(before *Snapshot) check {
 				if err != nil {
 					return nil, err
 				}
+				if chart := p.Labels[chartLabel]; problem == "" && chart != "" {
+					// More pods are to come of it.
+					problem = "chart " + chart + " is being installed"
+				}
 				if problem != "" {
 					wrong = append(wrong, p.Name+": "+problem)
 					continue
@@ -163,11 +167,18 @@ func systemPods(before *Snapshot) check {
 	}}
 }
 
-// finishedJob says whether a pod was to end, and did.
-func finishedJob(pod *corev1.Pod) bool {
+// chartLabel is on the pods of the jobs by which k3s and RKE2 install their
+// add-ons, with the chart's name: k3s-io/helm-controller, pkg/controllers/chart.
+const chartLabel = "helmcharts.helm.cattle.io/chart"
+
+// ofJob says whether a pod is to end some day.
+func ofJob(pod *corev1.Pod) bool {
 	owner := metav1.GetControllerOf(pod)
-	return pod.Status.Phase == corev1.PodSucceeded && owner != nil && owner.Kind == "Job"
+	return owner != nil && owner.Kind == "Job"
 }
+
+// finishedJob says whether a pod was to end, and did.
+func finishedJob(pod *corev1.Pod) bool { return pod.Status.Phase == corev1.PodSucceeded && ofJob(pod) }
 
 // newSandboxes: every container on each node was made after the restart.
 func newSandboxes(before Snapshot) check {
@@ -226,8 +237,8 @@ type stability struct {
 }
 
 // restartStability: nothing restarts for the window, and at its end every pod
-// that was there at its beginning is there and Ready. It is to begin once
-// everything else is healthy.
+// that was there at its beginning is there and Ready. Pods of jobs may end, and
+// be tried again until they do. It is to begin once everything else is healthy.
 func restartStability(window time.Duration) stability {
 	return stability{window: window, check: check{name: stabilityName, every: min(time.Second, window/8+time.Millisecond), begin: func(s *session) look {
 		var first map[string]corev1.ContainerStatus
@@ -244,8 +255,10 @@ func restartStability(window time.Duration) stability {
 				if finishedJob(p) {
 					continue
 				}
-				for _, c := range p.Status.ContainerStatuses {
-					now[p.Namespace+"/"+p.Name+"/"+c.Name] = c
+				if !ofJob(p) {
+					for _, c := range p.Status.ContainerStatuses {
+						now[p.Namespace+"/"+p.Name+"/"+c.Name] = c
+					}
 				}
 				problem, err := s.podProblem(ctx, nil, p)
 				if err != nil {

@@ -34,7 +34,7 @@ type NodeSnapshot struct {
 	BootID string
 	// LeaseRenewed is when the node's kubelet had last renewed its lease.
 	LeaseRenewed time.Time
-	// Containers are the IDs of the containers in its pods.
+	// Containers are the IDs of the containers in its pods that are to run on.
 	Containers []string
 	// PKI holds the SHA-256 of each of the cluster's certificates, by path.
 	PKI map[string]string
@@ -132,7 +132,7 @@ func (s *session) takeSnapshot(ctx context.Context) (Snapshot, error) {
 			return Snapshot{}, err
 		}
 		for _, p := range pods {
-			if p.Spec.NodeName != node.Name() {
+			if p.Spec.NodeName != node.Name() || ofJob(&p) {
 				continue
 			}
 			for _, c := range p.Status.ContainerStatuses {
