@@ -98,7 +98,7 @@ func schema(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// stored DIR VERDICT... keeps a run of one cell for each verdict: pass, fail,
+// stored DIR VERDICT... keeps a run of one cell for each verdict: pass, fail, flaky,
 // optional (blocked, and optional), gated (by what was observed at admission),
 // defied (by a gate that still holds), without (a fix that is needed). A cell
 // that fails has logs.
@@ -135,6 +135,8 @@ func stored(ts *testscript.TestScript, _ bool, args []string) {
 		switch args[1+i] {
 		case "pass":
 			result.Attempts = []matrix.Attempt{attempt(c, start, "")}
+		case "flaky":
+			result.Attempts = []matrix.Attempt{attempt(c, start, matrix.PhaseBaseline), attempt(c, start.Add(4*time.Minute), "")}
 		case "fail":
 			result.Attempts = []matrix.Attempt{attempt(c, start, matrix.PhaseBaseline)}
 			for name, content := range map[string]string{"kubelet.log": "kubelet says hello\n", "journal.log": "systemd says hello\n"} {
