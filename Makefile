@@ -43,6 +43,7 @@ INTEGRATION := \
 	./provisioner/host/qemu \
 	./provisioner/incus \
 	./fixtures/containers \
+	./provisioner/service \
 	./provisioner/artifact \
 	./provisioner/distro/contract \
 	./provisioner/export \

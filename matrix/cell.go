@@ -46,6 +46,8 @@ type Cell struct {
 	// Restarts are those that the matrix asks for beside the graceful and the
 	// forced one.
 	Restarts []Restart `json:"restarts,omitempty"`
+	// Services stand around the cluster; each is there once.
+	Services []Service `json:"services,omitempty"`
 	// Optional: blocked is still counted, but does not fail the run.
 	Optional bool `json:"optional,omitempty"`
 	// Expect, if set, is the failure that the matrix expects of this cell.

@@ -95,6 +95,22 @@ type PhaseResult struct {
 	Blame    Blame      `json:"blame,omitempty"`
 	Error    string     `json:"error,omitempty"`
 	Evidence []Evidence `json:"evidence,omitempty"`
+	// Traffic is what clients saw, of a phase at whose end they were stopped.
+	Traffic []Traffic `json:"traffic,omitempty"`
+}
+
+// Traffic is what a client of a cluster saw that asked again and again through a
+// service, from before a restart until the cluster was healthy again. It decides
+// no verdict.
+type Traffic struct {
+	// Through names the service and what the client asked for, as haproxy/api.
+	Through string `json:"through"`
+	// Sent is how many requests were sent, and Failed how many of them had no good
+	// answer.
+	Sent   int `json:"sent"`
+	Failed int `json:"failed"`
+	// LongestGap is the longest time without a good answer.
+	LongestGap Duration `json:"longestGap"`
 }
 
 // HostFacts is what was observed on a host. What was not observed is nil, empty

@@ -46,6 +46,9 @@ func (m *Matrix) expand(p *problems) []matrix.Cell {
 		for _, r := range m.Restarts {
 			cells[i].Restarts = append(cells[i].Restarts, matrix.Restart(r))
 		}
+		for _, s := range m.Services {
+			cells[i].Services = append(cells[i].Services, matrix.Service(s))
+		}
 	}
 	m.expect(p, cells)
 	m.setOptional(cells)

@@ -39,6 +39,17 @@ func (m *Matrix) check(p *problems) {
 		}
 	}
 
+	for i, s := range m.Services {
+		path, service := fmt.Sprintf("services[%d]", i), matrix.Service(s)
+		if slices.ContainsFunc(m.Services[:i], func(o Service) bool { return o != s && matrix.Service(o).Name() == service.Name() }) {
+			p.add(at(path), "%s: %s is there twice, with different backends", path, service.Name())
+		}
+		elsewhere := slices.IndexFunc(m.Hosts, func(h Host) bool { return h.Driver == driverQEMU || h.Driver == driverRemote })
+		if service.Backend() == matrix.BackendDocker && elsewhere >= 0 {
+			p.add(at(path), "%s: this machine's Docker does not reach the nodes of host %s; write %s, or %s@%s", path, m.Hosts[elsewhere].Name, service.Name(), service.Name(), matrix.BackendIncus)
+		}
+	}
+
 	for i, h := range m.Hosts {
 		m.checkHost(p, fmt.Sprintf("hosts[%d]", i), h)
 	}

@@ -33,6 +33,8 @@ type Matrix struct {
 	Variants []Variant `yaml:"variants" jsonschema:"minItems=1"`
 	// Further restarts of every cell, after the graceful and the forced one that each has, in this order whatever is written. service: the services that are Kubernetes, and no node. agents-away: the agents are stopped for 90 seconds, until they are tainted as unreachable. agents-gone: the agents are stopped for 7 minutes, until their pods are evicted. Cells without agents do without the last two. Default: none.
 	Restarts []Restart `yaml:"restarts,omitempty" jsonschema:"uniqueItems=true"`
+	// What stands around every cell's cluster, and is looked at at its baseline and after every restart. haproxy: a load balancer in front of the API servers and of a workload's node ports, with a client of each. registry: an image registry with TLS and a password, which every node pulls from. They run in Docker where an engine answers that reaches the nodes, and else in Incus beside the nodes; @docker and @incus after the name choose. Default: none.
+	Services []Service `yaml:"services,omitempty" jsonschema:"uniqueItems=true"`
 	// Combinations to remove.
 	Exclude []Selector `yaml:"exclude,omitempty" jsonschema:"maxItems=1000"`
 	// Combinations to add, after exclude has removed its own.
@@ -257,6 +259,17 @@ func (m *Matrix) AddRestarts(names []string) error {
 		}
 	}
 	return nil
+}
+
+// Service is a service that a matrix may ask for.
+type Service string
+
+// words lists the values.
+func (Service) words() (words []string) {
+	for _, s := range matrix.Services() {
+		words = append(words, string(s))
+	}
+	return words
 }
 
 // FailingPhase is a phase that a cell may be expected to fail in.

@@ -509,6 +509,16 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 		Limits: h.Plan.Budget.Node, Timeouts: t, Images: images, Provenance: release.Provenance,
 		Owner: owner,
 	}
+	if len(c.Services) > 0 {
+		around, err := h.services(c, owner)
+		if err == nil {
+			err = around.prepare(ctx, c.Services)
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.Services = around
+	}
 	if h.Hasten {
 		watch := diagnose.Watch{Signatures: h.Knowledge.uncured(c), Commands: installer.LogCommands(), Clock: h.Clock}
 		r.Doomed = watch.Await

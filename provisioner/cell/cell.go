@@ -77,6 +77,28 @@ type Health interface {
 	Returned(ctx context.Context, cluster *provisioner.Cluster, mark Mark, nodes []string) []matrix.Evidence
 }
 
+// Services start what stands around clusters.
+type Services interface {
+	// Start starts a cell's services around nodes that have booted. name is a DNS
+	// label of the cell's own that no node has. What was started is returned with
+	// an error, too; it is removed once. evidence says what runs where.
+	Start(ctx context.Context, c matrix.Cell, name string, nodes []provisioner.Node) (around Around, evidence []matrix.Evidence, err error)
+}
+
+// Around are services that run around one cluster.
+type Around interface {
+	// Steady looks until everything is well as the services see it, or ctx ends.
+	Steady(ctx context.Context, cluster *provisioner.Cluster) []matrix.Evidence
+	// Watch begins to watch a cluster that is about to be restarted; it goes on
+	// after ctx has ended, until Seen or Remove.
+	Watch(ctx context.Context, cluster *provisioner.Cluster) error
+	// Seen is Steady with what was seen since Watch. fell: every node was to be
+	// seen gone meanwhile.
+	Seen(ctx context.Context, cluster *provisioner.Cluster, fell bool) ([]matrix.Evidence, []matrix.Traffic)
+	// Remove ends the services.
+	Remove(ctx context.Context) error
+}
+
 // Mark is what Health remembers from before a restart.
 type Mark any
 
@@ -141,6 +163,8 @@ type Runner struct {
 	Lease    HostLease
 	Hygiene  Hygiene
 	Diagnose Diagnose
+	// Services starts what cells ask for; nil where none can.
+	Services Services
 	// Doomed ends phases early, in which Kubernetes is to come up; nil lets them
 	// take their time.
 	Doomed  Doomed
@@ -173,6 +197,8 @@ type run struct {
 	cluster   *provisioner.Cluster
 	mark      Mark
 	release   func(context.Context) error
+	// around is nil where the cell asks for no services.
+	around Around
 	// leave is nil as long as the cell has nothing on the host.
 	leave func(ctx context.Context, kept bool) matrix.Hygiene
 }
@@ -202,10 +228,10 @@ func (r *Runner) steps(c matrix.Cell) []step {
 	// Servers are installed one after another, and all agents at once.
 	installs := matrix.Duration(len(turns(t)))
 	steps := []step{
-		{phase: matrix.PhaseCreate, timeout: limits.Create, late: matrix.BlameWorld, do: (*run).create, before: (*run).admit},
+		{phase: matrix.PhaseCreate, timeout: limits.Create, late: matrix.BlameWorld, do: surrounded((*run).create), before: (*run).admit},
 		{phase: matrix.PhaseFix, timeout: limits.Fix, late: matrix.BlameNode, do: (*run).fix},
 		{phase: matrix.PhaseInstall, timeout: installs * limits.Install, late: matrix.BlameNode, do: (*run).install, watched: true},
-		{phase: matrix.PhaseBaseline, timeout: checked, late: matrix.BlameNode, do: looking((*run).baseline), watched: true},
+		{phase: matrix.PhaseBaseline, timeout: checked, late: matrix.BlameNode, do: steady(looking((*run).baseline)), watched: true},
 	}
 	for _, info := range c.RestartsOf() {
 		happens := step{phase: info.Happens, timeout: limits.Restart, late: matrix.BlameNode}
@@ -224,6 +250,7 @@ func (r *Runner) steps(c matrix.Cell) []step {
 			happens.timeout += limits.Restart + matrix.Duration(info.Away)
 			happens.do, recovers.do = agentsAway(info.Away), looking((*run).afterAway)
 		}
+		happens.do, recovers.do = watching(happens.do), seen(recovers.do, info.Starts)
 		steps = append(steps, happens, recovers)
 	}
 	return steps
@@ -1002,6 +1029,10 @@ func (x *run) destroy(ctx context.Context, passed bool) {
 	removing, cancel := patience(ctx, x.Timeouts.Destroy, destroyPatience)
 	if len(removed) > 0 {
 		x.everyNode(func(i int, node provisioner.Node) { errs[i] = node.Delete(removing) })
+	}
+	if x.around != nil {
+		// Nodes that are kept are kept without.
+		errs = append(errs, x.around.Remove(removing))
 	}
 	if x.leave != nil {
 		found := x.leave(removing, x.attempt.Kept != "" || errors.Join(errs...) != nil)

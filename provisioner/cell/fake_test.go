@@ -52,10 +52,12 @@ type fakeWorld struct {
 	calls  []string
 	counts map[string]int
 	// alive are the nodes that were created and not deleted.
-	alive    map[string]bool
-	asked    map[string]int
-	starts   map[string]int
-	holders  int
+	alive   map[string]bool
+	asked   map[string]int
+	starts  map[string]int
+	holders int
+	// services is how many were started and not removed.
+	services int
 	verified []matrix.Phase
 	logs     map[string]string
 	specs    map[string]provisioner.NodeSpec
@@ -394,6 +396,41 @@ func (l fakeLease) Acquire(ctx context.Context, _ map[string]string) (func(conte
 		l.holders--
 		return nil
 	}, false, nil
+}
+
+type fakeServices struct{ *fakeWorld }
+
+func (s fakeServices) Start(ctx context.Context, _ matrix.Cell, name string, nodes []provisioner.Node) (cell.Around, []matrix.Evidence, error) {
+	s.mu.Lock()
+	s.services++
+	s.mu.Unlock()
+	return s, []matrix.Evidence{{Check: "service", Outcome: matrix.Healthy, Saw: fmt.Sprintf("%s around %d nodes", name, len(nodes))}}, s.call(ctx, "services")
+}
+
+func (s fakeServices) Steady(ctx context.Context, _ *provisioner.Cluster) []matrix.Evidence {
+	return s.looked(ctx, "steady")
+}
+
+func (s fakeServices) Watch(ctx context.Context, _ *provisioner.Cluster) error {
+	return s.call(ctx, "watch")
+}
+
+func (s fakeServices) Seen(ctx context.Context, _ *provisioner.Cluster, fell bool) ([]matrix.Evidence, []matrix.Traffic) {
+	return s.looked(ctx, fmt.Sprintf("seen fell=%t", fell)), []matrix.Traffic{{Through: "haproxy/api", Sent: 9, Failed: 2}}
+}
+
+func (s fakeServices) looked(ctx context.Context, call string) []matrix.Evidence {
+	if err := s.call(ctx, call); err != nil {
+		return []matrix.Evidence{{Check: "service", Outcome: matrix.Unhealthy, Saw: err.Error()}}
+	}
+	return []matrix.Evidence{{Check: "service", Outcome: matrix.Healthy, Saw: call}}
+}
+
+func (s fakeServices) Remove(ctx context.Context) error {
+	s.mu.Lock()
+	s.services--
+	s.mu.Unlock()
+	return s.call(ctx, "unservice")
 }
 
 type fakeHygiene struct{ *fakeWorld }

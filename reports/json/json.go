@@ -100,6 +100,8 @@ type Phase struct {
 	// WaitedSeconds of Seconds were spent in stability windows on purpose.
 	WaitedSeconds float64           `json:"waitedSeconds"`
 	Evidence      []matrix.Evidence `json:"evidence,omitempty"`
+	// Traffic is what clients saw through services, until the phase ended.
+	Traffic []matrix.Traffic `json:"traffic,omitempty"`
 }
 
 // Render writes a run. It returns only errors of writing.
@@ -141,7 +143,7 @@ func New(run matrix.Run) Report {
 		}
 		for _, p := range c.Phases {
 			cell.Phases = append(cell.Phases, Phase{Phase: p.Name, Ran: p.Ran, Verdict: p.Verdict, Reason: p.Reason,
-				Seconds: p.Took.Seconds(), WaitedSeconds: p.Waited.Seconds(), Evidence: p.Evidence})
+				Seconds: p.Took.Seconds(), WaitedSeconds: p.Waited.Seconds(), Evidence: p.Evidence, Traffic: p.Traffic})
 		}
 		r.Cells = append(r.Cells, cell)
 	}

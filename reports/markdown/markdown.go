@@ -43,6 +43,9 @@ func Render(w io.Writer, run matrix.Run) error {
 		return fmt.Errorf("render markdown of run %s: %w", v.ID, err)
 	}
 	deviations(&out, v)
+	if err := traffic(&out, v); err != nil {
+		return fmt.Errorf("render markdown of run %s: %w", v.ID, err)
+	}
 	if err := environment(&out, v); err != nil {
 		return fmt.Errorf("render markdown of run %s: %w", v.ID, err)
 	}
@@ -208,6 +211,23 @@ func environment(out *bytes.Buffer, v view.Run) error {
 	}
 	out.WriteString("\n## Observed\n\n")
 	return table(out, header, rows)
+}
+
+// traffic lists what clients saw through services, where there were any.
+func traffic(out *bytes.Buffer, v view.Run) error {
+	var rows [][]string
+	for _, c := range v.Cells {
+		for _, p := range c.Phases {
+			for _, t := range p.Traffic {
+				rows = append(rows, []string{Escape(c.ID), Escape(p.Name), Escape(t.Through), fmt.Sprint(t.Sent), fmt.Sprint(t.Failed), fmt.Sprintf("%.1fs", t.LongestGap.Std().Seconds())})
+			}
+		}
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	out.WriteString("\n## What clients saw of restarts\n\n")
+	return table(out, []string{"Cell", "Until", "Through", "Requests", "Failed", "Longest gap"}, rows)
 }
 
 // hygiene lists how cells found and left their hosts, where there is anything

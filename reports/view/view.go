@@ -116,6 +116,8 @@ type Phase struct {
 	Reason       string
 	Took, Waited time.Duration
 	Evidence     []matrix.Evidence
+	// Traffic is what clients saw until the phase ended.
+	Traffic []matrix.Traffic
 }
 
 // Try is one attempt at a cell, judged by itself.
@@ -252,6 +254,10 @@ func newCell(r matrix.Result, phases []matrix.Phase) Cell {
 				p.Evidence = plainEvidence(pr.Evidence)
 			} else {
 				p.Evidence = append(p.Evidence, plainEvidence(pr.Evidence)...)
+			}
+			for _, t := range pr.Traffic {
+				t.Through = Plain(t.Through)
+				p.Traffic = append(p.Traffic, t)
 			}
 		}
 		c.Took += p.Took
