@@ -13,8 +13,8 @@ import (
 
 	"github.com/lxcmatrix/lxcmatrix/fixtures"
 	"github.com/lxcmatrix/lxcmatrix/matrix/datafile"
-	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/engine"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
 	"github.com/lxcmatrix/lxcmatrix/reports/progress"
 	"github.com/lxcmatrix/lxcmatrix/suites/faults"
@@ -69,7 +69,7 @@ func TestFaults(t *testing.T) {
 }
 
 // sow tries faults in a cell of their own, until it does not get well.
-func sow(t *testing.T, root, folder string, tried []faults.Fault, shown provisioner.Progress) (outcomes []faults.Outcome, left []faults.Fault) {
+func sow(t *testing.T, root, folder string, tried []faults.Fault, shown engine.Progress) (outcomes []faults.Outcome, left []faults.Fault) {
 	t.Helper()
 	left = tried
 	planned, err := run.Plan(t.Context(), run.Request{Matrix: filepath.Join("testdata", "cell.yaml"), Root: root, Progress: shown})
