@@ -27,7 +27,7 @@ const bootPoll = 50 * time.Millisecond
 const bootState = `state=$(timeout 2 systemctl is-system-running --wait 2>&1)
 [ -n "$state" ] || state=$(systemctl is-system-running 2>&1)
 awaited= others=
-for unit in $(systemctl list-jobs --plain --no-legend 2>/dev/null | sed -n 's/^ *[0-9][0-9]*  *\([^ ]*\) .* running *$/\1/p'); do
+for unit in $(systemctl list-jobs --full --plain --no-legend 2>/dev/null | sed -n 's/^ *[0-9][0-9]*  *\([^ ]*\) .* running *$/\1/p'); do
   case " $* " in *" $unit "*) awaited="$awaited $unit" ;; *) others="$others $unit" ;; esac
 done
 [ "$state" != starting ] || [ -z "$awaited" ] || [ -n "$others" ] || state="awaiting$awaited"
