@@ -523,3 +523,18 @@ func TestSymptoms(t *testing.T) {
 	logs["cp1/pods.log"] = &fstest.MapFile{Data: []byte("2026-11-21T21:00:01Z stderr F err=\"open /proc/sys/net/netfilter/nf_conntrack_max: permission denied\"\n")}
 	g.Expect(signaturesOf()).To(Equal([]string{"conntrack-max", "crash-loop"}))
 }
+
+// A check that is told to be ignored still warns, in every log of kubeadm: that
+// is no cause of what fails later.
+func TestAWarningIsNoCause(t *testing.T) {
+	const said = `kubeadm init: exit code 1: [WARNING SystemVerification]: failed to parse kernel config: unable to load kernel module: "configs", output: "modprobe: FATAL: Module configs not found in directory /lib/modules/6.12.107\n", err: exit status 1 error execution phase wait-control-plane: cannot obtain client without bootstrap: context deadline exceeded`
+	found, err := diagnose.Diagnose(t.Context(), embedded(t), fixtures.Passing(), fstest.MapFS{"phases/install.log": {Data: []byte("2026-11-22T01:36:41Z " + said + "\n")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range found {
+		if d.Signature != matrix.Unclassified {
+			t.Errorf("%s is no cause: %s", d.Signature, d.Line)
+		}
+	}
+}

@@ -206,6 +206,9 @@ func (d *Distro) config(name, address string, want provisioner.Desired, j join) 
 	timeouts := map[string]any{
 		"kubeletHealthCheck":               seconds(max(30*time.Second, d.Timeout/6)),
 		"controlPlaneComponentHealthCheck": seconds(max(60*time.Second, d.Timeout/2)),
+		// The first call makes kubeadm's own admin: a slow machine's API server,
+		// which has just become healthy, took more than a minute for it.
+		"kubernetesAPICall": seconds(max(60*time.Second, d.Timeout/2)),
 	}
 	var documents []map[string]any
 	if j.server == "" {

@@ -311,9 +311,9 @@ func TestFailures(t *testing.T) {
 // TestPatience: kubeadm gives up before the phase does, and never at once.
 func TestPatience(t *testing.T) {
 	for timeout, want := range map[time.Duration][]string{
-		0:                {"kubeletHealthCheck: 30s", "controlPlaneComponentHealthCheck: 60s"},
-		6 * time.Minute:  {"kubeletHealthCheck: 60s", "controlPlaneComponentHealthCheck: 180s"},
-		60 * time.Minute: {"kubeletHealthCheck: 600s", "controlPlaneComponentHealthCheck: 1800s"},
+		0:                {"kubeletHealthCheck: 30s", "controlPlaneComponentHealthCheck: 60s", "kubernetesAPICall: 60s"},
+		6 * time.Minute:  {"kubeletHealthCheck: 60s", "controlPlaneComponentHealthCheck: 180s", "kubernetesAPICall: 180s"},
+		60 * time.Minute: {"kubeletHealthCheck: 600s", "controlPlaneComponentHealthCheck: 1800s", "kubernetesAPICall: 1800s"},
 	} {
 		d := &Distro{Version: "1.34.4", Timeout: timeout}
 		text, err := d.config("s1", "10.0.0.10", provisioner.Desired{}, join{})
