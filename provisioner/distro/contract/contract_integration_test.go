@@ -346,7 +346,7 @@ func contract(t *testing.T, h *host.Host, images *image.Store, knowledge *catalo
 		g.Expect(err).NotTo(HaveOccurred())
 		nodes[i] = node
 		defer func() {
-			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 			defer cancel()
 			g.Expect(node.Delete(clean)).To(Succeed())
 		}()

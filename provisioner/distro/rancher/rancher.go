@@ -293,8 +293,8 @@ const (
 	// quotedLines of a unit's log go into the error of a start that failed.
 	quotedLines = "20"
 	// quotePatience bounds the reading of them, after the deadline of the start
-	// itself may have passed.
-	quotePatience = 5 * time.Second
+	// itself may have passed: a busy machine's journal takes its time.
+	quotePatience = 30 * time.Second
 )
 
 // start enables and starts a role's unit and waits until it says that it is
@@ -312,11 +312,14 @@ func (d *Distro) start(ctx context.Context, node provisioner.Node, role matrix.R
 	quoting, cancel := context.WithTimeout(context.WithoutCancel(ctx), quotePatience)
 	defer cancel()
 	out, quoteErr := node.Exec(quoting, provisioner.Command{Args: []string{"journalctl", "--no-pager", "-o", "cat", "-n", quotedLines, "-u", unit}})
-	if said := strings.TrimSpace(out.Stdout); quoteErr == nil && said != "" {
-		err = fmt.Errorf("%w; the last it logged is:\n%s", err, said)
-	}
-	if quoteErr != nil && !provisioner.IsNodes(quoteErr) {
+	said := strings.TrimSpace(out.Stdout)
+	switch {
+	case quoteErr != nil && !provisioner.IsNodes(err) && !provisioner.IsNodes(quoteErr):
 		return fmt.Errorf("start %s: %w", unit, errors.Join(err, quoteErr))
+	case quoteErr != nil:
+		err = fmt.Errorf("%w; what it logged could not be read: %v", err, quoteErr) //nolint:errorlint // that failure is not what happened
+	case said != "":
+		err = fmt.Errorf("%w; the last it logged is:\n%s", err, said)
 	}
 	return &provisioner.NodeError{Node: node.Name(), Action: "start " + unit + " on", Err: err}
 }

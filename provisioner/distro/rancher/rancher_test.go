@@ -308,6 +308,16 @@ func TestFailures(t *testing.T) {
 		g.Expect(errors.As(err, &failed)).To(BeTrue(), "%v", err)
 		g.Expect(err).To(MatchError(And(ContainSubstring("start k3s.service"), ContainSubstring("no default routes found"))))
 	})
+	t.Run("a log that cannot be read", func(t *testing.T) {
+		g := NewWithT(t)
+		node := newNode("s1", "10.0.0.10")
+		node.fails["systemctl enable --now k3s.service"] = broke
+		node.fails["journalctl"] = context.DeadlineExceeded
+		_, err := d.Init(t.Context(), node, provisioner.Desired{})
+		g.Expect(provisioner.IsNodes(err)).To(BeTrue(), "the unit failed, whatever became of its log: %v", err)
+		g.Expect(err).To(MatchError(ContainSubstring("what it logged could not be read")))
+		g.Expect(err).NotTo(MatchError(context.DeadlineExceeded))
+	})
 	t.Run("a unit that is not ready in time", func(t *testing.T) {
 		g := NewWithT(t)
 		node := newNode("a1", "10.0.0.11")
