@@ -30,7 +30,7 @@ import (
 )
 
 // patience is for what takes seconds on a machine that has nothing else to do.
-const patience = 5 * time.Minute
+const patience = 15 * time.Minute
 
 // standIn answers in a node as an API server and as a workload's node port do.
 const standIn = `defaults
@@ -70,7 +70,7 @@ func TestAround(t *testing.T) {
 	remove := func() {
 		if !removed {
 			removed = true
-			removing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+			removing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
 			defer cancel()
 			g.Expect(s.Remove(removing)).To(Succeed())
 		}
