@@ -39,7 +39,7 @@ func Judge(cell Cell, attempts []Attempt) Judgement {
 	}
 	for i, earlier := range attempts[:len(attempts)-1] {
 		e := judgeAttempt(cell, earlier)
-		if e.Verdict == j.Verdict || e.Verdict == Unknown && interrupted(earlier) {
+		if e.Verdict == j.Verdict || e.Verdict == Unknown && earlier.Interrupted() {
 			continue
 		}
 		return Judgement{Verdict: Flaky, Phase: e.Phase,
@@ -114,10 +114,6 @@ func (g GateFinding) String() string { return fmt.Sprintf("%s: %s (%s)", g.Gate,
 // diagnosed says whether a signature was found in the logs.
 func (a Attempt) diagnosed(signature string) bool {
 	return signature != "" && slices.ContainsFunc(a.Diagnoses, func(d Diagnosis) bool { return d.Signature == signature })
-}
-
-func interrupted(a Attempt) bool {
-	return slices.ContainsFunc(a.Phases, func(r PhaseResult) bool { return r.Blame == BlameInterrupt })
 }
 
 // judgePhases judges the proving phases in their order, each by every result

@@ -331,6 +331,8 @@ type Run struct {
 	Ended   time.Time `json:"ended,omitzero"`
 	// Interrupted names the signal that ended the run early, SIGINT or SIGTERM.
 	Interrupted string `json:"interrupted,omitempty"`
+	// Origin is what it was started with.
+	Origin Origin `json:"origin,omitzero"`
 	// HarnessErrors are failures of the harness itself that no cell's verdict
 	// shows, such as a node that could not be removed.
 	HarnessErrors []string `json:"harnessErrors,omitempty"`

@@ -99,7 +99,7 @@ func schema(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // stored DIR VERDICT... keeps a run of one cell for each verdict: pass, fail, flaky,
-// optional (blocked, and optional), gated (by what was observed at admission),
+// optional (blocked, and optional), unrun (planned, no result), gated (by what was observed at admission),
 // defied (by a gate that still holds), without (a fix that is needed). A cell
 // that fails has logs.
 func stored(ts *testscript.TestScript, _ bool, args []string) {
@@ -159,6 +159,8 @@ func stored(ts *testscript.TestScript, _ bool, args []string) {
 			a.Diagnoses = []matrix.Diagnosis{{Signature: "oom-score-adj-pipe", Title: "no sandbox", Log: "s1/containerd.log", Line: "EOF"}}
 			result.Attempts = []matrix.Attempt{a}
 		case "optional":
+		case "unrun":
+			continue
 		default:
 			ts.Fatalf("stored: no verdict %q", args[1+i])
 		}

@@ -53,14 +53,23 @@ type Event struct {
 	// Verdict is set where a phase or a cell ended.
 	Verdict *matrix.Verdict `json:"verdict,omitempty"`
 	Text    string          `json:"text,omitempty"`
+	// PID is the process that a run was started in, or gone on with.
+	PID int `json:"pid,omitempty"`
 }
 
 // BusyError is a run's folder that another process is writing to.
-type BusyError struct{ Dir string }
+type BusyError struct {
+	Dir string
+	// PID is that process; 0 where it did not say.
+	PID int
+}
 
-// Error names the folder.
+// Error names the folder and the process.
 func (e *BusyError) Error() string {
-	return fmt.Sprintf("run folder %s is being written by another process", e.Dir)
+	if e.PID == 0 {
+		return fmt.Sprintf("run folder %s is being written by another process", e.Dir)
+	}
+	return fmt.Sprintf("run folder %s is being written by process %d", e.Dir, e.PID)
 }
 
 // AppendEvent adds one line to events.ndjson. The end of a cell or of the run
@@ -75,10 +84,8 @@ func (f *Folder) AppendEvent(e Event) error {
 	}
 	f.eventsMu.Lock()
 	defer f.eventsMu.Unlock()
-	if f.events == nil {
-		if f.events, err = openEvents(f.dir); err != nil {
-			return fail(err)
-		}
+	if err := f.lock(); err != nil {
+		return fail(err)
 	}
 	if _, err := f.events.Write(append(line, '\n')); err != nil {
 		return fail(err)
@@ -91,6 +98,14 @@ func (f *Folder) AppendEvent(e Event) error {
 	return nil
 }
 
+// lock opens the events, unless they are open; eventsMu is held.
+func (f *Folder) lock() (err error) {
+	if f.events == nil {
+		f.events, err = openEvents(f.dir)
+	}
+	return err
+}
+
 // openEvents opens the events for appending, locked, without the torn line
 // that a crash may have left at their end.
 func openEvents(dir string) (*os.File, error) {
@@ -100,7 +115,7 @@ func openEvents(dir string) (*os.File, error) {
 	}
 	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = &BusyError{Dir: dir}
+			err = &BusyError{Dir: dir, PID: writer(file)}
 		}
 		return nil, errors.Join(err, file.Close())
 	}
@@ -114,6 +129,21 @@ func openEvents(dir string) (*os.File, error) {
 		return nil, errors.Join(err, file.Close())
 	}
 	return file, nil
+}
+
+// writer is the process that said last that it works on the run; 0 where none
+// did.
+func writer(events io.Reader) (pid int) {
+	lines := json.NewDecoder(events)
+	for {
+		var e Event
+		if err := lines.Decode(&e); err != nil {
+			return pid // what cannot be read is not written yet
+		}
+		if e.Kind == RunStarted && e.PID != 0 {
+			pid = e.PID
+		}
+	}
 }
 
 // Events reads the events so far. A last line that a crash or a writer at work

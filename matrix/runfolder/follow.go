@@ -49,6 +49,8 @@ func (f *Folder) follow(ctx context.Context, yield func(Event) bool) error {
 	again := time.NewTicker(followEvery)
 	defer again.Stop()
 	r := &lines{r: bufio.NewReader(file)}
+	// One that went on after it was interrupted ended before.
+	ended := false
 	for n := 1; ; {
 		// The writer is asked for first: what it wrote last is read after that.
 		written, err := isWritten(file)
@@ -71,11 +73,9 @@ func (f *Folder) follow(ctx context.Context, yield func(Event) bool) error {
 			if !yield(e) {
 				return errEnough
 			}
-			if e.Kind == RunEnded {
-				return nil
-			}
+			ended = e.Kind == RunEnded || ended && e.Kind != RunStarted
 		}
-		if !written {
+		if ended || !written {
 			return nil
 		}
 		select {

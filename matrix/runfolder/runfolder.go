@@ -71,6 +71,8 @@ type header struct {
 	Ended         time.Time `json:"ended,omitzero"`
 	Interrupted   string    `json:"interrupted,omitempty"`
 	HarnessErrors []string  `json:"harnessErrors,omitempty"`
+	// Origin is absent in runs of before it was kept.
+	Origin matrix.Origin `json:"origin,omitzero"`
 }
 
 // Folder is the folder of one run. Its methods may be called by several
@@ -125,7 +127,7 @@ func Create(dir string, run matrix.Run, opts ...Option) (*Folder, error) {
 		f.plan.Shard = &matrix.Shard{Part: s.Part, Plan: s.Plan, Cells: f.plannedCells(s.Cells)}
 	}
 	f.header = header{APIVersion: APIVersion, ID: run.ID, Version: run.Version, Started: run.Started, Ended: run.Ended,
-		Interrupted: run.Interrupted, HarnessErrors: f.texts(run.HarnessErrors)}
+		Interrupted: run.Interrupted, HarnessErrors: f.texts(run.HarnessErrors), Origin: run.Origin}
 	if err := os.Mkdir(filepath.Join(dir, cellsDir), 0o755); err != nil {
 		return fail(err)
 	}
@@ -345,6 +347,40 @@ func (f *Folder) AddHarnessError(err error) error {
 	})
 }
 
+// Claim makes this process the one that writes the folder, until Close: any other
+// gets a *BusyError. What another process wrote since Open is known then.
+func (f *Folder) Claim() error {
+	f.eventsMu.Lock()
+	err := f.lock()
+	f.eventsMu.Unlock()
+	if err != nil {
+		return fmt.Errorf("claim run folder: %w", err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var h header
+	if err := readJSON(filepath.Join(f.dir, runFile), APIVersion, &h); err != nil {
+		return fmt.Errorf("claim run folder: %w", err)
+	}
+	f.header = h
+	return nil
+}
+
+// Begin claims the folder and writes which process works on the run from now on.
+// A run that had ended goes on.
+func (f *Folder) Begin(at time.Time) error {
+	if err := f.AppendEvent(Event{Time: at, Kind: RunStarted, Run: f.header.ID, PID: os.Getpid()}); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	ended := !f.header.Ended.IsZero()
+	f.mu.Unlock()
+	if !ended {
+		return nil
+	}
+	return f.Finish(time.Time{}, "")
+}
+
 // Finish writes when the run ended, and the signal that ended it early, or "".
 func (f *Folder) Finish(ended time.Time, interrupted string) error {
 	return f.updateHeader(func(h *header) { h.Ended, h.Interrupted = ended, interrupted })
@@ -372,7 +408,7 @@ func (f *Folder) Read() (matrix.Run, error) {
 	h := f.header
 	f.mu.Unlock()
 	run := matrix.Run{ID: h.ID, Version: h.Version, Plan: f.plan, Started: h.Started, Ended: h.Ended,
-		Interrupted: h.Interrupted, HarnessErrors: slices.Clone(h.HarnessErrors)}
+		Interrupted: h.Interrupted, HarnessErrors: slices.Clone(h.HarnessErrors), Origin: h.Origin}
 	var err error
 	if run.Ablations, err = f.Ablations(); err != nil {
 		return matrix.Run{}, err

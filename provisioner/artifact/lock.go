@@ -90,6 +90,9 @@ func ReadLock(path string) (*Lock, error) {
 	return l, nil
 }
 
+// Path is the lock's file.
+func (l *Lock) Path() string { return l.path }
+
 // FindLock reads the lock at path or, where that is empty, the one beside a
 // matrix if there is one; else there is none, which is nil.
 func FindLock(path, beside string) (*Lock, error) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -41,6 +42,9 @@ type Knowledge struct {
 	Hosts      *fix.Hosts
 	Signatures []*diagnose.Signature
 	OSes       []image.OS
+	// Digests are the SHA-256 in hex of the files that it was loaded from, by
+	// kind and name.
+	Digests map[string]string
 }
 
 // LoadKnowledge loads what is embedded, and the fixes of the folders given, with
@@ -84,7 +88,30 @@ func LoadKnowledge(ctx context.Context, fixFolders ...string) (*Knowledge, error
 	if k.OSes, err = image.LoadOS(fixtures.OS()); err != nil {
 		return nil, err
 	}
-	return &k, nil
+	k.Digests, err = digests(map[string][]datafile.Source{"fix": fixes, "gate": gates, "signature": signatures,
+		"host": {{Name: "built-in", FS: fixtures.Hosts()}}, "os": {{Name: "built-in", FS: fixtures.OS()}}})
+	return &k, err
+}
+
+// digests are the SHA-256 in hex of the files of folders, by kind and name.
+func digests(sources map[string][]datafile.Source) (map[string]string, error) {
+	all := map[string]string{}
+	for kind, folders := range sources {
+		for _, source := range folders {
+			names, err := fs.Glob(source.FS, "*.yaml")
+			if err != nil {
+				return nil, fmt.Errorf("list the files of %s: %w", source.Name, err)
+			}
+			for _, name := range names {
+				content, err := fs.ReadFile(source.FS, name)
+				if err != nil {
+					return nil, fmt.Errorf("read %s: %w", path.Join(source.Name, name), err)
+				}
+				all[kind+" "+path.Join(source.Name, name)] = fmt.Sprintf("%x", sha256.Sum256(content))
+			}
+		}
+	}
+	return all, nil
 }
 
 // holds is an error for a folder that has nothing to add, as one that was meant

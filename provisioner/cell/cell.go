@@ -29,6 +29,9 @@ type Host interface {
 	// Room makes sure that the nodes' pool takes that many bytes; a
 	// *provisioner.NoSpaceError if not.
 	Room(ctx context.Context, need int64) error
+	// Find finds a node that a run made earlier, once nothing is being done with
+	// it; there is false where there is none.
+	Find(ctx context.Context, run, node string) (found provisioner.Node, there bool, err error)
 }
 
 // Fixes is the fix set.
@@ -278,12 +281,8 @@ func turns(t matrix.Topology) []span {
 // that ends by a *provisioner.HostEndedError is the world's doing, any other an
 // interruption.
 func (r *Runner) Run(ctx context.Context, c matrix.Cell, attempt int, changed func(matrix.Attempt)) matrix.Attempt {
-	x := &run{Runner: r, cell: c, changed: changed,
-		attempt: matrix.Attempt{Started: r.Clock.Now(), Host: r.Facts, Provenance: r.Provenance},
-		release: func(context.Context) error { return nil }}
-	for n := range c.Topology.Nodes() {
-		x.names = append(x.names, NodeName(c, r.Owner["run"], attempt, n))
-	}
+	x := r.begin(c, attempt, changed)
+	x.attempt = matrix.Attempt{Started: r.Clock.Now(), Host: r.Facts, Provenance: r.Provenance}
 	passed := true
 	for _, s := range r.steps(c) {
 		if passed = x.phase(ctx, s); !passed {
@@ -296,9 +295,80 @@ func (r *Runner) Run(ctx context.Context, c matrix.Cell, attempt int, changed fu
 	}
 	x.collect(ctx, passed)
 	x.destroy(ctx, passed)
-	x.attempt.Ended = r.Clock.Now()
+	return x.end()
+}
+
+// begin is an attempt of which nothing is known yet but its nodes' names.
+func (r *Runner) begin(c matrix.Cell, attempt int, changed func(matrix.Attempt)) *run {
+	x := &run{Runner: r, cell: c, changed: changed, release: func(context.Context) error { return nil }}
+	for n := range c.Topology.Nodes() {
+		x.names = append(x.names, NodeName(c, r.Owner["run"], attempt, n))
+	}
+	return x
+}
+
+// end is the attempt's.
+func (x *run) end() matrix.Attempt {
+	x.attempt.Ended = x.Clock.Now()
 	x.report()
 	return x.attempt
+}
+
+// TakeUp ends an attempt of which begun is what is known, and whose process is
+// gone. Where its verdict was decided, the logs are kept and the nodes removed, as
+// that process would have done. Where it was not, or where it failed and the
+// nodes that could tell why are gone, the attempt was interrupted, and what there
+// is of its nodes is removed: what it had of the cluster was in its memory alone.
+// An attempt that left nothing, and of which nothing is known, has no phases.
+func (r *Runner) TakeUp(ctx context.Context, c matrix.Cell, attempt int, begun matrix.Attempt, changed func(matrix.Attempt)) (matrix.Attempt, error) {
+	x := r.begin(c, attempt, changed)
+	x.attempt = begun
+	finding, cancel := context.WithTimeout(ctx, r.Timeouts.Create.Std())
+	defer cancel()
+	left, err := x.find(finding)
+	if err != nil {
+		return begun, fmt.Errorf("take up attempt %d of cell %s: %w", attempt, c.ID, err)
+	}
+	if len(begun.Phases) == 0 {
+		if left == 0 {
+			return begun, nil
+		}
+		x.attempt.Started, x.attempt.Host, x.attempt.Provenance = r.Clock.Now(), r.Facts, r.Provenance
+	}
+	if x.attempt.Hygiene == nil && (left > 0 || len(begun.Nodes) > 0) {
+		x.attempt.Hygiene = &matrix.Hygiene{NotObserved: "the process that looked at the host before the cell ended"}
+	}
+	decided, passed, in := begun.Proof(c)
+	gone := in == matrix.PhaseCollect && left < len(x.names)
+	switch {
+	case !decided, gone && !passed:
+		x.attempt = x.attempt.CutShort(c, r.Clock.Now())
+	case gone:
+		x.finish(matrix.PhaseResult{Phase: in, Started: r.Clock.Now(), Blame: matrix.BlameWorld,
+			Error: fmt.Sprintf("%d of %d nodes were gone when the run went on", len(x.names)-left, len(x.names))})
+	case in == matrix.PhaseCollect:
+		x.collect(ctx, passed)
+	}
+	if _, destroyed := x.attempt.Phase(matrix.PhaseDestroy); !destroyed {
+		x.destroy(ctx, passed)
+	}
+	return x.end(), nil
+}
+
+// find finds the attempt's nodes that are there, and counts them.
+func (x *run) find(ctx context.Context) (left int, err error) {
+	x.nodes = make([]provisioner.Node, len(x.names))
+	for i, name := range x.names {
+		node, there, err := x.Host.Find(ctx, x.Owner["run"], name)
+		if err != nil {
+			return left, err
+		}
+		if there {
+			x.nodes[i] = node
+			left++
+		}
+	}
+	return left, nil
 }
 
 // NodeName is a node's name: a DNS label that says what it is, with a hash
@@ -1019,7 +1089,7 @@ func Said(p matrix.PhaseResult) []byte {
 // the host's lease back.
 func (x *run) destroy(ctx context.Context, passed bool) {
 	result := matrix.PhaseResult{Phase: matrix.PhaseDestroy, Started: x.Clock.Now()}
-	keep := ctx.Err() == nil && (x.Keep == KeepAlways || x.Keep == KeepOnFailure && !passed)
+	keep := ctx.Err() == nil && !x.attempt.Interrupted() && (x.Keep == KeepAlways || x.Keep == KeepOnFailure && !passed)
 	errs := make([]error, len(x.nodes))
 	removed := slices.DeleteFunc(slices.Clone(x.nodes), func(n provisioner.Node) bool { return n == nil })
 	if keep && len(removed) > 0 {

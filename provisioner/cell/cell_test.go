@@ -1164,3 +1164,94 @@ func TestWithoutFixes(t *testing.T) {
 	g.Expect(fixes.Evidence).To(HaveLen(1))
 	g.Expect(fixes.Evidence[0].Saw).To(Equal("no fix is in effect that would show by now"))
 }
+
+// TestTakeUp: an attempt whose process is gone ends as that process would have
+// ended it where its verdict was decided, and is interrupted where not; its nodes
+// go either way.
+func TestTakeUp(t *testing.T) {
+	c := planned("1+1")
+	names := []string{cell.NodeName(c, "r1", 1, 0), cell.NodeName(c, "r1", 1, 1)}
+	through := func(last matrix.Phase, fails bool) matrix.Attempt {
+		a := attempt(t, newFakeWorld(), c, nil)
+		i := slices.IndexFunc(a.Phases, func(p matrix.PhaseResult) bool { return p.Phase == last })
+		a.Phases, a.Ended, a.Hygiene = a.Phases[:i+1], time.Time{}, nil
+		if fails {
+			a.Phases[i] = matrix.PhaseResult{Phase: last, Blame: matrix.BlameNode, Error: "it broke"}
+		}
+		return a
+	}
+	for name, tc := range map[string]struct {
+		begun matrix.Attempt
+		// left are the nodes that are there.
+		left []string
+		// then are the phases that follow, and verdict is what it comes to.
+		then    []matrix.Phase
+		verdict matrix.Verdict
+		// logs and diagnosed say whether the logs were kept, and looked at.
+		logs, diagnosed bool
+	}{
+		"nothing was there":             {matrix.Attempt{}, nil, nil, matrix.Unknown, false, false},
+		"nodes that nobody told of":     {matrix.Attempt{}, names[:1], []matrix.Phase{matrix.PhaseCreate, matrix.PhaseDestroy}, matrix.Unknown, false, false},
+		"in install":                    {through(matrix.PhaseFix, false), names, []matrix.Phase{matrix.PhaseInstall, matrix.PhaseDestroy}, matrix.Unknown, false, false},
+		"in recovery, a node gone":      {through(matrix.PhaseRestart, false), names[1:], []matrix.Phase{matrix.PhaseRecover, matrix.PhaseDestroy}, matrix.Unknown, false, false},
+		"passed":                        {through(matrix.PhaseForcedRecover, false), names, []matrix.Phase{matrix.PhaseCollect, matrix.PhaseDestroy}, matrix.Pass, true, false},
+		"passed, and its nodes gone":    {through(matrix.PhaseForcedRecover, false), nil, []matrix.Phase{matrix.PhaseCollect, matrix.PhaseDestroy}, matrix.Pass, false, false},
+		"passed, in destroy":            {through(matrix.PhaseCollect, false), names[:1], []matrix.Phase{matrix.PhaseDestroy}, matrix.Pass, false, false},
+		"passed, and torn down":         {through(matrix.PhaseDestroy, false), nil, nil, matrix.Pass, false, false},
+		"failed":                        {through(matrix.PhaseInstall, true), names, []matrix.Phase{matrix.PhaseCollect, matrix.PhaseDestroy}, matrix.Fail, true, true},
+		"failed, and nothing tells why": {through(matrix.PhaseInstall, true), names[:1], []matrix.Phase{matrix.PhaseCollect, matrix.PhaseDestroy}, matrix.Fail, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			w := newFakeWorld()
+			for _, n := range tc.left {
+				w.alive[n] = true
+			}
+			var a, told matrix.Attempt
+			synctest.Test(t, func(t *testing.T) {
+				r := w.runner()
+				r.Keep = cell.KeepNever
+				var err error
+				a, err = r.TakeUp(t.Context(), c, 1, tc.begun, func(a matrix.Attempt) { told = a })
+				g.Expect(err).NotTo(HaveOccurred())
+			})
+			had := len(tc.begun.Phases)
+			g.Expect(a.Phases[:had]).To(HaveExactElements(tc.begun.Phases))
+			g.Expect(phases(a)[had:]).To(HaveExactElements(tc.then))
+			g.Expect(verdict(c, a).Verdict).To(Equal(tc.verdict))
+			nodes, leases := w.left()
+			g.Expect([]int{nodes, leases}).To(Equal([]int{0, 0}))
+			g.Expect(len(w.logs) > 0).To(Equal(tc.logs))
+			g.Expect(len(a.Diagnoses) > 0).To(Equal(tc.diagnosed))
+			g.Expect(told.Phases).To(Equal(a.Phases))
+			if len(a.Phases) > 0 {
+				g.Expect(a.Ended).NotTo(BeZero())
+				g.Expect(a.Hygiene.NotObserved).NotTo(BeEmpty())
+			}
+			if tc.begun.Phases != nil && tc.verdict == matrix.Unknown {
+				g.Expect(a.Interrupted()).To(BeTrue(), "it is made again, and not called flaky then")
+			}
+		})
+	}
+}
+
+// TestTakeUpKeeps: nodes of a cell that failed stay where that was asked for, and
+// those of one that was interrupted do not.
+func TestTakeUpKeeps(t *testing.T) {
+	c := planned("1")
+	name := cell.NodeName(c, "r1", 1, 0)
+	for reason, keeps := range map[matrix.Blame]bool{matrix.BlameNode: true, matrix.BlameInterrupt: false} {
+		synctest.Test(t, func(t *testing.T) {
+			g := NewWithT(t)
+			w := newFakeWorld()
+			w.alive[name] = true
+			r := w.runner()
+			r.Keep = cell.KeepAlways
+			a, err := r.TakeUp(t.Context(), c, 1, matrix.Attempt{Phases: []matrix.PhaseResult{{Phase: matrix.PhaseCreate, Blame: reason, Error: "it broke"}}}, func(matrix.Attempt) {})
+			g.Expect(err).NotTo(HaveOccurred())
+			nodes, _ := w.left()
+			g.Expect(nodes == 1).To(Equal(keeps))
+			g.Expect(a.Kept != "").To(Equal(keeps))
+		})
+	}
+}

@@ -113,6 +113,15 @@ func (h fakeHost) Reserve(ctx context.Context, node string) (string, error) {
 
 func (h fakeHost) Room(ctx context.Context, _ int64) error { return h.call(ctx, "room") }
 
+func (h fakeHost) Find(ctx context.Context, _, node string) (provisioner.Node, bool, error) {
+	if err := h.call(ctx, "find"); err != nil {
+		return nil, false, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return &fakeNode{h.fakeWorld, node}, h.alive[node], nil
+}
+
 // unstarted is a node that was created and refused to start.
 type unstarted struct{ error }
 

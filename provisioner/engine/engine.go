@@ -39,6 +39,10 @@ type Host interface {
 // phase.
 type Runner interface {
 	Run(ctx context.Context, c matrix.Cell, attempt int, changed func(matrix.Attempt)) matrix.Attempt
+	// TakeUp ends an attempt of which begun is what is known, and whose process is
+	// gone: what it left is removed, and what it had still to tell is told where
+	// that can be; else it is interrupted. One that left nothing has no phases.
+	TakeUp(ctx context.Context, c matrix.Cell, attempt int, begun matrix.Attempt, changed func(matrix.Attempt)) (matrix.Attempt, error)
 }
 
 // Options of an engine.
@@ -51,6 +55,9 @@ type Options struct {
 	Past runfolder.History
 	// Attempts is how often a cell that did not pass is tried; at least 1.
 	Attempts int
+	// Earlier is the run as a process left it that is gone: cells that are over
+	// stay as they are, and the others go on from there. nil is a new run.
+	Earlier *matrix.Run
 	// Progress may be nil.
 	Progress Progress
 	Clock    provisioner.Clock
@@ -88,6 +95,11 @@ func New(opts Options) *Engine {
 	for _, c := range opts.Plan.Cells {
 		e.results[c.ID] = matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c, Judgement: matrix.Judge(c, nil)}
 	}
+	if opts.Earlier != nil {
+		for _, r := range opts.Earlier.Results {
+			e.results[r.Cell.ID], e.ended[r.Cell.ID] = r, matrix.Over(r.Cell, r.Attempts, opts.Attempts)
+		}
+	}
 	return e
 }
 
@@ -96,8 +108,10 @@ func New(opts Options) *Engine {
 func (e *Engine) Start(ctx context.Context) {
 	go func() {
 		defer close(e.done)
-		hosts := hostsOf(e.opts.Plan)
-		w := &work{Engine: e, hosts: hosts, plan: toSchedule(e.opts.Plan, hosts, e.opts.Past), open: make([]Host, len(hosts))}
+		left := e.opts.Plan
+		left.Cells = slices.DeleteFunc(slices.Clone(left.Cells), func(c matrix.Cell) bool { return e.ended[c.ID] })
+		hosts := hostsOf(left)
+		w := &work{Engine: e, hosts: hosts, plan: toSchedule(left, hosts, e.opts.Past), open: make([]Host, len(hosts))}
 		schedule.Run(ctx, w.plan, w)
 		for _, c := range e.opts.Plan.Cells {
 			e.end(c.ID)
@@ -175,13 +189,14 @@ func (e *Engine) cell(ctx context.Context, host Host, c matrix.Cell) {
 	if !ok {
 		return
 	}
-	var earlier []matrix.Attempt
-	for attempt := 1; attempt <= e.opts.Attempts; attempt++ {
-		told := 0
-		keep := func(a matrix.Attempt) {
-			e.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c, Attempts: append(slices.Clone(earlier), a)}, &progress{attempt: attempt, told: &told})
-		}
-		last := runner.Run(living, c, attempt, keep)
+	earlier, err := e.takeUp(living, runner, c)
+	if err != nil {
+		e.stopped(ctx, c, host.Facts(), cmp.Or(e.endOf(living, host, c.Host.Name), err))
+		return
+	}
+	for over := ctx.Err() != nil || matrix.Over(c, earlier, e.opts.Attempts); !over; {
+		keep := e.keeper(c, earlier, 0)
+		last := runner.Run(living, c, len(earlier)+1, keep)
 		j := matrix.Judge(c, []matrix.Attempt{last})
 		if j.Verdict == matrix.Blocked {
 			if err := e.endOf(living, host, c.Host.Name); err != nil {
@@ -191,10 +206,54 @@ func (e *Engine) cell(ctx context.Context, host Host, c matrix.Cell) {
 		}
 		earlier = append(earlier, last)
 		j = matrix.Judge(c, earlier)
-		if ctx.Err() != nil || gone(host, c.Host.Name) != nil || j.Verdict != matrix.Fail && j.Verdict != matrix.Blocked {
-			break
-		}
+		over = ctx.Err() != nil || gone(host, c.Host.Name) != nil || j.Verdict != matrix.Fail && j.Verdict != matrix.Blocked ||
+			matrix.Tries(c, earlier) >= e.opts.Attempts
 	}
+}
+
+// keeper keeps the result of a cell whenever its next attempt changed; told says
+// how many of the attempt's phases were told already.
+func (e *Engine) keeper(c matrix.Cell, earlier []matrix.Attempt, told int) func(matrix.Attempt) {
+	p := &progress{attempt: len(earlier) + 1, told: &told}
+	return func(a matrix.Attempt) {
+		e.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c, Attempts: append(slices.Clone(earlier), a)}, p)
+	}
+}
+
+// takeUp ends what an earlier process began of a cell and did not end, and
+// returns the cell's attempts so far.
+func (e *Engine) takeUp(ctx context.Context, runner Runner, c matrix.Cell) ([]matrix.Attempt, error) {
+	if e.opts.Earlier == nil {
+		return nil, nil
+	}
+	earlier := e.earlier(c.ID)
+	var begun matrix.Attempt
+	if n := len(earlier); n > 0 && earlier[n-1].Ended.IsZero() {
+		begun, earlier = earlier[n-1], earlier[:n-1:n-1]
+	}
+	ended, err := runner.TakeUp(ctx, c, len(earlier)+1, begun, e.keeper(c, earlier, len(begun.Phases)))
+	if err == nil && len(ended.Phases) > 0 {
+		earlier = append(earlier, ended)
+	}
+	return earlier, err
+}
+
+// earlier are a cell's attempts so far.
+func (e *Engine) earlier(id matrix.CellID) []matrix.Attempt {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.results[id].Attempts
+}
+
+// decided keeps what was decided about a cell without its being run, beside what
+// an earlier process did.
+func (e *Engine) decided(c matrix.Cell, a matrix.Attempt) {
+	earlier := slices.Clone(e.earlier(c.ID))
+	for i := range earlier {
+		earlier[i] = earlier[i].CutShort(c, a.Started)
+	}
+	e.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c, Attempts: append(earlier, a)}, nil)
+	e.end(c.ID)
 }
 
 // stopped keeps the result of a cell that never came to its first phase.
@@ -203,12 +262,14 @@ func (e *Engine) stopped(ctx context.Context, c matrix.Cell, facts matrix.HostFa
 	if ctx.Err() != nil {
 		blame = matrix.BlameInterrupt
 	}
+	if blame == matrix.BlameInterrupt && len(e.earlier(c.ID)) > 0 {
+		// Whoever goes on with the run needs what was there, and nothing more.
+		e.end(c.ID)
+		return
+	}
 	now := e.opts.Clock.Now()
-	e.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c, Attempts: []matrix.Attempt{{
-		Started: now, Ended: now, Host: facts,
-		Phases: []matrix.PhaseResult{{Phase: matrix.PhaseCreate, Started: now, Blame: blame, Error: err.Error()}},
-	}}}, nil)
-	e.end(c.ID)
+	e.decided(c, matrix.Attempt{Started: now, Ended: now, Host: facts,
+		Phases: []matrix.PhaseResult{{Phase: matrix.PhaseCreate, Started: now, Blame: blame, Error: err.Error()}}})
 }
 
 // progress tells which phases of an attempt were told already.

@@ -79,6 +79,15 @@ type stage struct {
 	identity fakeincus.Identity
 	network  memnet.Network
 	servers  []*fakeincus.Server
+	// met, if set, says what goes wrong with a call in the place of the scenario's
+	// faults.
+	met func(host int, c fakeincus.Call) fakeincus.Fault
+	// command, if set, is what commands print in the place of answers.
+	command func(fakeincus.Command) (string, int)
+	// dial, if set, is the way to the servers in the place of the network's own.
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// folder, if set, keeps the cells' logs, in which a diagnosis is found.
+	folder *runfolder.Folder
 
 	mu sync.Mutex
 	// hit counts the faults that happened, by host.
@@ -100,7 +109,11 @@ func (s *stage) violated(format string, args ...any) {
 func (s *stage) serve(t *testing.T) {
 	s.running, s.hit = map[string]bool{}, make([]int, s.hosts)
 	for h := range s.hosts {
-		fake := fakeincus.New(fakeincus.Options{CPUs: 4, MemoryBytes: hostMemory, Command: answers,
+		command := answers
+		if s.command != nil {
+			command = s.command
+		}
+		fake := fakeincus.New(fakeincus.Options{CPUs: 4, MemoryBytes: hostMemory, Command: command,
 			Fault:   func(c fakeincus.Call) fakeincus.Fault { return s.faultOf(h, c) },
 			Created: func(all []fakeincus.State) { s.budget(h, all) }})
 		server := s.network.Server(t, 8443+h, fake)
@@ -112,6 +125,9 @@ func (s *stage) serve(t *testing.T) {
 }
 
 func (s *stage) faultOf(h int, c fakeincus.Call) fakeincus.Fault {
+	if s.met != nil {
+		return s.met(h, c)
+	}
 	for _, f := range s.faults {
 		of := f.instance == "" && c.Instance == "" || f.instance != "" && (strings.HasPrefix(c.Instance, f.instance) || strings.HasSuffix(c.Instance, "-"+f.instance))
 		if f.host == h && f.what == c.What && f.nth == c.Nth && of {
@@ -163,8 +179,12 @@ func (s *stage) Open(ctx context.Context, ref matrix.HostRef) (engine.Host, erro
 	if err != nil {
 		return nil, err
 	}
+	dial := s.network.DialContext
+	if s.dial != nil {
+		dial = s.dial
+	}
 	server, err := incus.ConnectHTTPS(ctx, "https://"+net.JoinHostPort("127.0.0.1", strconv.Itoa(8443+h)),
-		incus.TLS{Server: s.identity.Certificate, ClientCert: s.identity.ClientCert, ClientKey: s.identity.ClientKey, Dial: s.network.DialContext})
+		incus.TLS{Server: s.identity.Certificate, ClientCert: s.identity.ClientCert, ClientKey: s.identity.ClientKey, Dial: dial})
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +216,7 @@ func (h *stageHost) Facts() matrix.HostFacts {
 
 func (h *stageHost) Gate(matrix.Cell) (*matrix.GateFinding, error) { return nil, nil }
 
-func (h *stageHost) Ready(ctx context.Context, _ matrix.Cell) (engine.Runner, error) {
+func (h *stageHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, error) {
 	h.looking <- struct{}{}
 	defer func() { <-h.looking }()
 	facts := h.Facts()
@@ -211,11 +231,31 @@ func (h *stageHost) Ready(ctx context.Context, _ matrix.Cell) (engine.Runner, er
 	}
 	minute := matrix.Duration(time.Minute)
 	return &stageRunner{h, cell.Runner{Host: h.Host, Facts: facts, Distro: stageDistro{}, Fixes: stageFixes{}, Health: stageHealth{}, Hygiene: stageHygiene{h.stage},
-		Diagnose: func(context.Context) ([]matrix.Diagnosis, error) { return nil, nil },
-		KeepLog:  func(string, string, []byte) error { return nil },
+		Diagnose: func(context.Context) ([]matrix.Diagnosis, error) { return h.diagnose(c) },
+		KeepLog:  func(node, name string, content []byte) error { return h.keepLog(c, node, name, content) },
 		Keep:     cell.KeepNever, Limits: matrix.NodeLimits{MemoryBytes: nodeMemory}, Images: map[matrix.OS]string{{Name: "debian/13"}: "image"}, Provenance: "release",
 		Owner: map[string]string{"run": "r"}, Clock: bubbleClock{},
 		Timeouts: matrix.Timeouts{Create: 2 * minute, Fix: minute, Install: 5 * minute, Recover: 3 * minute, Restart: 2 * minute, Collect: minute, Destroy: minute, Stability: minute}}}, nil
+}
+
+func (s *stage) keepLog(c matrix.Cell, node, name string, content []byte) error {
+	if s.folder == nil {
+		return nil
+	}
+	_, err := s.folder.WriteLog(c.ID, node, name, content)
+	return err
+}
+
+// diagnose finds a signature where a node's journal was kept.
+func (s *stage) diagnose(c matrix.Cell) ([]matrix.Diagnosis, error) {
+	if s.folder == nil {
+		return nil, nil
+	}
+	logs, err := s.folder.Logs(c.ID)
+	if slices.ContainsFunc(logs, func(l runfolder.Log) bool { return l.Name == "journal.log" }) {
+		return []matrix.Diagnosis{{Signature: "known"}}, err
+	}
+	return nil, err
 }
 
 // stageRunner notes which nodes a cell claims room for.
@@ -239,6 +279,10 @@ func (r *stageRunner) Run(ctx context.Context, c matrix.Cell, attempt int, chang
 	claim(true)
 	defer claim(false)
 	return r.runner.Run(ctx, c, attempt, changed)
+}
+
+func (r *stageRunner) TakeUp(ctx context.Context, c matrix.Cell, attempt int, begun matrix.Attempt, changed func(matrix.Attempt)) (matrix.Attempt, error) {
+	return r.runner.TakeUp(ctx, c, attempt, begun, changed)
 }
 
 // do is a command of the test's own in a node.

@@ -121,9 +121,7 @@ func (e *Engine) admit(ctx context.Context, host Host, c matrix.Cell) (matrix.Ce
 		if c.Gate = gate; !c.Runs() {
 			// What was observed is what ruled it out: an attempt without phases.
 			now := e.opts.Clock.Now()
-			e.keep(matrix.Result{APIVersion: matrix.ResultAPIVersion, Cell: c,
-				Attempts: []matrix.Attempt{{Started: now, Ended: now, Host: host.Facts()}}}, nil)
-			e.end(c.ID)
+			e.decided(c, matrix.Attempt{Started: now, Ended: now, Host: host.Facts()})
 			return c, false
 		}
 		err = gone(host, c.Host.Name)

@@ -17,6 +17,7 @@ import (
 	"iter"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -125,6 +126,29 @@ func (h *Host) Reserve(ctx context.Context, node string) (string, error) {
 		return "", fmt.Errorf("reserve an address for node %s: %w", node, err)
 	}
 	return a.String(), nil
+}
+
+// Find finds a node that a run made earlier, once nothing is being done with it;
+// there is false where there is none.
+func (h *Host) Find(ctx context.Context, run, name string) (found provisioner.Node, there bool, err error) {
+	if err := h.Server.Instance(name, "").Settle(ctx); err != nil {
+		return nil, false, err
+	}
+	owned, err := h.Server.Owned(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	i := slices.IndexFunc(owned, func(o incus.Owned) bool { return o.Name == name && o.Owner["run"] == run })
+	if i < 0 {
+		return nil, false, nil
+	}
+	address := owned[i].Address
+	if a, err := netip.ParseAddr(address); err == nil {
+		h.mu.Lock()
+		h.taken[name] = a
+		h.mu.Unlock()
+	}
+	return &node{Instance: h.Server.Instance(name, address), host: h}, true, nil
 }
 
 func (h *Host) reserve(ctx context.Context, node string) (netip.Addr, error) {

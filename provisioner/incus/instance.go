@@ -314,6 +314,18 @@ func (i *Instance) remove(ctx context.Context) error {
 	return nil
 }
 
+// Settle waits until nothing is being done with the container, which need not be
+// there.
+func (i *Instance) Settle(ctx context.Context) error {
+	return i.server.settle(ctx, func(o api.Operation) bool {
+		return slices.ContainsFunc(o.Resources["instances"], func(address string) bool {
+			// A project is asked for behind a question mark.
+			address, _, _ = strings.Cut(address, "?")
+			return path.Base(address) == i.name
+		})
+	})
+}
+
 // Push writes a file and makes its folders. It replaces what is there.
 func (i *Instance) Push(ctx context.Context, file provisioner.File) error {
 	mode := int(file.Mode)

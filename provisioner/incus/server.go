@@ -331,6 +331,11 @@ func (s *Server) Free(ctx context.Context) (*int64, error) {
 // instance that is just being started can neither be stopped nor deleted, and
 // shows as stopped.
 func (s *Server) Settle(ctx context.Context) error {
+	return s.settle(ctx, func(api.Operation) bool { return true })
+}
+
+// settle waits until none of some operations is being done.
+func (s *Server) settle(ctx context.Context, concerns func(api.Operation) bool) error {
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		operations, err := s.with(ctx).GetOperations()
 		if err != nil {
@@ -338,7 +343,7 @@ func (s *Server) Settle(ctx context.Context) error {
 		}
 		for _, o := range operations {
 			// Commands that run in an instance are websockets, and end with it.
-			if o.Class == "task" && !o.StatusCode.IsFinal() {
+			if o.Class == "task" && !o.StatusCode.IsFinal() && concerns(o) {
 				return struct{}{}, fmt.Errorf("operation %s (%s) is still %s", o.ID, o.Description, o.Status)
 			}
 		}

@@ -86,10 +86,17 @@ func (p *Planned) ablate(ctx context.Context, o AblateOptions, interrupted func(
 // begin makes the run's folder, or opens the one to go on in.
 func (l *lab) begin() (err error) {
 	if l.Resume == "" {
-		l.folder, l.id, err = keepIn(l.root, l.plan, l.Version)
+		origin, err := l.origin(verbAblate)
+		if err != nil {
+			return err
+		}
+		l.folder, l.id, err = keepIn(l.root, l.plan, l.Version, origin)
 		return err
 	}
 	if l.folder, err = runfolder.Open(l.Resume, runfolder.WithRedactor(redact.Text)); err != nil {
+		return &UsageError{fmt.Errorf("resume: %w", err)}
+	}
+	if err := l.folder.Claim(); err != nil {
 		return &UsageError{fmt.Errorf("resume: %w", err)}
 	}
 	l.id = filepath.Base(l.folder.Dir())
@@ -113,7 +120,7 @@ func (l *lab) begin() (err error) {
 			}
 		}
 	}
-	return nil
+	return l.folder.Begin(time.Now().UTC())
 }
 
 // applicable finds fixes that nobody knows, or that cannot apply to a cell.
@@ -302,7 +309,7 @@ func (l *lab) trial(ctx context.Context, b bench, c matrix.Cell, without []strin
 	if !first {
 		attempts = 1
 		var err error
-		if folder, id, err = keepIn(l.folder.Trials(), plan, l.Version); err != nil {
+		if folder, id, err = keepIn(l.folder.Trials(), plan, l.Version, matrix.Origin{Verb: verbAblate}); err != nil {
 			return nil, matrix.Attempt{}, err
 		}
 	}

@@ -62,6 +62,11 @@ func (h fakeHost) Ready(context.Context, matrix.Cell) (engine.Runner, error) { r
 func (fakeHost) Close(context.Context) error                                 { return nil }
 func (fakeHost) StaysOpen() bool                                             { return true }
 
+// TakeUp is not asked for: trials begin anew.
+func (fakeHost) TakeUp(context.Context, matrix.Cell, int, matrix.Attempt, func(matrix.Attempt)) (matrix.Attempt, error) {
+	return matrix.Attempt{}, errors.New("nobody takes a trial up")
+}
+
 // Run goes through every phase, or as far as the first that fails.
 func (h fakeHost) Run(ctx context.Context, c matrix.Cell, _ int, changed func(matrix.Attempt)) matrix.Attempt {
 	h.ran++

@@ -63,7 +63,10 @@ type Planned struct {
 	CacheDir  string
 	root      string
 	past      runfolder.History
-	progress  engine.Progress
+	// fixFolders and lock are absolute paths; lock is empty where there is none.
+	fixFolders []string
+	lock       string
+	progress   engine.Progress
 }
 
 // UsageError is a request that does not fit: a matrix file with problems, an
@@ -141,7 +144,14 @@ func Plan(ctx context.Context, r Request) (*Planned, error) {
 	p.Sources = sources
 	past := runfolder.ReadHistory(r.Root)
 	p.Expected = engine.Expect(p, past)
-	return &Planned{Plan: p, Knowledge: knowledge, Artifacts: store, CacheDir: cacheDir, root: r.Root, past: past, progress: r.Progress}, nil
+	planned := &Planned{Plan: p, Knowledge: knowledge, Artifacts: store, CacheDir: cacheDir, root: r.Root, past: past, progress: r.Progress}
+	for _, dir := range r.FixFolders {
+		planned.fixFolders = append(planned.fixFolders, absolute(cwd, dir))
+	}
+	if lock != nil {
+		planned.lock = absolute(cwd, lock.Path())
+	}
+	return planned, nil
 }
 
 // Options of a run.
@@ -167,13 +177,24 @@ type Run struct {
 // Start writes the plan into a new run's folder and starts the engine. When
 // ctx ends, running cells tear down; Finish waits for that.
 func (p *Planned) Start(ctx context.Context, o Options) (*Run, error) {
-	folder, id, err := keepIn(p.root, p.Plan, o.Version)
+	origin, err := p.origin(verbRun)
 	if err != nil {
 		return nil, err
 	}
+	origin.Keep, origin.Attempts = string(o.Keep), max(1, o.Attempts)
+	folder, id, err := keepIn(p.root, p.Plan, o.Version, origin)
+	if err != nil {
+		return nil, err
+	}
+	return p.start(ctx, folder, id, o, nil), nil
+}
+
+// start starts the engine on a run's folder; earlier is the run so far, nil where
+// it is new.
+func (p *Planned) start(ctx context.Context, folder *runfolder.Folder, id string, o Options, earlier *matrix.Run) *Run {
 	ground := p.ground(p.Plan, folder, id, o.Keep)
 	ground.Stay = o.Stay
-	e := engine.New(engine.Options{Plan: p.Plan, Folder: folder, Past: p.past, Attempts: o.Attempts, Progress: p.progress, Clock: wallClock{},
+	e := engine.New(engine.Options{Plan: p.Plan, Folder: folder, Past: p.past, Attempts: o.Attempts, Earlier: earlier, Progress: p.progress, Clock: wallClock{},
 		Ground: catalog.NewGround(ground)})
 	r := &Run{ID: id, Engine: e, Folder: folder, tell: func(e runfolder.Event) error {
 		e.Run, e.Time = id, time.Now().UTC()
@@ -183,11 +204,12 @@ func (p *Planned) Start(ctx context.Context, o Options) (*Run, error) {
 		}
 		return err
 	}}
-	if err := r.tell(runfolder.Event{Kind: runfolder.RunStarted}); err != nil {
-		return nil, errors.Join(err, folder.Close())
+	if p.progress != nil {
+		// It is in the folder since that was made, or claimed.
+		p.progress.Event(runfolder.Event{Time: time.Now().UTC(), Kind: runfolder.RunStarted, Run: id, PID: os.Getpid()})
 	}
 	e.Start(ctx)
-	return r, nil
+	return r
 }
 
 // Finish waits for the engine's end and reads the run back from its folder.
@@ -211,11 +233,14 @@ func (p *Planned) ground(plan matrix.Plan, folder *runfolder.Folder, id string, 
 }
 
 // keepIn makes the folder of a run that starts now.
-func keepIn(root string, plan matrix.Plan, version string) (*runfolder.Folder, string, error) {
+func keepIn(root string, plan matrix.Plan, version string, origin matrix.Origin) (*runfolder.Folder, string, error) {
 	started := time.Now()
 	id := runfolder.NewRunID(started)
-	folder, err := runfolder.Create(filepath.Join(root, id), matrix.Run{ID: id, Version: version, Plan: plan, Started: started.UTC()},
+	folder, err := runfolder.Create(filepath.Join(root, id), matrix.Run{ID: id, Version: version, Plan: plan, Started: started.UTC(), Origin: origin},
 		runfolder.WithRedactor(redact.Text))
+	if err == nil {
+		err = folder.Begin(started.UTC())
+	}
 	return folder, id, err
 }
 

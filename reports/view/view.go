@@ -213,7 +213,7 @@ func (r Run) Summary() string {
 func newCell(r matrix.Result, phases []matrix.Phase) Cell {
 	j := r.Judgement
 	c := Cell{ID: Plain(string(r.Cell.ID)), Optional: r.Cell.Optional, Verdict: j.Verdict, Phase: Plain(string(j.Phase)), Reason: Plain(j.Reason),
-		Attempts: len(r.Attempts), With: plainAll(r.Cell.With), Without: plainAll(r.Cell.Without), Axes: axes(r.Cell), Defied: r.Cell.Defied()}
+		Attempts: matrix.Tries(r.Cell, r.Attempts), With: plainAll(r.Cell.With), Without: plainAll(r.Cell.Without), Axes: axes(r.Cell), Defied: r.Cell.Defied()}
 	if g := r.Cell.Gate; g != nil {
 		c.Gate = Plain(g.Gate)
 		found := *g

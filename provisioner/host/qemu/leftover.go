@@ -29,6 +29,8 @@ type Leftover struct {
 	Dir string
 	// PID is that of a QEMU that still runs; 0 where it ended.
 	PID int
+	// Owner is the process that started it; 0 where that is not known.
+	Owner int
 }
 
 // Leftovers finds the machines below a state folder that no live process owns.
@@ -61,7 +63,7 @@ func Leftovers(stateDir string) ([]Leftover, error) {
 		if err == nil && owner.Alive() {
 			continue
 		}
-		l := Leftover{Dir: dir}
+		l := Leftover{Dir: dir, Owner: owner.PID}
 		if qemu, err := pidfile.Read(filepath.Join(dir, pidFile)); err == nil && qemu.Alive() {
 			l.PID = qemu.PID
 		}

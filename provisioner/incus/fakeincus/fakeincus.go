@@ -164,6 +164,7 @@ func New(options Options) *Server {
 	handle("GET /1.0/instances/{name}/files", File, func(w http.ResponseWriter, _ *http.Request) { refuse(w, http.StatusNotFound, "not found") })
 	handle("GET /1.0/instances/{name}/console", Log, func(http.ResponseWriter, *http.Request) {})
 	handle("GET /1.0/instances/{name}/logs/{file}", Log, func(http.ResponseWriter, *http.Request) {})
+	s.mux.HandleFunc("GET /1.0/operations", s.underWay)
 	handle("GET /1.0/operations/{id}", Wait, s.lookAt)
 	handle("GET /1.0/operations/{id}/wait", Wait, s.wait)
 	handle("GET /1.0/operations/{id}/websocket", Websocket, s.connect)
@@ -462,6 +463,21 @@ func (s *Server) find(w http.ResponseWriter, r *http.Request) *operation {
 		return nil
 	}
 	return o
+}
+
+// underWay lists what is not done yet.
+func (s *Server) underWay(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	running := []api.Operation{}
+	for _, id := range slices.Sorted(maps.Keys(s.operations)) {
+		if o := s.operations[id]; !o.code.IsFinal() {
+			now := o.api()
+			now.Resources = map[string][]string{"instances": {"/1.0/instances/" + o.instance + "?project=lxcmatrix"}}
+			running = append(running, now)
+		}
+	}
+	answer(w, map[string][]api.Operation{"running": running})
 }
 
 func (s *Server) lookAt(w http.ResponseWriter, r *http.Request) {

@@ -152,15 +152,7 @@ different sources, share a lock: lxcmatrix artifacts lock, then --lock.`,
 			}
 			shown.Keep(r.Folder.AppendEvent)
 			shown.Note("run %s: %s, kept in %s", r.ID, planned.Plan.Extent(), r.Folder.Dir())
-			suiteErr := p.suite(planned.Plan, r)
-			result, err := r.Finish(func() string { return p.signalled.Load().(string) })
-			if err := errors.Join(suiteErr, err); err != nil {
-				return err
-			}
-			if err := p.reports(r.Folder, result, outputs, output == outputText); err != nil {
-				return err
-			}
-			return exitOf(result, strict)
+			return p.finish(r, p.suite(planned.Plan, r), outputs, output == outputText, strict)
 		},
 	}
 	f := cmd.Flags()
@@ -181,6 +173,22 @@ different sources, share a lock: lxcmatrix artifacts lock, then --lock.`,
 	complete(cmd, "show", words(showAuto, showLive, showLines))
 	complete(cmd, "keep", words(string(cell.KeepOnFailure), string(cell.KeepAlways), string(cell.KeepNever)))
 	return cmd
+}
+
+// finish waits for a run's end, reports it, and says how to go on with one that was
+// interrupted; suite is what went wrong beside it, and shown prints the table.
+func (p *program) finish(r *run.Run, suite error, outputs map[string]*string, shown, strict bool) error {
+	result, err := r.Finish(func() string { return p.signalled.Load().(string) })
+	if err := errors.Join(suite, err); err != nil {
+		return err
+	}
+	if err := p.reports(r.Folder, result, outputs, shown); err != nil {
+		return err
+	}
+	if result.Interrupted != "" {
+		p.say("go on with: lxcmatrix resume %s", r.Folder.Dir())
+	}
+	return exitOf(result, strict)
 }
 
 // outputFlags are those for further reports, by their formats.
