@@ -125,6 +125,14 @@ faults: build ## Break a cluster in every known way, and see each fault caught
 	$(call say,faults)
 	LXCMATRIX_TEST_FAULTS=all $(GO) test -tags integration -count=1 -timeout 60m -v -run TestFaults ./suites/faults
 
+# How many processes of simulated runs are killed.
+KILLS ?= 2000
+
+.PHONY: chaos
+chaos: ## Kill simulated runs KILLS times at random, and see that nothing is lost
+	$(call say,$(KILLS) kills)
+	LXCMATRIX_TEST_KILLS=$(KILLS) $(GO) test -count=1 -timeout 4h -v -run TestKilled ./provisioner/engine
+
 # LXCMATRIX_BENCH_PAIRS says how many pairs of both are measured, five without
 # it; one takes about five minutes.
 .PHONY: bench

@@ -49,7 +49,7 @@ func (f *Folder) follow(ctx context.Context, yield func(Event) bool) error {
 	again := time.NewTicker(followEvery)
 	defer again.Stop()
 	r := &lines{r: bufio.NewReader(file)}
-	// One that went on after it was interrupted ended before.
+	// A run that went on after it was interrupted ended more than once.
 	ended := false
 	for n := 1; ; {
 		// The writer is asked for first: what it wrote last is read after that.
@@ -70,10 +70,13 @@ func (f *Folder) follow(ctx context.Context, yield func(Event) bool) error {
 				return &CorruptError{Path: path, Err: fmt.Errorf("line %d: %w", n, err)}
 			}
 			n++
+			if ended && e.Kind != RunStarted {
+				continue
+			}
 			if !yield(e) {
 				return errEnough
 			}
-			ended = e.Kind == RunEnded || ended && e.Kind != RunStarted
+			ended = e.Kind == RunEnded
 		}
 		if ended || !written {
 			return nil

@@ -43,6 +43,19 @@ func TestFollow(t *testing.T) {
 	if want := []string{"run-started ", "note before", "note after", "run-ended "}; !slices.Equal(texts, want) {
 		t.Errorf("followed %q, want %q", texts, want)
 	}
+	// One that went on is followed past its first end.
+	say(runfolder.RunStarted, "again")
+	say(runfolder.RunEnded, "again")
+	texts = nil
+	for e, err := range reader.Follow(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts = append(texts, string(e.Kind)+" "+e.Text)
+	}
+	if want := []string{"run-started ", "note before", "note after", "run-ended ", "run-started again", "run-ended again"}; !slices.Equal(texts, want) {
+		t.Errorf("followed %q, want %q", texts, want)
+	}
 }
 
 // TestFollowEnds: nobody waits for a run that nobody writes, longer than ctx

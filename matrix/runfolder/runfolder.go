@@ -14,8 +14,8 @@
 //	trials/RUN/                     the folder of each such trial, which is a run
 //
 // Files other than logs and events are replaced atomically: a reader, or a
-// crash, finds the old or the new one, never a part. Logs are readable by
-// their owner only.
+// crash, finds the old or the new one, never a part. The folder is its owner's
+// only.
 package runfolder
 
 import (
@@ -117,7 +117,8 @@ func Create(dir string, run matrix.Run, opts ...Option) (*Folder, error) {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return fail(err)
 	}
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	// What redaction misses is still nobody else's to read.
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fail(err)
 	}
 	f := newFolder(dir, run.Plan, opts)

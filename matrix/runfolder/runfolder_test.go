@@ -254,6 +254,7 @@ func TestEvents(t *testing.T) {
 	g.Expect(err).NotTo(HaveOccurred())
 	var busy *runfolder.BusyError
 	g.Expect(errors.As(other.AppendEvent(first), &busy)).To(BeTrue())
+	g.Expect(busy.PID).To(BeZero(), "nobody said who it is")
 	g.Expect(f.Close()).To(Succeed())
 
 	// A crash leaves half a line: it is not read, and the next line is whole.
@@ -272,6 +273,37 @@ func TestEvents(t *testing.T) {
 	g.Expect(err).To(MatchError(ContainSubstring("line 1")))
 }
 
+// TestBegin: one process works on a run, others learn which, and a run that had
+// ended goes on.
+func TestBegin(t *testing.T) {
+	g := NewWithT(t)
+	f := create(t, newRun(cell("13")))
+	g.Expect(f.Begin(start)).To(Succeed())
+	other, err := runfolder.Open(f.Dir())
+	g.Expect(err).NotTo(HaveOccurred())
+	var busy *runfolder.BusyError
+	g.Expect(errors.As(other.Claim(), &busy)).To(BeTrue())
+	g.Expect(busy.PID).To(Equal(os.Getpid()))
+	g.Expect(busy).To(MatchError(ContainSubstring(fmt.Sprintf("by process %d", os.Getpid()))))
+
+	// What was written after the other opened it is known once it is its own.
+	g.Expect(f.Finish(start.Add(time.Minute), "SIGINT")).To(Succeed())
+	g.Expect(f.Close()).To(Succeed())
+	g.Expect(other.Claim()).To(Succeed())
+	defer func() { g.Expect(other.Close()).To(Succeed()) }()
+	run, err := other.Read()
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(run.Interrupted).To(Equal("SIGINT"))
+	g.Expect(other.Begin(start.Add(time.Hour))).To(Succeed())
+	run, err = other.Read()
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(run.Ended.IsZero() && run.Interrupted == "").To(BeTrue())
+	events, err := other.Events()
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(events).To(HaveEach(And(HaveField("Kind", runfolder.RunStarted), HaveField("Run", run.ID), HaveField("PID", os.Getpid()))))
+	g.Expect(events).To(HaveLen(2))
+}
+
 func TestLogs(t *testing.T) {
 	g := NewWithT(t)
 	c := cell("13")
@@ -280,7 +312,7 @@ func TestLogs(t *testing.T) {
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(path).To(Equal(filepath.Join(f.Dir(), "cells", c.ID.FileName(), "logs", "cp1", "kubelet.log")))
 	g.Expect(os.ReadFile(path)).To(BeEquivalentTo("password REDACTED"))
-	for p, mode := range map[string]fs.FileMode{path: 0o600, filepath.Dir(path): 0o700} {
+	for p, mode := range map[string]fs.FileMode{path: 0o600, filepath.Dir(path): 0o700, f.Dir(): 0o700} {
 		info, err := os.Stat(p)
 		g.Expect(err).NotTo(HaveOccurred())
 		g.Expect(info.Mode().Perm()).To(Equal(mode), p)

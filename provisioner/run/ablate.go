@@ -68,6 +68,9 @@ func (p *Planned) ablate(ctx context.Context, o AblateOptions, interrupted func(
 	}
 	l := &lab{Planned: p, AblateOptions: o, plan: plan, open: open, interrupted: interrupted}
 	if err := l.begin(); err != nil {
+		if l.folder != nil {
+			err = errors.Join(err, l.folder.Close())
+		}
 		return matrix.Run{}, err
 	}
 	folder := l.folder
