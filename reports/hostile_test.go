@@ -10,10 +10,14 @@ import (
 	"testing"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/reports/annotations"
+	"github.com/lxcmatrix/lxcmatrix/reports/badge"
+	"github.com/lxcmatrix/lxcmatrix/reports/csv"
 	"github.com/lxcmatrix/lxcmatrix/reports/internal/samples"
 	"github.com/lxcmatrix/lxcmatrix/reports/json"
 	"github.com/lxcmatrix/lxcmatrix/reports/junit"
 	"github.com/lxcmatrix/lxcmatrix/reports/markdown"
+	"github.com/lxcmatrix/lxcmatrix/reports/openmetrics"
 	"github.com/lxcmatrix/lxcmatrix/reports/table"
 )
 
@@ -23,7 +27,8 @@ type renderer struct {
 }
 
 func renderers() []renderer {
-	return []renderer{{"table", table.Render}, {"markdown", markdown.Render}, {"json", json.Render}, {"junit", junit.Render}}
+	return []renderer{{"table", table.Render}, {"markdown", markdown.Render}, {"json", json.Render}, {"junit", junit.Render},
+		{"csv", csv.Render}, {"openmetrics", openmetrics.Render}, {"annotations", annotations.Render}, {"badge", badge.Render}}
 }
 
 // Text from logs cannot leave its place: no control character and no escape
@@ -61,7 +66,7 @@ func TestHostileText(t *testing.T) {
 					}
 					columns = n
 				}
-			case "junit":
+			case "junit", "badge":
 				d := xml.NewDecoder(&b)
 				for {
 					if _, err := d.Token(); errors.Is(err, io.EOF) {

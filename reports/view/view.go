@@ -297,6 +297,18 @@ func newCell(r matrix.Result, phases []matrix.Phase) Cell {
 	return c
 }
 
+// Axis is the cell's value on an axis by its name, variants with slashes between
+// them; empty where it has none.
+func (c Cell) Axis(name string) string {
+	var values []string
+	for _, a := range c.Axes {
+		if a.Name == name {
+			values = append(values, a.Value)
+		}
+	}
+	return strings.Join(values, "/")
+}
+
 // Where is the phase in which the verdict was decided, as " in PHASE"; empty
 // where no phase decided it.
 func (c Cell) Where() string {
