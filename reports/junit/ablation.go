@@ -17,42 +17,49 @@ func ablationSuite(a view.Ablation) suite {
 	if a.Goal == matrix.GoalMinimal {
 		t := testcase{Class: class, Name: "minimal set", Time: seconds(a.Took), Out: "enough: " + strings.Join(a.Minimum.Kept, ", ")}
 		if a.Minimum.Why != "" {
-			t.Error = &outcome{Message: a.Minimum.Why, Type: ablation.Unknown.String()}
+			t.Error = newOutcome(ablation.Unknown.String(), a.Minimum.Why)
 		}
 		s.add(t)
 		return s
 	}
 	for _, f := range a.Findings {
-		t := testcase{Class: class, Name: f.Fix, Properties: &properties{}}
+		t := testcase{Class: class, Name: f.Fix}
 		for _, trial := range a.Trials {
 			if len(trial.Without) == 1 && trial.Without[0] == f.Fix {
 				t.Time += seconds(trial.Took)
 			}
 		}
-		t.Properties.add("outcome", f.Outcome.String())
-		t.Properties.add("with", strings.Join(f.With, ", "))
-		t.Properties.add("phase", string(f.Phase))
-		t.Properties.add("signature", f.Signature)
-		t.Properties.add("against", f.Against)
-		t.Properties.add("runs", strings.Join(f.Runs, ", "))
-		said := &outcome{Message: view.Said(f) + ": " + f.Reason, Type: f.Outcome.String()}
+		said := newOutcome(f.Outcome.String(), view.Said(f)+": "+f.Reason)
+		said.Text += "\n" + facts(f)
 		switch {
 		case f.Outcome == ablation.Harmful:
 			t.Failure = said
 		case f.Outcome == ablation.Unknown && f.Skipped:
-			t.Skipped = &outcome{Message: said.Message}
+			t.Skipped = said
 		case f.Outcome == ablation.Unknown:
 			t.Error = said
 		default:
-			t.Out = said.Message + "\n"
-			if f.Line != "" {
-				t.Out += fmt.Sprintf("%s: %s: %s\n", f.Signature, f.Log, f.Line)
-			}
+			t.Out = said.Text
 		}
 		s.add(t)
 	}
 	if !a.Finished {
-		s.add(testcase{Class: class, Name: "to the end", Error: &outcome{Message: "not finished: " + a.Summary(), Type: "interrupted"}})
+		s.add(testcase{Class: class, Name: "to the end", Error: newOutcome("interrupted", "not finished: "+a.Summary())})
 	}
 	return s
+}
+
+// facts are what a finding rests on, a line each.
+func facts(f ablation.Finding) string {
+	var b strings.Builder
+	if f.Line != "" {
+		fmt.Fprintf(&b, "%s: %s: %s\n", f.Signature, f.Log, f.Line)
+	}
+	if f.Against != "" {
+		fmt.Fprintf(&b, "against what is known of it: %s\n", f.Against)
+	}
+	if len(f.Runs) > 0 {
+		fmt.Fprintf(&b, "runs: %s\n", strings.Join(f.Runs, ", "))
+	}
+	return b.String()
 }

@@ -1,10 +1,12 @@
-// Package junit shows a run as JUnit XML, as CI systems read it: one test case
-// for each planned cell, so that their counts are the table's. Blocked and
-// unknown cells are errors, impossible ones are skipped, fail, xpass and flaky
-// are failures, pass and xfail pass. Where fixes were left out of a cell, each is a
-// test case of a suite of its own, too: what cannot be told is an error, or
-// skipped where the host has it already, what is harmful a failure. What the harness itself did wrong is a
-// suite of its own, so that a run which exits with 3 is never green here.
+// Package junit shows a run as JUnit XML, as CI systems read it and Jenkins' xUnit
+// plugin accepts it: one suite with one test case for each planned cell, so that
+// the counts are the table's, with the cell's axes and what was observed of it as
+// the suite's properties. Blocked and unknown cells are errors, impossible ones are
+// skipped, fail, xpass and flaky are failures, pass and xfail pass. Where fixes were
+// left out of a cell, each is a test case of a further suite: what cannot be told is
+// an error, or skipped where the host has it already, what is harmful a failure.
+// What the harness itself did wrong is in the suite of the run, which comes first, so
+// that a run which exits with 3 is never green here.
 package junit
 
 import (
@@ -25,7 +27,6 @@ type suites struct {
 	Tests    int      `xml:"tests,attr"`
 	Failures int      `xml:"failures,attr"`
 	Errors   int      `xml:"errors,attr"`
-	Skipped  int      `xml:"skipped,attr"`
 	Time     seconds  `xml:"time,attr"`
 	Suites   []suite  `xml:"testsuite"`
 }
@@ -38,7 +39,7 @@ type suite struct {
 	Skipped   int     `xml:"skipped,attr"`
 	Time      seconds `xml:"time,attr"`
 	Timestamp string  `xml:"timestamp,attr,omitempty"`
-	// A pointer, so that a suite without any has no empty element.
+	// Of test cases the plugin's schema knows no properties.
 	Properties *properties `xml:"properties"`
 	Cases      []testcase  `xml:"testcase"`
 }
@@ -49,25 +50,28 @@ type property struct {
 }
 
 type testcase struct {
-	Class      string      `xml:"classname,attr"`
-	Name       string      `xml:"name,attr"`
-	Time       seconds     `xml:"time,attr"`
-	Properties *properties `xml:"properties"`
-	Failure    *outcome    `xml:"failure"`
-	Error      *outcome    `xml:"error"`
-	Skipped    *outcome    `xml:"skipped"`
-	Out        string      `xml:"system-out,omitempty"`
+	Class   string   `xml:"classname,attr"`
+	Name    string   `xml:"name,attr"`
+	Time    seconds  `xml:"time,attr"`
+	Failure *outcome `xml:"failure"`
+	Error   *outcome `xml:"error"`
+	Skipped *outcome `xml:"skipped"`
+	Out     string   `xml:"system-out,omitempty"`
 }
 
 type properties struct {
 	List []property `xml:"property"`
 }
 
+// outcome is said twice, since some viewers show the attribute and some what the
+// element holds.
 type outcome struct {
 	Message string `xml:"message,attr"`
 	Type    string `xml:"type,attr,omitempty"`
 	Text    string `xml:",chardata"`
 }
+
+func newOutcome(kind, text string) *outcome { return &outcome{Message: text, Type: kind, Text: text} }
 
 type seconds time.Duration
 
@@ -79,21 +83,15 @@ func (s seconds) MarshalXMLAttr(name xml.Name) (xml.Attr, error) {
 // Render writes a run. It returns only errors of writing.
 func Render(w io.Writer, run matrix.Run) error {
 	v := view.New(run)
-	cells := suite{Name: "cells", Properties: &properties{List: []property{
-		{"run", v.ID}, {"version", v.Version}, {"matrix", v.Matrix}, {"summary", v.Summary()}}}}
-	if !v.Started.IsZero() {
-		cells.Timestamp = v.Started.UTC().Format("2006-01-02T15:04:05")
-	}
-	for _, c := range v.Cells {
-		cells.add(newCase(c))
-	}
 	all := suites{Name: "lxcmatrix"}
-	all.add(cells)
+	all.add(runSuite(v))
+	for _, c := range v.Cells {
+		s := cellSuite(c)
+		s.Timestamp = timestamp(v.Started)
+		all.add(s)
+	}
 	for _, a := range v.Ablations {
 		all.add(ablationSuite(a))
-	}
-	if harness := harnessSuite(v); harness.Tests > 0 {
-		all.add(harness)
 	}
 
 	var out bytes.Buffer
@@ -115,7 +113,6 @@ func (s *suites) add(t suite) {
 	s.Tests += t.Tests
 	s.Failures += t.Failures
 	s.Errors += t.Errors
-	s.Skipped += t.Skipped
 	s.Time += t.Time
 }
 
@@ -133,72 +130,86 @@ func (s *suite) add(t testcase) {
 	}
 }
 
-func harnessSuite(v view.Run) suite {
-	s := suite{Name: "harness"}
+// timestamp is a time as JUnit has it; empty for none.
+func timestamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02T15:04:05")
+}
+
+// runSuite says what the run is, and has a case for each thing that the harness did
+// wrong.
+func runSuite(v view.Run) suite {
+	s := suite{Name: "run", Timestamp: timestamp(v.Started), Properties: &properties{List: []property{
+		{"run", v.ID}, {"version", v.Version}, {"matrix", v.Matrix}, {"summary", v.Summary()}}}}
 	if v.Interrupted != "" {
-		s.add(testcase{Class: "lxcmatrix.harness", Name: "run to the end", Error: &outcome{Message: "interrupted by " + v.Interrupted, Type: "interrupted"}})
+		s.add(testcase{Class: "lxcmatrix.harness", Name: "run to the end", Error: newOutcome("interrupted", "interrupted by "+v.Interrupted)})
 	}
 	for i, e := range v.HarnessErrors {
-		s.add(testcase{Class: "lxcmatrix.harness", Name: fmt.Sprintf("harness error %d", i+1), Error: &outcome{Message: e, Type: "harness"}})
+		s.add(testcase{Class: "lxcmatrix.harness", Name: fmt.Sprintf("harness error %d", i+1), Error: newOutcome("harness", e)})
 	}
 	if v.Planned == 0 {
-		s.add(testcase{Class: "lxcmatrix.harness", Name: "plan", Error: &outcome{Message: "no cell is planned", Type: "harness"}})
+		s.add(testcase{Class: "lxcmatrix.harness", Name: "plan", Error: newOutcome("harness", "no cell is planned")})
 	}
 	return s
 }
 
-func newCase(c view.Cell) testcase {
-	t := testcase{Class: class(c), Name: c.ID, Time: seconds(c.Took), Properties: &properties{}}
+// cellSuite is a cell's.
+func cellSuite(c view.Cell) suite {
+	s := suite{Name: c.ID, Properties: &properties{}}
 	for _, a := range c.Axes {
-		t.Properties.add(a.Name, a.Value)
+		s.Properties.add(a.Name, a.Value)
 	}
-	t.Properties.add("verdict", c.Verdict.String())
-	t.Properties.add("phase", c.Phase)
+	s.Properties.add("verdict", c.Verdict.String())
+	s.Properties.add("phase", c.Phase)
 	if c.Optional {
-		t.Properties.add("optional", "true")
+		s.Properties.add("optional", "true")
 	}
-	t.Properties.add("gate", c.Gate)
+	s.Properties.add("gate", c.Gate)
 	if c.Defied {
-		t.Properties.add("defied", "true")
+		s.Properties.add("defied", "true")
 	}
-	t.Properties.add("with", strings.Join(c.With, ", "))
-	t.Properties.add("without", strings.Join(c.Without, ", "))
-	t.Properties.add("provenance", c.Provenance)
+	s.Properties.add("with", strings.Join(c.With, ", "))
+	s.Properties.add("without", strings.Join(c.Without, ", "))
+	s.Properties.add("provenance", c.Provenance)
 	if c.Observed {
-		t.Properties.add("kernel", c.Host.Kernel)
-		t.Properties.add("cgroup", c.Host.Cgroup)
-		t.Properties.add("incus", c.Host.Incus)
-		t.Properties.add("host-lacks", strings.Join(c.Lacks, ", "))
+		s.Properties.add("kernel", c.Host.Kernel)
+		s.Properties.add("cgroup", c.Host.Cgroup)
+		s.Properties.add("incus", c.Host.Incus)
+		s.Properties.add("host-lacks", strings.Join(c.Lacks, ", "))
 	}
 	for _, n := range c.Nodes {
-		t.Properties.add("node:"+n.Node, view.Software(n))
+		s.Properties.add("node:"+n.Node, view.Software(n))
 	}
 	for _, f := range c.Fixes {
-		t.Properties.add("fixes:"+f.State, strings.Join(f.Fixes, ", "))
+		s.Properties.add("fixes:"+f.State, strings.Join(f.Fixes, ", "))
 	}
 	for _, note := range c.HygieneNotes() {
-		t.Properties.add(strings.ReplaceAll(note.Name, " ", "-"), note.Text)
+		s.Properties.add(strings.ReplaceAll(note.Name, " ", "-"), note.Text)
 	}
 
+	t := testcase{Class: class(c), Name: c.ID, Time: seconds(c.Took)}
 	reason := c.Verdict.String() + c.Where() + ": " + c.Reason
 	if c.Optional {
 		reason = "optional, " + reason
 	}
-	said := &outcome{Message: reason, Type: c.Verdict.String(), Text: details(c)}
+	said := &outcome{Message: reason, Type: c.Verdict.String(), Text: reason + "\n" + details(c)}
 	switch c.Verdict {
 	case matrix.Pass, matrix.XFail:
 		t.Out = phases(c)
 		if c.Verdict == matrix.XFail {
-			t.Out = reason + "\n" + details(c) + t.Out
+			t.Out = said.Text + t.Out
 		}
 	case matrix.Impossible:
-		t.Skipped = &outcome{Message: reason}
+		t.Skipped = newOutcome("impossible", reason)
 	case matrix.Fail, matrix.XPass, matrix.Flaky:
 		t.Failure, t.Out = said, phases(c)
 	default:
 		t.Error, t.Out = said, phases(c)
 	}
-	return t
+	s.add(t)
+	return s
 }
 
 func (p *properties) add(name, value string) {
