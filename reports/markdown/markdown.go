@@ -5,9 +5,11 @@ package markdown
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/olekukonko/tablewriter"
@@ -18,48 +20,110 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/reports/view"
 )
 
-// Render writes a run. It returns only errors of writing.
+// most is what GitHub takes as a step's summary, in bytes; a longer one it shows
+// nothing of.
+// https://docs.github.com/actions/reference/workflow-commands-for-github-actions
+const most = 1 << 20
+
+// section is a part of the report, and how much it is missed: of what is too long,
+// what has the highest rank is cut first.
+type section struct {
+	name string
+	rank int
+	text bytes.Buffer
+}
+
+// Render writes a run. What would be longer than a GitHub step's summary may be is
+// cut, section by section and at the ends of lines, and says so. It returns only
+// errors of writing.
 func Render(w io.Writer, run matrix.Run) error {
 	v := view.New(run)
-	var out bytes.Buffer
-	fmt.Fprintf(&out, "# Run %s\n\n**%s**\n\n", Escape(v.ID), Escape(v.Summary()))
-	fmt.Fprintf(&out, "lxcmatrix %s, matrix %s", Escape(v.Version), Escape(v.Matrix))
-	if !v.Started.IsZero() {
-		fmt.Fprintf(&out, ", started %s", v.Started.UTC().Format("2006-01-02 15:04:05 UTC"))
-	}
-	out.WriteString("\n\n")
-	if err := cells(&out, v); err != nil {
+	head, all, err := sections(v)
+	if err != nil {
 		return fmt.Errorf("render markdown of run %s: %w", v.ID, err)
 	}
-	fmt.Fprintf(&out, "\n%s. Net: without stability windows. Optional: blocked does not fail the run.", Escape(view.Legend))
-	if v.Suspect > 0 {
-		fmt.Fprintf(&out, " %s.", view.SuspectLegend)
-	}
-	if v.Chosen > 0 {
-		fmt.Fprintf(&out, " %s.", Escape(view.ChosenLegend))
-	}
-	out.WriteString("\n")
-	if err := ablations(&out, v); err != nil {
-		return fmt.Errorf("render markdown of run %s: %w", v.ID, err)
-	}
-	deviations(&out, v)
-	if err := traffic(&out, v); err != nil {
-		return fmt.Errorf("render markdown of run %s: %w", v.ID, err)
-	}
-	if err := environment(&out, v); err != nil {
-		return fmt.Errorf("render markdown of run %s: %w", v.ID, err)
-	}
-	hygiene(&out, v)
-	if len(v.HarnessErrors) > 0 {
-		out.WriteString("\n## Harness errors\n\n")
-		for _, e := range v.HarnessErrors {
-			fmt.Fprintf(&out, "- %s\n", Code(e))
-		}
+	out := bytes.NewBufferString(head)
+	out.WriteString(fit(all, most-len(head), v.ID))
+	for _, s := range all {
+		out.Write(s.text.Bytes())
 	}
 	if _, err := w.Write(out.Bytes()); err != nil {
 		return fmt.Errorf("write markdown of run %s: %w", v.ID, err)
 	}
 	return nil
+}
+
+// sections are the report's, in order, after its head.
+func sections(v view.Run) (head string, all []*section, err error) {
+	head = fmt.Sprintf("# Run %s\n\n**%s**\n\nlxcmatrix %s, matrix %s", Escape(v.ID), Escape(v.Summary()), Escape(v.Version), Escape(v.Matrix))
+	if !v.Started.IsZero() {
+		head += fmt.Sprintf(", started %s", v.Started.UTC().Format("2006-01-02 15:04:05 UTC"))
+	}
+	head += "\n\n"
+	add := func(name string, rank int, write func(*bytes.Buffer) error) {
+		s := &section{name: name, rank: rank}
+		if err == nil {
+			err = write(&s.text)
+		}
+		all = append(all, s)
+	}
+	add("the table", 2, func(out *bytes.Buffer) error { return cells(out, v) })
+	add("its legend", 0, func(out *bytes.Buffer) error { legend(out, v); return nil })
+	add("fixes left out", 4, func(out *bytes.Buffer) error { return ablations(out, v) })
+	add("not passed", 3, func(out *bytes.Buffer) error { deviations(out, v); return nil })
+	add("what clients saw", 4, func(out *bytes.Buffer) error { return traffic(out, v) })
+	add("observed", 6, func(out *bytes.Buffer) error { return environment(out, v) })
+	add("hosts found and left", 5, func(out *bytes.Buffer) error { hygiene(out, v); return nil })
+	add("harness errors", 1, func(out *bytes.Buffer) error { harness(out, v); return nil })
+	return head, all, err
+}
+
+// fit cuts sections so that they, and what it returns to say so, have room in so
+// many bytes; empty where there is nothing to cut.
+func fit(all []*section, room int, run string) string {
+	size := 0
+	for _, s := range all {
+		size += s.text.Len()
+	}
+	if size <= room {
+		return ""
+	}
+	const note = 1 << 10
+	room -= note
+	var cut []string
+	ranked := slices.SortedFunc(slices.Values(all), func(a, b *section) int { return cmp.Compare(a.rank, b.rank) })
+	for _, s := range ranked {
+		text := s.text.Bytes()
+		if len(text) > room {
+			keep := bytes.LastIndexByte(text[:room], '\n') + 1
+			cut = append(cut, fmt.Sprintf("%d of %d lines of %s", bytes.Count(text[keep:], []byte("\n")), bytes.Count(text, []byte("\n")), s.name))
+			s.text.Truncate(keep)
+		}
+		room -= s.text.Len()
+	}
+	return fmt.Sprintf("**Cut**: left out, since this is to fit a GitHub step's summary: %s. All of it: `lxcmatrix report %s --format html`.\n\n",
+		strings.Join(cut, ", "), strings.ReplaceAll(run, "`", ""))
+}
+
+func legend(out *bytes.Buffer, v view.Run) {
+	fmt.Fprintf(out, "\n%s. Net: without stability windows. Optional: blocked does not fail the run.", Escape(view.Legend))
+	if v.Suspect > 0 {
+		fmt.Fprintf(out, " %s.", view.SuspectLegend)
+	}
+	if v.Chosen > 0 {
+		fmt.Fprintf(out, " %s.", Escape(view.ChosenLegend))
+	}
+	out.WriteString("\n")
+}
+
+func harness(out *bytes.Buffer, v view.Run) {
+	if len(v.HarnessErrors) == 0 {
+		return
+	}
+	out.WriteString("\n## Harness errors\n\n")
+	for _, e := range v.HarnessErrors {
+		fmt.Fprintf(out, "- %s\n", Code(e))
+	}
 }
 
 func cells(out *bytes.Buffer, v view.Run) error {
