@@ -135,6 +135,10 @@ func New(run matrix.Run) Report {
 		if c.Observed {
 			cell.Host = &c.Host
 		}
+		for i := range cell.Nodes {
+			// An empty list, never null.
+			cell.Nodes[i].BootIDs = append([]string{}, cell.Nodes[i].BootIDs...)
+		}
 		for _, f := range c.Fixes {
 			if cell.Fixes == nil {
 				cell.Fixes = map[string][]string{}
