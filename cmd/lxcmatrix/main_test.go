@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"html"
 	"os"
 	"os/exec"
@@ -101,7 +102,8 @@ func schema(ts *testscript.TestScript, neg bool, args []string) {
 // stored DIR VERDICT... keeps a run of one cell for each verdict: pass, fail, flaky,
 // optional (blocked, and optional), unrun (planned, no result), gated (by what was observed at admission),
 // defied (by a gate that still holds), without (a fix that is needed). A cell
-// that fails has logs.
+// that fails has logs. With elsewhere among them the run is a shard, of the plan that
+// has those cells too.
 func stored(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: stored DIR VERDICT...")
@@ -128,11 +130,23 @@ func stored(ts *testscript.TestScript, _ bool, args []string) {
 		c.ID = c.NewID()
 		run.Plan.Cells = append(run.Plan.Cells, c)
 	}
+	cells := run.Plan.Cells
+	if kinds := args[1:]; slices.Contains(kinds, "elsewhere") {
+		run.Plan.Shard = &matrix.Shard{Part: fmt.Sprintf("of %d", len(kinds)), Plan: run.Plan.Digest(), Cells: cells}
+		run.Plan.Cells = nil
+		for i, c := range cells {
+			if kinds[i] != "elsewhere" {
+				run.Plan.Cells = append(run.Plan.Cells, c)
+			}
+		}
+	}
 	folder, err := runfolder.Create(ts.MkAbs(args[0]), run)
 	ts.Check(err)
-	for i, c := range run.Plan.Cells {
+	for i, c := range cells {
 		result := matrix.Result{Cell: c}
 		switch args[1+i] {
+		case "elsewhere":
+			continue
 		case "pass":
 			result.Attempts = []matrix.Attempt{attempt(c, start, "")}
 		case "flaky":

@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -17,9 +16,6 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
-	jsonreport "github.com/lxcmatrix/lxcmatrix/reports/json"
-	"github.com/lxcmatrix/lxcmatrix/reports/junit"
-	"github.com/lxcmatrix/lxcmatrix/reports/markdown"
 	"github.com/lxcmatrix/lxcmatrix/reports/table"
 	"github.com/lxcmatrix/lxcmatrix/suites/compat"
 )
@@ -191,15 +187,6 @@ func (p *program) finish(r *run.Run, suite error, outputs map[string]*string, sh
 	return exitOf(result, strict)
 }
 
-// outputFlags are those for further reports, by their formats.
-func outputFlags(f *pflag.FlagSet) map[string]*string {
-	outputs := map[string]*string{"html": new(string), "json": new(string), "junit": new(string), "markdown": new(string)}
-	for name, path := range outputs {
-		f.StringVar(path, name, "", "also write the "+name+" report to a `file`")
-	}
-	return outputs
-}
-
 func strictFlag(f *pflag.FlagSet, strict *bool) {
 	f.BoolVar(strict, "strict", false, "cells that are optional and blocked fail the run too")
 }
@@ -225,19 +212,6 @@ func (p *program) suite(planned matrix.Plan, r *run.Run) error {
 	return err
 }
 
-// render writes a report of a run that is kept in a folder.
-type render func(w io.Writer, folder *runfolder.Folder, r matrix.Run) error
-
-// renderers by the name of their format; the table is another matter.
-var renderers = map[string]render{
-	"html": htmlReport, "json": ofRun(jsonreport.Render), "junit": ofRun(junit.Render), "markdown": ofRun(markdown.Render), "table": ofRun(table.Render),
-}
-
-// ofRun is a renderer that needs the run alone.
-func ofRun(of func(io.Writer, matrix.Run) error) render {
-	return func(w io.Writer, _ *runfolder.Folder, r matrix.Run) error { return of(w, r) }
-}
-
 // reports remembers a run that is over, and writes its HTML report into its
 // folder and the reports that were asked for; shown prints the table, too.
 func (p *program) reports(folder *runfolder.Folder, r matrix.Run, outputs map[string]*string, shown bool) error {
@@ -246,25 +220,20 @@ func (p *program) reports(folder *runfolder.Folder, r matrix.Run, outputs map[st
 			return err
 		}
 	}
-	if err := folder.Remember(r); err != nil {
+	if err := keep(folder, r); err != nil {
 		return err
 	}
-	page := reportPath(folder)
-	if err := writeReport(page, "html", folder, r); err != nil {
-		return err
-	}
-	for name, path := range outputs {
-		if *path == "" {
-			continue
-		}
-		if err := writeReport(*path, name, folder, r); err != nil {
-			return err
+	for _, name := range formats() {
+		if path := outputs[name]; path != nil && *path != "" {
+			if err := writeReport(*path, name, folder, r); err != nil {
+				return err
+			}
 		}
 	}
 	if !shown {
 		return nil
 	}
-	if _, err := fmt.Fprintf(p.Out, "\nreport: %s\n", page); err != nil {
+	if _, err := fmt.Fprintf(p.Out, "\nreport: %s\n", reportPath(folder)); err != nil {
 		return fmt.Errorf("say where the report is: %w", err)
 	}
 	return nil
@@ -273,21 +242,19 @@ func (p *program) reports(folder *runfolder.Folder, r matrix.Run, outputs map[st
 // reportPath is where a run's HTML report is.
 func reportPath(folder *runfolder.Folder) string { return filepath.Join(folder.Dir(), htmlName) }
 
+// keep writes into the folder of a run that is over what is made of it: what is
+// remembered, and its HTML report.
+func keep(folder *runfolder.Folder, r matrix.Run) error {
+	if err := folder.Remember(r); err != nil {
+		return err
+	}
+	return writeReport(reportPath(folder), "html", folder, r)
+}
+
 // table prints the table as it fits standard output.
 func (p *program) table(r matrix.Run) error {
 	if err := table.RenderWith(p.Out, r, table.Options{Colour: colour(p.Out), Width: width(p.Out)}); err != nil {
 		return fmt.Errorf("print the table: %w", err)
-	}
-	return nil
-}
-
-func writeReport(path, format string, folder *runfolder.Folder, r matrix.Run) error {
-	f, err := os.Create(path)
-	if err == nil {
-		err = errors.Join(renderers[format](f, folder, r), f.Close())
-	}
-	if err != nil {
-		return fmt.Errorf("write the %s report to %s: %w", format, path, err)
 	}
 	return nil
 }
