@@ -18,6 +18,7 @@ import (
 	"gotest.tools/v3/golden"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/matrix/config"
 	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
 )
 
@@ -111,6 +112,10 @@ func stored(ts *testscript.TestScript, _ bool, args []string) {
 	start := time.Date(2026, 11, 20, 19, 33, 24, 0, time.UTC)
 	run := matrix.Run{ID: filepath.Base(args[0]), Version: "test", Started: start, Ended: start.Add(5 * time.Minute),
 		Plan: matrix.Plan{APIVersion: matrix.PlanAPIVersion, Created: start, Matrix: "matrix.yaml"}}
+	limits, err := config.Builtin("default")
+	ts.Check(err)
+	run.Plan.Budget, run.Plan.Timeouts, run.Plan.Sources = limits.PlanBudget(), limits.PlanTimeouts(), limits.PlanSources()
+	run.Plan.Inputs = []matrix.Input{{Kind: "artifact", Name: "kubeadm/kubelet", Version: "1.34.4", Digest: "ab", Source: "build", Provenance: "built"}}
 	for i, kind := range args[1:] {
 		c := matrix.Cell{
 			Host:     matrix.HostRef{Name: "embedded", Driver: "embedded"},

@@ -444,7 +444,8 @@ func (p *pageData) commands(c *cellData) []command {
 	if c.Defied {
 		again = append(again, "--defy-gates")
 	}
-	all := []command{{"Run it again", strings.Join(again, " ")}}
+	all := []command{{"Run it again, by the matrix as it is now", strings.Join(again, " ")},
+		{"A script that runs it again as it was planned", fmt.Sprintf("lxcmatrix reproduce %s --run %s", quote(c.ID), quote(p.ID))}}
 	if c.Gate != "" {
 		all = append(all, command{"Why it is ruled out", fmt.Sprintf("lxcmatrix why %s --run %s", quote(c.ID), quote(p.ID))})
 	}

@@ -214,7 +214,7 @@ Exit codes: 0 all as expected, 1 a deviation, 2 usage or configuration,
 	)
 	for group, commands := range map[string][]*cobra.Command{
 		groupRun:     {p.run(), p.resume(), p.watch(), p.plan(), p.report(), p.schema()},
-		groupLook:    {p.history(), p.flakes(), p.diff(), p.logs(), p.shell(), p.why(), p.fixes(), p.ablate(), p.minimize(), p.check(), p.export()},
+		groupLook:    {p.history(), p.flakes(), p.diff(), p.reproduce(), p.logs(), p.shell(), p.why(), p.fixes(), p.ablate(), p.minimize(), p.check(), p.export()},
 		groupMachine: {p.doctor(), p.artifacts(), p.image(), p.gc()},
 		"":           {p.versionVerb()},
 	} {
