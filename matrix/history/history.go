@@ -5,6 +5,7 @@
 package history
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -140,16 +141,31 @@ func inputsOf(run matrix.Run) Inputs {
 		if len(digest) > 12 {
 			digest = digest[:12]
 		}
-		if value := strings.TrimSpace(i.Version + " " + digest); value != "" {
-			in[i.Kind+" "+i.Name] = value
+		name, value := i.Kind+" "+i.Name, strings.TrimSpace(i.Version+" "+digest)
+		if value == "" {
+			continue
 		}
+		// Shards may have made their own of one name.
+		if before := in[name]; before != "" && before != value {
+			value = before + ", " + value
+		}
+		in[name] = value
 	}
+	t, node := run.Plan.Timeouts, run.Plan.Budget.Node
+	for name, d := range map[string]matrix.Duration{"create": t.Create, "fix": t.Fix, "install": t.Install, "restart": t.Restart, "recover": t.Recover,
+		"collect": t.Collect, "destroy": t.Destroy, "stability": t.Stability} {
+		in["timeout "+name] = d.String()
+	}
+	in["node memory"], in["node CPUs"], in["node processes"] = fmt.Sprint(node.MemoryBytes), fmt.Sprint(node.CPUs), fmt.Sprint(node.Processes)
 	return in
 }
 
 func inputsOfCell(c matrix.Cell, a matrix.Attempt) Inputs {
 	in := Inputs{"kernel": a.Host.Kernel, "cgroup": a.Host.Cgroup, "Incus": a.Host.Incus, "LXC": a.Host.LXC, "storage": a.Host.Storage,
-		c.Distro.Name: c.Distro.Version}
+		"CPU level": a.Host.CPULevel, "provenance": a.Provenance, c.Distro.Name: c.Distro.Version, "restarts": restarts(c), "gates": "kept"}
+	if c.DefyGates {
+		in["gates"] = "defied"
+	}
 	if a.Host.AppArmor != nil {
 		in["AppArmor"] = map[bool]string{false: "off", true: "on"}[*a.Host.AppArmor]
 	}
@@ -175,6 +191,15 @@ func inputsOfCell(c matrix.Cell, a matrix.Attempt) Inputs {
 	}
 	maps.DeleteFunc(in, func(_, value string) bool { return value == "" })
 	return in
+}
+
+// restarts are those that a cell has, in order.
+func restarts(c matrix.Cell) string {
+	var names []string
+	for _, r := range c.RestartsOf() {
+		names = append(names, string(r.Restart))
+	}
+	return strings.Join(names, ", ")
 }
 
 // key is the same for equal inputs alone.

@@ -77,6 +77,50 @@ func TestOf(t *testing.T) {
 	}
 }
 
+// Two runs that differ in one input differ by that one, which is named, and it is
+// named beside the cell that regressed.
+func TestTheOneInputThatDiffersIsNamed(t *testing.T) {
+	for want, change := range map[string]func(*matrix.Run, *matrix.Result){
+		"kernel 6.12.1 -> 6.12.9":              func(_ *matrix.Run, r *matrix.Result) { r.Attempts[0].Host.Kernel = "6.12.9" },
+		"cgroup v2 -> v1":                      func(_ *matrix.Run, r *matrix.Result) { r.Attempts[0].Host.Cgroup = "v1" },
+		"Incus 6.0.4 -> 7.0":                   func(_ *matrix.Run, r *matrix.Result) { r.Attempts[0].Host.Incus = "7.0" },
+		"AppArmor off -> on":                   func(_ *matrix.Run, r *matrix.Result) { r.Attempts[0].Host.AppArmor = new(true) },
+		"containerd 2.1.0 -> 2.1.5":            func(_ *matrix.Run, r *matrix.Result) { r.Attempts[0].Nodes[0].Containerd = "2.1.5" },
+		"runc 1.3.2 -> 1.3.3":                  func(_ *matrix.Run, r *matrix.Result) { r.Attempts[0].Nodes[0].Runc = "1.3.3" },
+		"kubeadm 1.34.4 -> 1.34.5":             func(_ *matrix.Run, r *matrix.Result) { r.Cell.Distro.Version = "1.34.5" },
+		"provenance built -> release":          func(_ *matrix.Run, r *matrix.Result) { r.Attempts[0].Provenance = "release" },
+		"fix swap applied -> left-out":         func(_ *matrix.Run, r *matrix.Result) { r.Attempts[0].Fixes[0].State = "left-out" },
+		"fix ids not-applicable -> applied":    func(_ *matrix.Run, r *matrix.Result) { r.Attempts[0].Fixes[1].State = "applied" },
+		"gates kept -> defied":                 func(_ *matrix.Run, r *matrix.Result) { r.Cell.DefyGates = true },
+		"image debian/13 aaaaaaaaaaaa -> bbbb": func(run *matrix.Run, _ *matrix.Result) { run.Plan.Inputs[0].Digest = "bbbb" },
+		"timeout install 0s -> 1m0s":           func(run *matrix.Run, _ *matrix.Result) { run.Plan.Timeouts.Install = matrix.Duration(time.Minute) },
+		"node CPUs 0 -> 1":                     func(run *matrix.Run, _ *matrix.Result) { run.Plan.Budget.Node.CPUs = 1 },
+		"lxcmatrix v1 -> v2":                   func(run *matrix.Run, _ *matrix.Result) { run.Version = "v2" },
+		"restarts graceful, forced -> graceful, forced, service": func(_ *matrix.Run, r *matrix.Result) {
+			r.Cell.Restarts = []matrix.Restart{matrix.RestartService}
+		},
+	} {
+		made := func(failed matrix.Phase, change func(*matrix.Run, *matrix.Result)) history.Run {
+			r := result("debian/13", attempt(failed))
+			r.Attempts[0].Host.AppArmor, r.Attempts[0].Provenance = new(false), "built"
+			whole := run("x", r)
+			change(&whole, &whole.Results[0])
+			return history.Of(whole)
+		}
+		d := history.Compare(made("", func(*matrix.Run, *matrix.Result) {}), made(matrix.PhaseRecover, change))
+		if len(d.Inputs) != 1 || d.Inputs[0].String() != want {
+			t.Errorf("changed inputs are %v, want %s", d.Inputs, want)
+			continue
+		}
+		if d.Summary() != "1 regressed; changed inputs: "+want {
+			t.Errorf("it is told as %s", d.Summary())
+		}
+		if ofCell := d.Inputs[0].Cells > 0; ofCell != (len(d.Cells[0].Inputs) == 1) {
+			t.Errorf("%s: of %d cells, beside the cell %v", want, d.Inputs[0].Cells, d.Cells[0].Inputs)
+		}
+	}
+}
+
 func remembered(id string, set history.Inputs, verdicts ...matrix.Verdict) history.Run {
 	r := history.Run{ID: id, Sets: []history.Inputs{set}}
 	for i, v := range verdicts {

@@ -189,8 +189,8 @@ func (p *program) diff() *cobra.Command {
 		Use: "diff RUN [RUN]", Short: "Say what regressed between two runs, and which inputs changed", Args: args(cobra.RangeArgs(1, 2)),
 		Long: `Diff says how the second run, or the latest one, differs from the first: which
 cells regressed, were fixed or pass now, and which inputs changed: kernel, cgroup
-mode, Incus, runc, containerd, Kubernetes, images, artifacts, and which fixes were
-applied. A run is named by its ID or its folder.
+mode, Incus, runc, containerd, Kubernetes, images, artifacts, timeouts, limits of
+nodes, restarts, and which fixes were applied. A run is named by its ID or its folder.
 
 Exit codes: 0 nothing regressed, 1 a cell regressed or has no result any more,
 2 usage, 3 a run could not be read.`,
