@@ -185,6 +185,7 @@ func stored(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		_, err := folder.WriteResult(result)
 		ts.Check(err)
+		ts.Check(folder.PackLogs(c.ID))
 	}
 	ts.Check(folder.Finish(run.Ended, ""))
 	ts.Check(folder.Close())

@@ -103,13 +103,16 @@ func (f *Folder) take(parts []*Folder, merged shards.Merged) error {
 			return err
 		}
 		for _, l := range logs {
-			content, err := os.ReadFile(l.Path)
+			content, err := l.Last(l.Size)
 			if err != nil {
-				return fmt.Errorf("read log: %w", err)
+				return err
 			}
 			if _, err := f.WriteLog(id, l.Node, l.Name, content); err != nil {
 				return err
 			}
+		}
+		if err := f.PackLogs(id); err != nil {
+			return err
 		}
 	}
 	var events []Event

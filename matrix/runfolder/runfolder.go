@@ -6,7 +6,8 @@
 //	                                cells and the digest of the plan that it is a part of
 //	events.ndjson                   what happened when, one JSON object a line
 //	cells/CELL/result.json          everything that is known of one cell
-//	cells/CELL/logs/NODE/NAME       what was collected from a node
+//	cells/CELL/logs/NODE/NAME       what was collected from a node, until the cell ends
+//	cells/CELL/logs.zip             the same from then on, as NODE/NAME
 //	hosts/HOST/console.log          what a machine printed that the run booted
 //	summary.json.gz                 what is remembered of a run that is over
 //	report.html                     the HTML report
@@ -43,7 +44,6 @@ const (
 	planFile   = "plan.json"
 	resultFile = "result.json"
 	cellsDir   = "cells"
-	logsDir    = "logs"
 	hostsDir   = "hosts"
 	tempPrefix = ".writing-"
 )
@@ -261,47 +261,12 @@ func (f *Folder) CellDir(id matrix.CellID) string {
 	return filepath.Join(f.dir, cellsDir, id.FileName())
 }
 
-// WriteLog keeps a log that was collected from a node and returns its path. A
-// second one of the same name replaces the first.
-func (f *Folder) WriteLog(id matrix.CellID, node, name string, content []byte) (string, error) {
-	fail := func(err error) (string, error) {
-		return "", fmt.Errorf("keep log %s of node %s in cell %s: %w", name, node, id, err)
-	}
-	if _, ok := f.cells[id]; !ok {
-		return fail(errors.New("the cell is not in the plan"))
-	}
-	for _, part := range []string{node, name} {
-		if err := checkName(part); err != nil {
-			return fail(err)
-		}
-	}
-	dir := filepath.Join(f.CellDir(id), logsDir, node)
-	if err := os.MkdirAll(f.CellDir(id), 0o755); err != nil {
-		return fail(err)
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fail(err)
-	}
-	path := filepath.Join(dir, name)
-	if err := writeAtomic(path, f.redact(content), 0o600); err != nil {
-		return fail(err)
-	}
-	return path, nil
-}
-
 // checkName refuses what would not be one visible file of a folder.
 func checkName(name string) error {
 	if name == "" || strings.HasPrefix(name, ".") || strings.ContainsAny(name, "/\\\x00") {
 		return fmt.Errorf("%q cannot be a file's name", name)
 	}
 	return nil
-}
-
-// Log is a kept log.
-type Log struct {
-	Node string
-	Name string
-	Path string
 }
 
 // Console is the file for what a machine prints that is a host of the run. Its
@@ -316,28 +281,6 @@ func (f *Folder) Console(host string) (string, error) {
 		return "", fmt.Errorf("keep the console of host %s: %w", host, err)
 	}
 	return filepath.Join(dir, "console.log"), nil
-}
-
-// Logs lists a cell's kept logs by node and name; none is no error.
-func (f *Folder) Logs(id matrix.CellID) ([]Log, error) {
-	if _, ok := f.cells[id]; !ok {
-		return nil, fmt.Errorf("list logs of cell %s: the cell is not in the plan", id)
-	}
-	paths, err := filepath.Glob(filepath.Join(escapeGlob(f.CellDir(id)), logsDir, "*", "*"))
-	if err != nil {
-		return nil, fmt.Errorf("list logs of cell %s: %w", id, err)
-	}
-	var logs []Log
-	for _, p := range paths {
-		if name := filepath.Base(p); !strings.HasPrefix(name, ".") {
-			logs = append(logs, Log{Node: filepath.Base(filepath.Dir(p)), Name: name, Path: p})
-		}
-	}
-	return logs, nil
-}
-
-func escapeGlob(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
 
 // AddHarnessError adds a failure of the harness itself, and writes run.json at

@@ -317,7 +317,10 @@ func TestLogs(t *testing.T) {
 		g.Expect(err).NotTo(HaveOccurred())
 		g.Expect(info.Mode().Perm()).To(Equal(mode), p)
 	}
-	g.Expect(f.Logs(c.ID)).To(Equal([]runfolder.Log{{Node: "cp1", Name: "kubelet.log", Path: path}}))
+	logs, err := f.Logs(c.ID)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(logs).To(HaveLen(1))
+	g.Expect(logs[0]).To(And(HaveField("Node", "cp1"), HaveField("Name", "kubelet.log"), HaveField("Path", path), HaveField("Size", BeEquivalentTo(17))))
 
 	for _, bad := range [][2]string{{"..", "x"}, {"cp1", "../x"}, {"cp1", ""}, {"", "x"}, {"cp1", "a/b"}, {".", "x"}, {"cp1", "a\x00"}} {
 		_, err := f.WriteLog(c.ID, bad[0], bad[1], nil)

@@ -270,20 +270,22 @@ func record(t *testing.T, dir string) {
 	signatures := embedded(t)
 	for _, result := range run.Results {
 		r := recording{Run: run.ID, Version: run.Version, Cell: result, logs: fstest.MapFS{}}
-		whole := os.DirFS(filepath.Join(folder.CellDir(result.Cell.ID), "logs"))
-		err := fs.WalkDir(whole, ".", func(name string, entry fs.DirEntry, err error) error {
-			if err != nil || !entry.Type().IsRegular() {
-				return err
+		logs, err := folder.Logs(result.Cell.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole := fstest.MapFS{}
+		for _, l := range logs {
+			content, err := l.Last(l.Size)
+			if err != nil {
+				t.Fatal(err)
 			}
-			content, err := fs.ReadFile(whole, name)
-			if path.Base(name) == "journal.log" {
+			name := path.Join(l.Node, l.Name)
+			whole[name] = &fstest.MapFile{Data: content}
+			if l.Name == "journal.log" {
 				content = ofHost.ReplaceAll(content, nil)
 			}
 			r.logs[name] = &fstest.MapFile{Data: content}
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
 		}
 		before, err := diagnose.Diagnose(t.Context(), signatures, fixtures.Passing(), whole)
 		if err != nil {

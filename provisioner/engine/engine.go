@@ -319,6 +319,9 @@ func (e *Engine) end(id matrix.CellID) {
 	close(e.moved)
 	e.moved = make(chan struct{})
 	e.mu.Unlock()
+	if err := e.opts.Folder.PackLogs(id); err != nil {
+		e.failed(err)
+	}
 	e.event(runfolder.Event{Kind: runfolder.CellEnded, Cell: id, Verdict: &verdict, Text: reason})
 }
 

@@ -1,9 +1,7 @@
 package cli
 
 import (
-	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
@@ -31,29 +29,7 @@ func logsOf(folder *runfolder.Folder, id matrix.CellID) ([]html.Log, error) {
 	}
 	logs := make([]html.Log, len(kept))
 	for i, l := range kept {
-		info, err := os.Stat(l.Path)
-		if err != nil {
-			return nil, fmt.Errorf("read log: %w", err)
-		}
-		logs[i] = html.Log{Node: l.Node, Name: l.Name, Size: info.Size(), Last: func(most int64) ([]byte, error) { return lastOf(l.Path, most) }}
+		logs[i] = html.Log{Node: l.Node, Name: l.Name, Size: l.Size, Last: l.Last}
 	}
 	return logs, nil
-}
-
-// lastOf reads the end of a file.
-func lastOf(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("read log: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("read log: %w", err)
-	}
-	text, err := io.ReadAll(io.NewSectionReader(f, max(0, info.Size()-most), most))
-	if err != nil {
-		return nil, fmt.Errorf("read log %s: %w", path, err)
-	}
-	return text, nil
 }

@@ -1,9 +1,9 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -18,7 +18,8 @@ func (p *program) logs() *cobra.Command {
 		Long: `Logs lists what was collected of a cell of the latest run, or prints one of its
 logs. CELL is a cell's ID or a selector that matches it alone; NODE is a node's
 name or the end of it, as s1. Where a NAME is one node's alone, NODE can be
-left out. Secrets were removed when the logs were kept.`,
+left out. Secrets were removed when the logs were kept. FILE is the log or, once the
+cell has ended, the archive that has it.`,
 		Example: `  lxcmatrix logs kubeadm-1.34/debian-13/1/embedded
   lxcmatrix logs debian/13 s1
   lxcmatrix logs debian/13 s1 kubelet.log
@@ -46,15 +47,11 @@ left out. Secrets were removed when the logs were kept.`,
 			case one && len(chosen) > 1:
 				return usage("%d logs of cell %s are %q, name a node too%s", len(chosen), c.ID, args[1:], indented(":", logNames(chosen)))
 			case one:
-				return p.printFile(chosen[0].Path)
+				return p.printLog(chosen[0])
 			}
 			rows := make([][]string, len(chosen))
 			for i, l := range chosen {
-				size := "-"
-				if info, err := os.Stat(l.Path); err == nil {
-					size = bytesOf(info.Size())
-				}
-				rows[i] = []string{l.Node, l.Name, size, l.Path}
+				rows[i] = []string{l.Node, l.Name, bytesOf(l.Size), l.Path}
 			}
 			return columns(p.Out, []string{"NODE", "NAME", "SIZE", "FILE"}, rows)
 		},
@@ -93,14 +90,14 @@ func logNames(logs []runfolder.Log) []string {
 	return names
 }
 
-func (p *program) printFile(path string) error {
-	f, err := os.Open(path)
+func (p *program) printLog(l runfolder.Log) (err error) {
+	r, err := l.Open()
 	if err != nil {
-		return fmt.Errorf("print log: %w", err)
+		return err
 	}
-	defer func() { _ = f.Close() }()
-	if _, err := io.Copy(p.Out, f); err != nil {
-		return fmt.Errorf("print log %s: %w", path, err)
+	defer func() { err = errors.Join(err, r.Close()) }()
+	if _, err := io.Copy(p.Out, r); err != nil {
+		return fmt.Errorf("print log %s of node %s: %w", l.Name, l.Node, err)
 	}
 	return nil
 }
