@@ -1221,8 +1221,8 @@ func TestTakeUp(t *testing.T) {
 			g.Expect(verdict(c, a).Verdict).To(Equal(tc.verdict))
 			nodes, leases := w.left()
 			g.Expect([]int{nodes, leases}).To(Equal([]int{0, 0}))
-			g.Expect(len(w.logs) > 0).To(Equal(tc.logs))
-			g.Expect(len(a.Diagnoses) > 0).To(Equal(tc.diagnosed))
+			logs, diagnosed := len(w.logs) > 0, len(a.Diagnoses) > 0
+			g.Expect([]bool{logs, diagnosed}).To(Equal([]bool{tc.logs, tc.diagnosed}))
 			g.Expect(told.Phases).To(Equal(a.Phases))
 			if len(a.Phases) > 0 {
 				g.Expect(a.Ended).NotTo(BeZero())
@@ -1250,8 +1250,8 @@ func TestTakeUpKeeps(t *testing.T) {
 			a, err := r.TakeUp(t.Context(), c, 1, matrix.Attempt{Phases: []matrix.PhaseResult{{Phase: matrix.PhaseCreate, Blame: reason, Error: "it broke"}}}, func(matrix.Attempt) {})
 			g.Expect(err).NotTo(HaveOccurred())
 			nodes, _ := w.left()
-			g.Expect(nodes == 1).To(Equal(keeps))
-			g.Expect(a.Kept != "").To(Equal(keeps))
+			there, told := nodes == 1, a.Kept != ""
+			g.Expect([]bool{there, told}).To(Equal([]bool{keeps, keeps}))
 		})
 	}
 }

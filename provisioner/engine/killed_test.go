@@ -340,7 +340,7 @@ func TestKilled(t *testing.T) {
 	kills, runs, removed, kept, phases := 0, 0, 0, 0, 0
 	for ; kills < most; runs++ {
 		seed := uint64(runs)
-		again := func() *mortal { return drawMortal(t, rand.New(rand.NewPCG(seed, 1)), identity) } //nolint:gosec // it is to be the same every time
+		again := func() *mortal { return drawMortal(t, rand.New(rand.NewPCG(seed, 1)), identity) }
 		var calls int
 		var want string
 		synctest.Test(t, func(t *testing.T) {
