@@ -49,6 +49,10 @@ func machineOf(t *testing.T, files, commands map[string]string) (root string, s 
 		write(filepath.Join(root, path), content, 0o600)
 	}
 	bin := t.TempDir()
+	// A look searches the system's folders, too: what is in them is not there.
+	for _, name := range []string{"iptables-legacy-save", "iptables-save", "ip6tables-legacy-save", "ip6tables-save"} {
+		write(filepath.Join(bin, name), "#!/bin/sh\nexit 127\n", 0o700)
+	}
 	for name, script := range commands {
 		write(filepath.Join(bin, name), "#!/bin/sh\n"+script, 0o700)
 	}
