@@ -419,7 +419,7 @@ func TestCrashedRun(t *testing.T) {
 	g.Eventually(p.Alive).WithTimeout(time.Minute).Should(BeFalse(), "QEMU outlives its run")
 	left, err := qemu.Leftovers(state)
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(left).To(Equal([]qemu.Leftover{{Dir: filepath.Dir(strings.TrimSpace(string(out)))}}))
+	g.Expect(left).To(Equal([]qemu.Leftover{{Dir: filepath.Dir(strings.TrimSpace(string(out))), Owner: cmd.ProcessState.Pid()}}))
 	g.Expect(left[0].Remove(t.Context())).To(Succeed())
 	g.Expect(qemu.Leftovers(state)).To(BeEmpty())
 }
