@@ -75,8 +75,10 @@ func forThisMachine(image v1.Image) *v1.ConfigFile {
 
 // pull has a node's containerd pull an image, with the registry's authority and
 // password, and shows that neither can be done without. $1 is the image, $2 the
-// registry, $3 its name, $4 its address and $5 user and password.
-const pull = `PATH=$PATH:/usr/local/bin:/var/lib/rancher/rke2/bin
+// registry, $3 its name and $4 its address. Its input is a line of user and
+// password, as what a command failed with tells its arguments, and the authority.
+const pull = `read -r user
+PATH=$PATH:/usr/local/bin:/var/lib/rancher/rke2/bin
 if [ -S /run/k3s/containerd/containerd.sock ]; then export CONTAINERD_ADDRESS=/run/k3s/containerd/containerd.sock; fi
 if ! command -v ctr >/dev/null && command -v k3s >/dev/null; then ctr() { k3s ctr "$@"; }; fi
 grep -q " $3\$" /etc/hosts || echo "$4 $3" >> /etc/hosts
@@ -85,8 +87,8 @@ mkdir -p "$hosts/$2"; cat > "$hosts/ca.crt"
 printf 'server = "https://%s"\n[host."https://%s"]\n  ca = "%s/ca.crt"\n' "$2" "$2" "$hosts" > "$hosts/$2/hosts.toml"
 ctr -n lxcmatrix images rm "$1" >/dev/null 2>&1 || true
 if ctr -n lxcmatrix images pull --hosts-dir "$hosts" "$1" >/dev/null 2>&1; then echo "it pulled without a password"; exit 3; fi
-if ctr -n lxcmatrix images pull --hosts-dir /nonexistent --user "$5" "$1" >/dev/null 2>&1; then echo "it pulled without the authority"; exit 3; fi
-ctr -n lxcmatrix images pull --hosts-dir "$hosts" --user "$5" "$1" >/tmp/lxcmatrix-pull.log 2>&1 || { tail -n 1 /tmp/lxcmatrix-pull.log; exit 4; }
+if ctr -n lxcmatrix images pull --hosts-dir /nonexistent --user "$user" "$1" >/dev/null 2>&1; then echo "it pulled without the authority"; exit 3; fi
+ctr -n lxcmatrix images pull --hosts-dir "$hosts" --user "$user" "$1" >/tmp/lxcmatrix-pull.log 2>&1 || { tail -n 1 /tmp/lxcmatrix-pull.log; exit 4; }
 ctr -n lxcmatrix images rm --sync "$1" >/dev/null`
 
 func (r *registry) steady(ctx context.Context, cluster *provisioner.Cluster) (all []matrix.Evidence) {
@@ -100,8 +102,8 @@ func (r *registry) steady(ctx context.Context, cluster *provisioner.Cluster) (al
 // pulled is what came of a node's pull.
 func (r *registry) pulled(ctx context.Context, node provisioner.Node) matrix.Evidence {
 	e := matrix.Evidence{Check: matrix.ServiceRegistry, Node: node.Name(), Want: "an image pulled with TLS and a password, and not without"}
-	_, err := node.Exec(ctx, provisioner.Command{Stdin: strings.NewReader(r.registry.CA), Args: []string{"sh", "-ec", pull, "pull",
-		r.image, r.registry.Host, r.registry.Name(), r.registry.Address(), r.registry.User + ":" + r.registry.Password}})
+	_, err := node.Exec(ctx, provisioner.Command{Stdin: strings.NewReader(r.registry.User + ":" + r.registry.Password + "\n" + r.registry.CA),
+		Args: []string{"sh", "-ec", pull, "pull", r.image, r.registry.Host, r.registry.Name(), r.registry.Address()}})
 	// A registry that is gone is not the node's doing.
 	if alive := r.registry.Alive(ctx); err != nil && alive != nil {
 		e.Saw = alive.Error()

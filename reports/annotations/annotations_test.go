@@ -6,29 +6,12 @@ import (
 	"strings"
 	"testing"
 
-	"gotest.tools/v3/golden"
-
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/reports/annotations"
 	"github.com/lxcmatrix/lxcmatrix/reports/internal/samples"
 )
 
-func TestGolden(t *testing.T) {
-	for name, run := range map[string]matrix.Run{
-		"pass.golden":       samples.Run(samples.ForVerdict(matrix.Pass)),
-		"everything.golden": samples.Everything(),
-		"empty.golden":      samples.Run(),
-		"cut-short.golden":  samples.Ablated(false),
-	} {
-		t.Run(name, func(t *testing.T) {
-			var got bytes.Buffer
-			if err := annotations.Render(&got, run); err != nil {
-				t.Fatal(err)
-			}
-			golden.Assert(t, got.String(), name)
-		})
-	}
-}
+func TestGolden(t *testing.T) { samples.Goldens(t, annotations.Render) }
 
 // Names and logs can neither end a command, begin another, nor add a property.
 func TestHostileNamesStayInTheirPlace(t *testing.T) {

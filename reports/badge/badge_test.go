@@ -1,35 +1,17 @@
 package badge_test
 
 import (
-	"bytes"
 	"encoding/xml"
 	"os"
 	"path/filepath"
 	"testing"
-
-	"gotest.tools/v3/golden"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/reports/badge"
 	"github.com/lxcmatrix/lxcmatrix/reports/internal/samples"
 )
 
-func TestGolden(t *testing.T) {
-	for name, run := range map[string]matrix.Run{
-		"pass.golden":       samples.Run(samples.ForVerdict(matrix.Pass)),
-		"everything.golden": samples.Everything(),
-		"empty.golden":      samples.Run(),
-		"cut-short.golden":  samples.Ablated(false),
-	} {
-		t.Run(name, func(t *testing.T) {
-			var got bytes.Buffer
-			if err := badge.Render(&got, run); err != nil {
-				t.Fatal(err)
-			}
-			golden.Assert(t, got.String(), name)
-		})
-	}
-}
+func TestGolden(t *testing.T) { samples.Goldens(t, badge.Render) }
 
 // Each row has an image of its own, in the folder and nowhere else, and whatever it
 // is called, it is an image and nothing more.

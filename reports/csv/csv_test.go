@@ -6,29 +6,12 @@ import (
 	"strings"
 	"testing"
 
-	"gotest.tools/v3/golden"
-
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/reports/csv"
 	"github.com/lxcmatrix/lxcmatrix/reports/internal/samples"
 )
 
-func TestGolden(t *testing.T) {
-	for name, run := range map[string]matrix.Run{
-		"pass.golden":       samples.Run(samples.ForVerdict(matrix.Pass)),
-		"everything.golden": samples.Everything(),
-		"empty.golden":      samples.Run(),
-		"cut-short.golden":  samples.Ablated(false),
-	} {
-		t.Run(name, func(t *testing.T) {
-			var got bytes.Buffer
-			if err := csv.Render(&got, run); err != nil {
-				t.Fatal(err)
-			}
-			golden.Assert(t, got.String(), name)
-		})
-	}
-}
+func TestGolden(t *testing.T) { samples.Goldens(t, csv.Render) }
 
 // Nothing that others named begins a formula in a spreadsheet, and each cell is one
 // line of as many fields as the first.

@@ -9,29 +9,12 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
-	"gotest.tools/v3/golden"
 
-	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/reports/internal/samples"
 	"github.com/lxcmatrix/lxcmatrix/reports/openmetrics"
 )
 
-func TestGolden(t *testing.T) {
-	for name, run := range map[string]matrix.Run{
-		"pass.golden":       samples.Run(samples.ForVerdict(matrix.Pass)),
-		"everything.golden": samples.Everything(),
-		"empty.golden":      samples.Run(),
-		"cut-short.golden":  samples.Ablated(false),
-	} {
-		t.Run(name, func(t *testing.T) {
-			var got bytes.Buffer
-			if err := openmetrics.Render(&got, run); err != nil {
-				t.Fatal(err)
-			}
-			golden.Assert(t, got.String(), name)
-		})
-	}
-}
+func TestGolden(t *testing.T) { samples.Goldens(t, openmetrics.Render) }
 
 // The node exporter, which reads with this parser, finds each cell's numbers under
 // the names that they have, hostile ones too, and no timestamps, which it refuses.
