@@ -321,7 +321,9 @@ func TestPeakMemory(t *testing.T) {
 
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
-	g.Expect(peakMemory(over, os.Getpid())).To(BeNumerically(">=", own))
+	// No less than own would be too much: the kernel sums its counters of pages
+	// roughly, and two looks at a high-water mark may differ either way.
+	g.Expect(peakMemory(over, os.Getpid())).To(BeNumerically("~", own, own/2))
 	g.Expect(peakMemory(over, ended.Process.Pid)).To(BeZero())
 }
 
