@@ -137,6 +137,7 @@ func (m Machine) Examine(ctx context.Context, opts Options) []Finding {
 		m.capabilities, m.apparmor, m.sysctls,
 		m.disk, m.memory, m.processors, m.quotas,
 		m.forwarding, m.dns, m.incus,
+		m.alone,
 	}
 	var findings []Finding
 	for _, probe := range probes {

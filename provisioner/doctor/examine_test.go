@@ -137,7 +137,7 @@ func TestNodesElsewhere(t *testing.T) {
 	for driver, asked := range map[string]bool{"embedded": true, "local": true, "qemu": false, "remote": false} {
 		m, _ := machine(t, map[string]string{"/proc/sys/kernel/panic": "0"})
 		findings := m.Examine(t.Context(), Options{HostDriver: driver})
-		for _, id := range []string{"sysctls", "quotas"} {
+		for _, id := range []string{"sysctls", "quotas", "alone"} {
 			if f, found := find(findings, id); found != asked {
 				t.Errorf("%s: asked about %s is %t, want %t: %s", driver, id, found, asked, f)
 			}
