@@ -257,20 +257,44 @@ type Reduced interface {
 	LeftOut() []string
 }
 
-// Prepared is a Distro that can tell, without a node, what Configure does.
+// Prepared is a Distro that can tell, without a node, what it writes on one.
 type Prepared interface {
-	// Prepare says what prepares a node of a name and an address for the
-	// distribution; containerd is what its --version prints on the node.
-	Prepare(name, address, containerd string, want Desired) (Preparation, error)
+	// Prepare says what makes a node ready to take its place in a cluster.
+	Prepare(p Place, want Desired) (Preparation, error)
 }
 
-// Preparation is what is there before a distribution starts.
+// Place is a node's in its cluster.
+type Place struct {
+	Name, Address string
+	// Containerd is what its --version prints on the node.
+	Containerd string
+	Role       matrix.Role
+	// Invitation is nil for the first server.
+	Invitation *Invitation
+}
+
+// Invitation is what a node joins a cluster with. All but Server are secrets, or
+// lead to one: they go into files that only root reads, and nowhere else.
+type Invitation struct {
+	// Server is the first server's address.
+	Server string
+	Token  string
+	// CAHash is the digest of the cluster's CA, and CertificateKey decrypts the
+	// control plane's certificates; a distribution whose token does not do it all
+	// wants them. The key is empty for an agent.
+	CAHash, CertificateKey string
+}
+
+// Preparation is what is there before a distribution starts on a node.
 type Preparation struct {
 	Files []File
 	// Restart names units that read Files only when they start.
 	Restart []string
-	// First is the command that then starts the first server.
-	First []string
+	// Start is the command that then makes the node a part of its cluster.
+	Start []string
+	// Notes are sentences on what else the cell had, and on where an invitation
+	// is had from.
+	Notes []string
 }
 
 // Check is one health assertion. Run polls until it is healthy or ctx ends

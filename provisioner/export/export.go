@@ -24,6 +24,16 @@ const (
 	Gateway     = "LXCMATRIX_GATEWAY"
 )
 
+// Invitation is what stands for what a node joins with, which is told to its part
+// where that is applied. The key is a server's alone.
+func Invitation(role matrix.Role) *provisioner.Invitation {
+	i := &provisioner.Invitation{Server: "LXCMATRIX_SERVER", Token: "LXCMATRIX_TOKEN", CAHash: "LXCMATRIX_CA_HASH"}
+	if role == matrix.RoleServer {
+		i.CertificateKey = "LXCMATRIX_CERTIFICATE_KEY"
+	}
+	return i
+}
+
 // sysctlFile is where systemd finds sysctls at every boot.
 const sysctlFile = "/etc/sysctl.d/90-lxcmatrix.conf"
 
@@ -35,17 +45,28 @@ type Steps struct {
 	// Facts say in a line what the cell was seen on.
 	Facts string
 	Host  Part
+	// Nodes are the ways in which the cell's nodes are set up, the first server's
+	// first.
+	Nodes []Node
+}
+
+// Node is what is done for every node that has the same place in the cluster.
+type Node struct {
+	Part
 	// Instance is the container's own configuration.
 	Instance provisioner.IncusConfig
-	Node     Part
-	// First is the command that then starts the first server.
-	First []string
+	// Start is the command that then makes the node a part of its cluster.
+	Start []string
+	// Notes are sentences on what else the cell had.
+	Notes []string
 }
 
 // Part is what is done on the host, or in a node.
 type Part struct {
-	// Name is host or node.
-	Name    string
+	// Name is host or node, or which of the nodes: first-server, server, agent.
+	Name string
+	// Where is what Name says, in words.
+	Where   string
 	Files   []provisioner.File
 	Sysctls []Sysctl
 	// Enable and Disable name units, Restart those that read Files only when
@@ -59,31 +80,48 @@ type Sysctl struct{ Key, Value string }
 // File is where the kernel has it.
 func (s Sysctl) File() string { return "/proc/sys/" + strings.ReplaceAll(s.Key, ".", "/") }
 
-// Derive sorts what the fixes of a cell want, and what its distribution writes,
-// by where it is done.
-func Derive(c matrix.Cell, host matrix.HostFacts, want provisioner.Desired, p provisioner.Preparation) Steps {
-	s := Steps{Cell: c.ID, Cgroup: host.Cgroup, Instance: want.Incus, First: p.First,
-		Facts: fmt.Sprintf("%s %s on %s, host kernel %s, cgroup %s, Incus %s, LXC %s", c.Distro.Name, c.Distro.Version, c.OSOf(matrix.RoleServer).Name,
+// Derive begins the steps of a cell with what the fixes of all its nodes want of
+// the host.
+func Derive(c matrix.Cell, host matrix.HostFacts, wants ...provisioner.Desired) Steps {
+	sysctls := map[string]string{}
+	for _, want := range wants {
+		maps.Copy(sysctls, want.Host.Sysctls)
+	}
+	return Steps{Cell: c.ID, Cgroup: host.Cgroup, Host: part("host", "on the host", nil, sysctls),
+		Facts: fmt.Sprintf("%s %s on %s, host kernel %s, cgroup %s, Incus %s, LXC %s", c.Distro.Name, c.Distro.Version, onto(c),
 			host.Kernel, host.Cgroup, host.Incus, host.LXC)}
-	s.Host = part("host", nil, want.Host.Sysctls)
+}
+
+// onto are the OSes of a cell's nodes.
+func onto(c matrix.Cell) string {
+	names := []string{c.OSOf(matrix.RoleServer).Name}
+	if agents := c.OSOf(matrix.RoleAgent).Name; c.Topology.Agents > 0 && agents != names[0] {
+		names = append(names, agents+" (agents)")
+	}
+	return strings.Join(names, " and ")
+}
+
+// Add adds what the fixes want of nodes, and what their distribution writes.
+// name and where are the part's.
+func (s *Steps) Add(name, where string, want provisioner.Desired, p provisioner.Preparation) {
 	files := slices.Clone(want.Node.Files)
 	for _, u := range want.Node.Units {
 		files = append(files, provisioner.File{Path: path.Join("/etc/systemd/system", u.Name), Content: u.Content})
 	}
-	s.Node = part("node", append(files, p.Files...), want.Node.Sysctls)
+	n := Node{Part: part(name, where, append(files, p.Files...), want.Node.Sysctls), Instance: want.Incus, Start: p.Start, Notes: p.Notes}
 	for _, u := range want.Node.Units {
 		if u.Enable {
-			s.Node.Enable = append(s.Node.Enable, u.Name)
+			n.Enable = append(n.Enable, u.Name)
 		}
 	}
-	s.Node.Disable = want.Node.Disable
-	s.Node.Restart = append(slices.Clone(want.Node.Restart), p.Restart...)
-	return s
+	n.Disable = want.Node.Disable
+	n.Restart = append(slices.Clone(want.Node.Restart), p.Restart...)
+	s.Nodes = append(s.Nodes, n)
 }
 
 // part is one with a file of its sysctls among its own, and every mode said.
-func part(name string, files []provisioner.File, sysctls map[string]string) Part {
-	p := Part{Name: name, Files: files}
+func part(name, where string, files []provisioner.File, sysctls map[string]string) Part {
+	p := Part{Name: name, Where: where, Files: files}
 	var conf strings.Builder
 	for _, key := range slices.Sorted(maps.Keys(sysctls)) {
 		p.Sysctls = append(p.Sysctls, Sysctl{key, sysctls[key]})

@@ -181,10 +181,10 @@ until ip -4 route show default | grep -q .; do sleep 0.2; done'`
 // time, and every sysctl.
 func (by hands) state() string {
 	script := "export LC_ALL=C\n"
-	for _, f := range by.steps.Node.Files {
+	for _, f := range by.steps.Nodes[0].Files {
 		script += "if [ -e " + f.Path + " ]; then stat -c '%n %a %Y' " + f.Path + "; sha256sum <" + f.Path + "; else echo no " + f.Path + "; fi\n"
 	}
-	for _, s := range by.steps.Node.Sysctls {
+	for _, s := range by.steps.Nodes[0].Sysctls {
 		script += "cat " + s.File() + "\n"
 	}
 	return script
@@ -212,7 +212,7 @@ func TestByHand(t *testing.T) {
 
 	// The pods' network is the operator's own.
 	by.in(node, bridge.Conflist("10.244.0.0/24", `"ipMasq": true`), "sh", "-c", "mkdir -p /etc/cni/net.d && cat >"+bridge.ConflistPath)
-	by.in(node, "", by.steps.First...)
+	by.in(node, "", by.steps.Nodes[0].Start...)
 	kubeconfig := filepath.Join(by.dir, "admin.conf")
 	by.incus("", "file", "pull", node+"/etc/kubernetes/admin.conf", kubeconfig)
 

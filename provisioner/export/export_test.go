@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,8 +33,31 @@ func passed(distro, version string) (matrix.Cell, matrix.Attempt) {
 	return c, a
 }
 
-// steps are those of a cell.
+// steps are those of a cell of one node.
 func steps(t *testing.T, distro, version string) export.Steps {
+	t.Helper()
+	c, a := passed(distro, version)
+	return stepsOf(t, c, a)
+}
+
+// several are those of a cell with servers of Debian 12, and of agents of Debian
+// 13, whose containerd is newer.
+func several(t *testing.T, distro, version string, topology matrix.Topology) export.Steps {
+	t.Helper()
+	c, a := passed(distro, version)
+	c.OS, c.Topology = matrix.OS{Name: "debian/12", Agents: "debian/13"}, topology
+	c.ID = c.NewID()
+	for i := 1; i < topology.Nodes(); i++ {
+		node := a.Nodes[0]
+		if topology.Role(i) == matrix.RoleAgent {
+			node.Containerd = "2.1.4"
+		}
+		a.Nodes = append(a.Nodes, node)
+	}
+	return stepsOf(t, c, a)
+}
+
+func stepsOf(t *testing.T, c matrix.Cell, a matrix.Attempt) export.Steps {
 	t.Helper()
 	k, err := catalog.LoadKnowledge(t.Context())
 	if err != nil {
@@ -43,7 +67,6 @@ func steps(t *testing.T, distro, version string) export.Steps {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, a := passed(distro, version)
 	decided, err := catalog.Fixes{Catalogue: k.Fixes}.Decide(c, a.Host, &a.Nodes[0])
 	if err != nil {
 		t.Fatal(err)
@@ -59,11 +82,16 @@ func steps(t *testing.T, distro, version string) export.Steps {
 // TestFormats holds what each format writes for each distribution to its golden
 // files.
 func TestFormats(t *testing.T) {
-	for distro, version := range map[string]string{"kubeadm": "1.34.4", "k3s": "1.34.2+k3s1", "rke2": "1.34.2+rke2r1"} {
-		s := steps(t, distro, version)
+	for folder, s := range map[string]export.Steps{
+		"kubeadm":       steps(t, "kubeadm", "1.34.4"),
+		"k3s":           steps(t, "k3s", "1.34.2+k3s1"),
+		"rke2":          steps(t, "rke2", "1.34.2+rke2r1"),
+		"kubeadm-mixed": several(t, "kubeadm", "1.34.4", matrix.Topology{Servers: 1, Agents: 2}),
+		"k3s-mixed":     several(t, "k3s", "1.34.2+k3s1", matrix.Topology{Servers: 1, Agents: 1}),
+	} {
 		names, _ := export.Formats()
 		for _, format := range names {
-			t.Run(distro+" "+format, func(t *testing.T) {
+			t.Run(folder+" "+format, func(t *testing.T) {
 				files, err := export.Write(format, s)
 				if err != nil {
 					t.Fatal(err)
@@ -72,7 +100,7 @@ func TestFormats(t *testing.T) {
 				for _, f := range files {
 					all.WriteString("==> " + f.Path + " <==\n" + f.Content)
 				}
-				golden.Assert(t, all.String(), filepath.Join(distro, format+".golden"))
+				golden.Assert(t, all.String(), filepath.Join(folder, format+".golden"))
 			})
 		}
 	}
@@ -81,13 +109,26 @@ func TestFormats(t *testing.T) {
 // TestScriptsAreScripts has every script parsed as a POSIX shell would, and
 // looked at by sh and shellcheck where they are there.
 func TestScriptsAreScripts(t *testing.T) {
-	for distro, version := range map[string]string{"kubeadm": "1.34.4", "k3s": "1.34.2+k3s1"} {
-		files, err := export.Write("shell", steps(t, distro, version))
+	for _, one := range []struct {
+		steps   export.Steps
+		scripts []string
+	}{
+		{steps(t, "kubeadm", "1.34.4"), []string{"host.sh", "node.sh"}},
+		{steps(t, "k3s", "1.34.2+k3s1"), []string{"host.sh", "node.sh"}},
+		{several(t, "kubeadm", "1.34.4", matrix.Topology{Servers: 1, Agents: 1}), []string{"host.sh", "server.sh", "agent.sh"}},
+		{several(t, "kubeadm", "1.34.4", matrix.Topology{Servers: 3}), []string{"host.sh", "first-server.sh", "server.sh"}},
+		{several(t, "rke2", "1.34.2+rke2r1", matrix.Topology{Servers: 3, Agents: 2}), []string{"host.sh", "first-server.sh", "server.sh", "agent.sh"}},
+	} {
+		files, err := export.Write("shell", one.steps)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(files) != 2 {
-			t.Errorf("%d scripts, want one of the host and one of the node", len(files))
+		var names []string
+		for _, f := range files {
+			names = append(names, f.Path)
+		}
+		if !slices.Equal(names, one.scripts) {
+			t.Errorf("the scripts of %s are %q, want %q", one.steps.Cell, names, one.scripts)
 		}
 		for _, f := range files {
 			if _, err := syntax.NewParser(syntax.Variant(syntax.LangPOSIX)).Parse(strings.NewReader(f.Content), f.Path); err != nil {
@@ -113,10 +154,10 @@ func TestScriptsAreScripts(t *testing.T) {
 func TestUntranslatable(t *testing.T) {
 	for what, spoil := range map[string]func(*export.Steps){
 		"security.syscalls.intercept.mknod": func(s *export.Steps) {
-			s.Instance.Config = map[string]string{"security.syscalls.intercept.mknod": "true"}
+			s.Nodes[0].Instance.Config = map[string]string{"security.syscalls.intercept.mknod": "true"}
 		},
 		"the device lib-modules": func(s *export.Steps) {
-			s.Instance.Devices = map[string]map[string]string{"lib-modules": {"type": "disk", "source": "/lib/modules", "path": "/lib/modules"}}
+			s.Nodes[0].Instance.Devices = map[string]map[string]string{"lib-modules": {"type": "disk", "source": "/lib/modules", "path": "/lib/modules"}}
 		},
 	} {
 		s := steps(t, "kubeadm", "1.34.4")
@@ -155,8 +196,8 @@ func TestScriptRoundTrip(t *testing.T) {
 	if err := os.WriteFile(replaced, []byte("before\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := export.Steps{Node: export.Part{Name: "node", Files: []provisioner.File{
-		{Path: replaced, Content: "a $HOME `and` 'quotes'\nEND\nname " + export.NodeName + "\n", Mode: 0o644}, {Path: made, Mode: 0o755}}}}
+	s := export.Steps{Nodes: []export.Node{{Part: export.Part{Name: "node", Files: []provisioner.File{
+		{Path: replaced, Content: "a $HOME `and` 'quotes'\nEND\nname " + export.NodeName + "\n", Mode: 0o644}, {Path: made, Mode: 0o755}}}}}}
 	files, err := export.Write("shell", s)
 	if err != nil {
 		t.Fatal(err)
@@ -203,5 +244,42 @@ func TestScriptRoundTrip(t *testing.T) {
 	}
 	if out := run("undo"); out != "no change\n" {
 		t.Errorf("the second undo said %q", out)
+	}
+}
+
+// TestEachRoleHasItsOwn: nodes of two OSes are told apart, by what their own
+// containerd reads and by how they come into the cluster; what is asked is told
+// before anything is written.
+func TestEachRoleHasItsOwn(t *testing.T) {
+	s := several(t, "kubeadm", "1.34.4", matrix.Topology{Servers: 3, Agents: 1})
+	files, err := export.Write("shell", s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scripts := map[string]string{}
+	for _, f := range files {
+		scripts[f.Path] = f.Content
+	}
+	for script, of := range map[string]struct{ has, lacks []string }{
+		"first-server.sh": {[]string{"kind: InitConfiguration", "version = 2", "kubeadm init"}, []string{"TOKEN", "version = 3"}},
+		"server.sh":       {[]string{"kind: JoinConfiguration", "controlPlane:", "version = 2", "kubeadm join", "CERTIFICATE_KEY"}, []string{"InitConfiguration", "version = 3"}},
+		"agent.sh":        {[]string{"kind: JoinConfiguration", "version = 3", "kubeadm join", "CA_HASH"}, []string{"controlPlane:", "CERTIFICATE_KEY", "version = 2"}},
+	} {
+		for _, has := range of.has {
+			if !strings.Contains(scripts[script], has) {
+				t.Errorf("%s lacks %q", script, has)
+			}
+		}
+		for _, lacks := range of.lacks {
+			if strings.Contains(scripts[script], lacks) {
+				t.Errorf("%s has %q", script, lacks)
+			}
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-s")
+	cmd.Stdin, cmd.Env = strings.NewReader(scripts["agent.sh"]), append(os.Environ(), "NODE_NAME=n1", "NODE_ADDRESS=192.0.2.2", "GATEWAY=192.0.2.1", "SERVER=192.0.2.3")
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "set TOKEN: a token of the cluster") || strings.Contains(string(out), "changed") {
+		t.Errorf("without a token: %v\n%s", err, out)
 	}
 }

@@ -12,15 +12,32 @@ import (
 	"go.yaml.in/yaml/v4"
 	"mvdan.cc/sh/v3/syntax"
 
+	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
 
 //go:embed templates
 var templates embed.FS
 
-// variables are what the node knows, and what stands for it in the steps.
+// variables are what the node knows or is told, and what stands for it in the
+// steps.
 func variables() map[string]string {
-	return map[string]string{"node_name": NodeName, "node_address": NodeAddress, "gateway": Gateway}
+	told := Invitation(matrix.RoleServer)
+	return map[string]string{"node_name": NodeName, "node_address": NodeAddress, "gateway": Gateway,
+		"server": told.Server, "token": told.Token, "ca_hash": told.CAHash, "certificate_key": told.CertificateKey}
+}
+
+// asked are the variables that only whoever applies a part can tell, and what
+// they are.
+func asked(p Part) [][2]string {
+	var all [][2]string
+	for _, v := range [][2]string{{"server", "the first server's address"}, {"token", "a token of the cluster"},
+		{"ca_hash", "the digest of the cluster's CA, sha256:..."}, {"certificate_key", "the key of the control plane's certificates"}} {
+		if p.Wants(v[0]) {
+			all = append(all, v)
+		}
+	}
+	return all
 }
 
 // Wants says whether a part needs something that only the node knows, by the
@@ -36,7 +53,7 @@ func (p Part) Units() bool {
 
 // render fills a template in.
 func render(name string, data any) (string, error) {
-	t, err := template.New(name).Funcs(template.FuncMap{"quote": quote, "terminator": terminator, "join": strings.Join, "holders": holders,
+	t, err := template.New(name).Funcs(template.FuncMap{"quote": quote, "terminator": terminator, "join": strings.Join, "upper": strings.ToUpper, "holders": holders, "asked": asked,
 		"dir": path.Dir, "template_of": isTemplate, "relative": relative}).ParseFS(templates, "templates/"+name)
 	if err != nil {
 		return "", fmt.Errorf("read template %s: %w", name, err)
@@ -86,20 +103,28 @@ func holders(p Part) [][2]string {
 type apart struct {
 	Steps
 	Part Part
+	// Start and Notes are a node's.
+	Start, Notes []string
 }
+
+// of is the part of nodes.
+func (s Steps) of(n Node) apart { return apart{s, n.Part, n.Start, n.Notes} }
 
 // parts are those that have something to do.
 func (s Steps) parts() []apart {
 	var all []apart
-	for _, p := range []Part{s.Host, s.Node} {
-		if len(p.Files)+len(p.Disable) > 0 {
-			all = append(all, apart{s, p})
+	if len(s.Host.Files) > 0 {
+		all = append(all, apart{Steps: s, Part: s.Host})
+	}
+	for _, n := range s.Nodes {
+		if len(n.Files)+len(n.Disable) > 0 {
+			all = append(all, s.of(n))
 		}
 	}
 	return all
 }
 
-// shell is a script for the host and one for the nodes.
+// shell is a script for the host and one for each kind of node.
 func shell(s Steps) ([]provisioner.File, error) {
 	var files []provisioner.File
 	for _, p := range s.parts() {
@@ -114,19 +139,39 @@ func shell(s Steps) ([]provisioner.File, error) {
 
 // cloudInit has an instance write the node's script and run it once.
 func cloudInit(s Steps) ([]provisioner.File, error) {
-	script, err := render("part.sh", apart{s, s.Node})
-	if err != nil {
-		return nil, err
+	var files []provisioner.File
+	for _, n := range s.Nodes {
+		script, err := render("part.sh", s.of(n))
+		if err != nil {
+			return nil, err
+		}
+		const target = "/usr/local/sbin/lxcmatrix-node"
+		command, head := []string{target, "apply"}, s.header()
+		if tell := asked(n.Part); len(tell) > 0 {
+			command = append([]string{"env"}, command...)
+			for i, v := range tell {
+				command = slices.Insert(command, i+1, strings.ToUpper(v[0])+"=")
+			}
+			head += "# Before it is used, fill in what is empty in runcmd; the script in it says what is.\n"
+		}
+		config, err := yaml.Dump(map[string]any{
+			"write_files": []any{map[string]any{"path": target, "permissions": "0755", "content": script}},
+			"runcmd":      []any{command},
+		})
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, provisioner.File{Path: s.named(n, "user-data"), Content: "#cloud-config\n" + head + string(config)})
 	}
-	const target = "/usr/local/sbin/lxcmatrix-node"
-	config, err := yaml.Dump(map[string]any{
-		"write_files": []any{map[string]any{"path": target, "permissions": "0755", "content": script}},
-		"runcmd":      []any{[]string{target, "apply"}},
-	})
-	if err != nil {
-		return nil, err
+	return files, nil
+}
+
+// named is the name of a file that is there for each kind of node.
+func (s Steps) named(n Node, file string) string {
+	if len(s.Nodes) == 1 {
+		return file
 	}
-	return []provisioner.File{{Path: "user-data", Content: "#cloud-config\n" + s.header() + string(config)}}, nil
+	return n.Name + "-" + file
 }
 
 // header says what something was written for.

@@ -58,7 +58,7 @@ func (d *Distro) Configure(ctx context.Context, node provisioner.Node, want prov
 	if err != nil {
 		return fmt.Errorf("configure kubeadm on node %s: %w", node.Name(), err)
 	}
-	p, err := d.Prepare(node.Name(), node.Address(), out.Stdout, want)
+	p, err := d.Prepare(provisioner.Place{Name: node.Name(), Address: node.Address(), Containerd: out.Stdout, Role: matrix.RoleServer}, want)
 	if err != nil {
 		return fmt.Errorf("configure kubeadm on node %s: %w", node.Name(), err)
 	}
@@ -75,14 +75,18 @@ func (d *Distro) Configure(ctx context.Context, node provisioner.Node, want prov
 }
 
 // Prepare is kubeadm's configuration and containerd's.
-func (d *Distro) Prepare(name, address, said string, want provisioner.Desired) (provisioner.Preparation, error) {
-	containerd, err := containerdConfig(said, d.PauseImage, want.Containerd)
+func (d *Distro) Prepare(p provisioner.Place, want provisioner.Desired) (provisioner.Preparation, error) {
+	containerd, err := containerdConfig(p.Containerd, d.PauseImage, want.Containerd)
 	if err != nil {
 		return provisioner.Preparation{}, err
 	}
-	config, err := d.config(name, address, want, join{})
+	config, err := d.config(p.Name, p.Address, want, p.Invitation)
 	if err != nil {
 		return provisioner.Preparation{}, err
+	}
+	verb := "init"
+	if p.Invitation != nil {
+		verb = "join"
 	}
 	return provisioner.Preparation{
 		Files: []provisioner.File{
@@ -90,8 +94,28 @@ func (d *Distro) Prepare(name, address, said string, want provisioner.Desired) (
 			{Path: configPath, Content: config, Mode: 0o600},
 		},
 		Restart: []string{"containerd"},
-		First:   command(want, "init").Args,
+		Start:   command(want, verb).Args,
+		Notes:   d.notes(p.Invitation),
 	}, nil
+}
+
+// notes are what somebody who installs a node by hand has to know.
+func (d *Distro) notes(invited *provisioner.Invitation) []string {
+	network := "the bridge plugin on each node, and routes from node to node"
+	if d.Flannel != nil {
+		network = "flannel " + flannel.Version
+	}
+	notes := []string{"The network of pods, " + podSubnet + ", is not written here: the cell had " + network + "."}
+	if d.Servers > 1 {
+		notes = append(notes, "On every node, /etc/hosts has to name each server "+apiName+", a server itself first.")
+	}
+	if invited != nil {
+		notes = append(notes, "On the first server, kubeadm token create --print-join-command prints a token and the digest of the CA.")
+	}
+	if invited != nil && invited.CertificateKey != "" {
+		notes = append(notes, "On the first server, kubeadm init phase upload-certs --upload-certs --config "+configPath+" prints the key of the certificates.")
+	}
+	return notes
 }
 
 // kubectl is how a server asks the API.
@@ -143,11 +167,11 @@ func command(want provisioner.Desired, verb string, flags ...string) provisioner
 // that the cluster gave it. A server learns the others' names for the API
 // first, and they its own.
 func (d *Distro) Join(ctx context.Context, members []provisioner.Node, node provisioner.Node, role matrix.Role, want provisioner.Desired) error {
-	j, err := invite(ctx, members[0], role)
+	invited, err := invite(ctx, members[0], role)
 	if err != nil {
 		return err
 	}
-	config, err := d.config(node.Name(), node.Address(), want, j)
+	config, err := d.config(node.Name(), node.Address(), want, invited)
 	if err != nil {
 		return fmt.Errorf("configure kubeadm join on node %s: %w", node.Name(), err)
 	}
@@ -194,7 +218,7 @@ func (d *Distro) LogCommands() map[string]string {
 }
 
 // config is kubeadm's configuration of one node, all documents of it.
-func (d *Distro) config(name, address string, want provisioner.Desired, j join) (string, error) {
+func (d *Distro) config(name, address string, want provisioner.Desired, invited *provisioner.Invitation) (string, error) {
 	const api = "kubeadm.k8s.io/v1beta4"
 	registration := map[string]any{
 		"name":      name,
@@ -211,7 +235,7 @@ func (d *Distro) config(name, address string, want provisioner.Desired, j join) 
 		"kubernetesAPICall": seconds(max(60*time.Second, d.Timeout/2)),
 	}
 	var documents []map[string]any
-	if j.server == "" {
+	if invited == nil {
 		documents = append(documents, map[string]any{
 			"apiVersion": api, "kind": "InitConfiguration",
 			"nodeRegistration": registration, "timeouts": timeouts,
@@ -231,16 +255,16 @@ func (d *Distro) config(name, address string, want provisioner.Desired, j join) 
 			"apiVersion": api, "kind": "JoinConfiguration",
 			"nodeRegistration": registration, "timeouts": timeouts,
 			"discovery": map[string]any{"bootstrapToken": map[string]any{
-				"apiServerEndpoint": j.server + ":6443", "token": j.token,
-				"caCertHashes": []string{j.caHash}}},
+				"apiServerEndpoint": invited.Server + ":6443", "token": invited.Token,
+				"caCertHashes": []string{invited.CAHash}}},
 		}
-		if j.certificateKey != "" {
-			joining["controlPlane"] = map[string]any{"certificateKey": j.certificateKey,
+		if invited.CertificateKey != "" {
+			joining["controlPlane"] = map[string]any{"certificateKey": invited.CertificateKey,
 				"localAPIEndpoint": map[string]any{"advertiseAddress": address, "bindPort": 6443}}
 		}
 		documents = append(documents, joining)
 	}
-	if j.server == "" {
+	if invited == nil {
 		documents = append(documents, kubeletDocument(want), proxyDocument(want))
 	}
 	return yamlDocuments(documents)

@@ -316,7 +316,7 @@ func TestPatience(t *testing.T) {
 		60 * time.Minute: {"kubeletHealthCheck: 600s", "controlPlaneComponentHealthCheck: 1800s", "kubernetesAPICall: 1800s"},
 	} {
 		d := &Distro{Version: "1.34.4", Timeout: timeout}
-		text, err := d.config("s1", "10.0.0.10", provisioner.Desired{}, join{})
+		text, err := d.config("s1", "10.0.0.10", provisioner.Desired{}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

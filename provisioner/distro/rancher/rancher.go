@@ -99,11 +99,11 @@ var (
 // Configure writes what servers and agents have in common: the node's own name
 // and address, and what the fixes want of kubelet, kube-proxy and containerd.
 func (d *Distro) Configure(ctx context.Context, node provisioner.Node, want provisioner.Desired) error {
-	p, err := d.Prepare(node.Name(), node.Address(), "", want)
+	files, err := d.named(node.Name(), want)
 	if err != nil {
 		return fmt.Errorf("configure %s on node %s: %w", d.Name, node.Name(), err)
 	}
-	for _, f := range p.Files {
+	for _, f := range files {
 		if err := node.Push(ctx, f); err != nil {
 			return fmt.Errorf("configure %s: %w", d.Name, err)
 		}
@@ -122,14 +122,47 @@ func (d *Distro) Configure(ctx context.Context, node provisioner.Node, want prov
 	return nil
 }
 
-// Prepare is what servers and agents have in common. The product brings its
+// Prepare is what servers and agents have in common, and the configuration of
+// the node's role. A first server makes its token itself. The product brings its
 // own containerd.
-func (d *Distro) Prepare(name, _, _ string, want provisioner.Desired) (provisioner.Preparation, error) {
-	files, err := d.settings(map[string]any{"node-name": name}, want)
+func (d *Distro) Prepare(p provisioner.Place, want provisioner.Desired) (provisioner.Preparation, error) {
+	files, err := d.named(p.Name, want)
 	if err != nil {
 		return provisioner.Preparation{}, err
 	}
-	return provisioner.Preparation{Files: files, First: []string{"systemctl", "enable", "--now", d.Units[matrix.RoleServer]}}, nil
+	config := map[string]any{}
+	if p.Role == matrix.RoleServer {
+		config = d.server(p.Address, p.Invitation == nil)
+	}
+	if p.Invitation != nil {
+		maps.Copy(config, d.joining(*p.Invitation))
+	}
+	file, err := d.configuration(config)
+	if err != nil {
+		return provisioner.Preparation{}, err
+	}
+	return provisioner.Preparation{Files: append(files, file), Start: []string{"systemctl", "enable", "--now", d.Units[p.Role]}, Notes: d.notes(p)}, nil
+}
+
+// notes are what somebody who installs a node by hand has to know.
+func (d *Distro) notes(p provisioner.Place) (notes []string) {
+	if p.Role == matrix.RoleServer {
+		for _, line := range d.LeftOut() {
+			notes = append(notes, line+".")
+		}
+	}
+	if d.CNI == CNIBridge {
+		notes = append(notes, "The network of pods, "+Pods+", is not written here: the cell had the bridge plugin on each node, and routes from node to node.")
+	}
+	if p.Invitation != nil {
+		notes = append(notes, "On the first server, the token is in "+d.token()+".")
+	}
+	return notes
+}
+
+// named are the files that servers and agents have in common.
+func (d *Distro) named(name string, want provisioner.Desired) ([]provisioner.File, error) {
+	return d.settings(map[string]any{"node-name": name}, want)
 }
 
 // Settings are the files in which the product brings about what fixes want of
@@ -201,7 +234,7 @@ func (d *Distro) network() bridge.Network {
 // Init starts the first server with a token that is made here and known to the
 // cluster's nodes alone. The unit says itself when the API is there.
 func (d *Distro) Init(ctx context.Context, node provisioner.Node, _ provisioner.Desired) ([]byte, error) {
-	config := d.server(node, true)
+	config := d.server(node.Address(), true)
 	config["token"] = strings.ToLower(rand.Text())
 	if err := d.configure(ctx, node, config); err != nil {
 		return nil, err
@@ -230,16 +263,15 @@ func (d *Distro) Init(ctx context.Context, node provisioner.Node, _ provisioner.
 // the digest of the cluster's CA.
 func (d *Distro) Join(ctx context.Context, members []provisioner.Node, node provisioner.Node, role matrix.Role, _ provisioner.Desired) error {
 	first := members[0]
-	token, err := first.Pull(ctx, path.Join(d.state(), "server/node-token"))
+	token, err := first.Pull(ctx, d.token())
 	if err != nil {
 		return fmt.Errorf("read the token of node %s: %w", first.Name(), err)
 	}
 	config := map[string]any{}
 	if role == matrix.RoleServer {
-		config = d.server(node, false)
+		config = d.server(node.Address(), false)
 	}
-	config["server"] = fmt.Sprintf("https://%s:%d", first.Address(), d.Port)
-	config["token"] = strings.TrimSpace(string(token))
+	maps.Copy(config, d.joining(provisioner.Invitation{Server: first.Address(), Token: strings.TrimSpace(string(token))}))
 	if err := d.configure(ctx, node, config); err != nil {
 		return err
 	}
@@ -261,9 +293,17 @@ func (d *Distro) Connect(ctx context.Context, nodes []provisioner.Node) error {
 	return nil
 }
 
-// server is the configuration of a server, but for its token.
-func (d *Distro) server(node provisioner.Node, first bool) map[string]any {
-	config := map[string]any{"tls-san": []string{node.Address()}}
+// token is where the first server keeps what others join with.
+func (d *Distro) token() string { return path.Join(d.state(), "server/node-token") }
+
+// joining is what the configuration of a node has that joins.
+func (d *Distro) joining(i provisioner.Invitation) map[string]any {
+	return map[string]any{"server": fmt.Sprintf("https://%s:%d", i.Server, d.Port), "token": i.Token}
+}
+
+// server is the configuration of a server of an address, but for its token.
+func (d *Distro) server(address string, first bool) map[string]any {
+	config := map[string]any{"tls-san": []string{address}}
 	maps.Copy(config, d.Server(d.Options, first))
 	var disable []string
 	for _, a := range d.Addons(d.Version) {
@@ -279,14 +319,20 @@ func (d *Distro) server(node provisioner.Node, first bool) map[string]any {
 
 // configure writes the configuration of a node's role, which holds the token.
 func (d *Distro) configure(ctx context.Context, node provisioner.Node, config map[string]any) error {
-	text, err := yaml.Marshal(config)
+	file, err := d.configuration(config)
 	if err != nil {
 		return fmt.Errorf("configure %s on node %s: %w", d.Name, node.Name(), err)
 	}
-	if err := node.Push(ctx, provisioner.File{Path: d.Config(), Content: string(text), Mode: 0o600}); err != nil {
+	if err := node.Push(ctx, file); err != nil {
 		return fmt.Errorf("configure %s: %w", d.Name, err)
 	}
 	return nil
+}
+
+// configuration is the file of a node's role.
+func (d *Distro) configuration(config map[string]any) (provisioner.File, error) {
+	text, err := yaml.Marshal(config)
+	return provisioner.File{Path: d.Config(), Content: string(text), Mode: 0o600}, err
 }
 
 const (

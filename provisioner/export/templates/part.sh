@@ -3,14 +3,23 @@
 # Written by lxcmatrix export for the cell {{.Cell}},
 # as it passed: {{.Facts}}.
 #
-# The {{$part.Name}}'s part. Run it as root{{if eq $part.Name "node"}} in each node{{else}} on the host{{end}}:
+# Run it as root {{$part.Where}}:
 #   sh {{$part.Name}}.sh        apply it; a second time changes nothing
 #   sh {{$part.Name}}.sh undo   bring back the files, sysctls and units of before
 # What is replaced is kept in /var/lib/lxcmatrix-export/{{$part.Name}} until then. What a unit
 # mounted stays until the next start.
-{{- if eq $part.Name "node"}}
-# Then start the first server:
-#   {{join .First " "}}
+{{- with asked $part}}
+# It asks the environment for what a node joins with:
+{{- range .}}
+#   {{upper (index . 0)}}  {{index . 1}}
+{{- end}}
+{{- end}}
+{{- range .Notes}}
+# {{.}}
+{{- end}}
+{{- with .Start}}
+# Then start it:
+#   {{join . " "}}
 {{- end}}
 set -eu
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -121,10 +130,14 @@ apply() {
 {{- else if eq (index . 0) "node_address"}}
 	node_address=${NODE_ADDRESS:-$(ip -4 route get 192.0.2.1 | sed -n 's/.* src \([0-9.]*\).*/\1/p')}
 	[ -n "$node_address" ] || fail "the node's IPv4 address is not known: set NODE_ADDRESS"
-{{- else}}
+{{- else if eq (index . 0) "gateway"}}
 	gateway=${GATEWAY:-$(ip -4 route show default | sed -n '1s/^default via \([0-9.]*\).*/\1/p')}
 	[ -n "$gateway" ] || fail "the address of the bridge, whose DNS answers, is not known: set GATEWAY"
 {{- end}}
+{{- end}}
+{{- range asked $part}}
+	{{index . 0}}=${ {{- upper (index . 0)}}:-}
+	[ -n "${{index . 0}}" ] || fail "set {{upper (index . 0)}}: {{index . 1}}"
 {{- end}}
 {{- range $part.Files}}{{$end := terminator .Content}}
 	put {{quote .Path}} {{printf "%o" .Mode}} <<'{{$end}}'

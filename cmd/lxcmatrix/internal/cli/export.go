@@ -37,11 +37,13 @@ as its address, is found out where it is applied.
 
 ` + list.String() + `
 A cell has to have passed: which fixes it needs hangs on what was observed of its
-host. CELL is a cell's ID or a selector that matches it alone. Of nodes of two
-OSes, the servers' part is written.`,
+host. CELL is a cell's ID or a selector that matches it alone. Of several nodes,
+what is done in the first server, in other servers and in agents comes apart, each
+for its OS; a node that joins asks for a token where it is applied.`,
 		Example: `  lxcmatrix export --only debian/13 --format incus-profile > profile.yaml
   lxcmatrix export --only debian/13 --format shell -o exported
   lxcmatrix export --only kubeadm-1.34/debian-13/1/k6.12-v2 -f kernels --format ansible -o playbooks
+  lxcmatrix export --only debian/12+debian/13 -f distros --format shell -o exported
   lxcmatrix export --only debian/12 --run 20261120T193324Z-k5x2ab --format lxc-conf`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
