@@ -38,30 +38,40 @@ const poolBytes = 20 << 30
 // hands are those of somebody who has Incus and its client, and what was
 // exported.
 type hands struct {
-	t     *testing.T
-	g     *WithT
-	dir   string
-	image image.Prepared
-	steps export.Steps
+	t   *testing.T
+	g   *WithT
+	dir string
+	// images are the nodes', by role.
+	images map[matrix.Role]image.Prepared
+	steps  export.Steps
 	// bridge is the nodes', want what the fixes want of a node on it.
 	bridge string
 	want   func(name, address string) provisioner.Desired
 }
 
-// open prepares the image of a cell and opens the embedded host.
-func open(t *testing.T) hands {
+// containerds are what nodes show of it, by OS.
+func containerds() map[string]string {
+	return map[string]string{"debian/12": "1.6.20", "debian/13": "1.7.24"}
+}
+
+// open prepares the images of a matrix' one cell and opens the embedded host.
+func open(t *testing.T, name string) hands {
 	t.Helper()
 	g, ctx := NewWithT(t), t.Context()
 	shown := progress.NewLines(os.Stderr, time.Now)
-	planned, err := run.Plan(ctx, run.Request{Matrix: "smoke", Root: t.TempDir(), Progress: shown})
+	planned, err := run.Plan(ctx, run.Request{Matrix: name, Root: t.TempDir(), Progress: shown})
 	g.Expect(err).NotTo(HaveOccurred())
 	c := planned.Plan.Cells[0]
 	g.Expect(c.Runs()).To(BeTrue(), "%s: %s", c.ID, c.Unavailable)
 	release, err := catalog.Release(ctx, planned.Artifacts, c)
 	g.Expect(err).NotTo(HaveOccurred())
 	images := catalog.Images(host.StateDir(), planned.CacheDir, planned.Plan, planned.Knowledge, shown)
-	prepared, err := images.Prepare(ctx, c.OS.Name, catalog.Content(release, c))
-	g.Expect(err).NotTo(HaveOccurred())
+	prepared := map[matrix.Role]image.Prepared{}
+	for i := range c.Topology.Nodes() {
+		role := c.Topology.Role(i)
+		prepared[role], err = images.Prepare(ctx, c.OSOf(role).Name, catalog.Content(release, c))
+		g.Expect(err).NotTo(HaveOccurred())
+	}
 
 	h, err := host.OpenEmbedded(ctx, host.EmbeddedOptions{StateDir: host.StateDir(), PoolBytes: poolBytes})
 	g.Expect(err).NotTo(HaveOccurred())
@@ -72,16 +82,28 @@ func open(t *testing.T) hands {
 			t.Error(err)
 		}
 	})
-	g.Expect(images.Import(ctx, h.Server, prepared)).To(Succeed())
+	for _, one := range prepared {
+		g.Expect(images.Import(ctx, h.Server, one)).To(Succeed())
+	}
 	facts, err := h.Facts(ctx)
 	g.Expect(err).NotTo(HaveOccurred())
-	// What a node of Debian 13 shows of itself.
-	node := matrix.NodeFacts{Node: "s1", Containerd: "1.7.24", NetworkManager: new(bool), Firewalld: new(bool)}
-	fixes, err := catalog.Fixes{Catalogue: planned.Knowledge.Fixes}.Decide(c, facts, &node)
+	attempt := matrix.Attempt{Host: facts}
+	var fixes []matrix.AppliedFix
+	for i := range c.Topology.Nodes() {
+		role := c.Topology.Role(i)
+		// What a node of Debian shows of itself.
+		node := matrix.NodeFacts{Containerd: containerds()[c.OSOf(role).Name], NetworkManager: new(bool), Firewalld: new(bool)}
+		fixes, err = catalog.Fixes{Catalogue: planned.Knowledge.Fixes}.Decide(c.As(role), facts, &node)
+		g.Expect(err).NotTo(HaveOccurred())
+		attempt.Nodes = append(attempt.Nodes, node)
+		for _, f := range fixes {
+			f.Role = role
+			attempt.Fixes = append(attempt.Fixes, f)
+		}
+	}
+	steps, err := catalog.Steps(planned.Knowledge, planned.Artifacts, c, attempt, planned.Plan.Timeouts)
 	g.Expect(err).NotTo(HaveOccurred())
-	steps, err := catalog.Steps(planned.Knowledge, planned.Artifacts, c, matrix.Attempt{Host: facts, Nodes: []matrix.NodeFacts{node}, Fixes: fixes}, planned.Plan.Timeouts)
-	g.Expect(err).NotTo(HaveOccurred())
-	by := hands{t: t, g: g, dir: t.TempDir(), image: prepared, steps: steps, want: func(name, address string) provisioner.Desired {
+	by := hands{t: t, g: g, dir: t.TempDir(), images: prepared, steps: steps, want: func(name, address string) provisioner.Desired {
 		want, err := catalog.Fixes{Catalogue: planned.Knowledge.Fixes}.Desired(fixes, cell.NodeContext{Name: name, Address: address, Network: h.Network(), Host: facts})
 		g.Expect(err).NotTo(HaveOccurred())
 		return want
@@ -150,16 +172,17 @@ func (by hands) file(format, name string) provisioner.File {
 	return provisioner.File{}
 }
 
-// launch starts a node of a profile, as an operator would.
-func (by hands) launch(node string) {
+// launch starts nodes of one profile, as an operator would.
+func (by hands) launch(nodes map[string]matrix.Role) {
 	by.t.Helper()
 	const profile = "exported"
 	by.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(by.t.Context()), time.Minute)
 		defer cancel()
-		_, err := by.run(ctx, "", "incus", "--project", "lxcmatrix", "delete", "--force", node)
-		if err != nil {
-			by.t.Error(err)
+		for node := range nodes {
+			if _, err := by.run(ctx, "", "incus", "--project", "lxcmatrix", "delete", "--force", node); err != nil {
+				by.t.Error(err)
+			}
 		}
 		if _, err := by.run(ctx, "", "incus", "--project", "lxcmatrix", "profile", "delete", profile); err != nil {
 			by.t.Error(err)
@@ -167,9 +190,11 @@ func (by hands) launch(node string) {
 	})
 	by.incus("", "profile", "create", profile)
 	by.incus(by.file("incus-profile", "profile.yaml").Content, "profile", "edit", profile)
-	by.incus("", "launch", by.image.Fingerprint, node, "--profile", profile, "--storage", "nodes", "--network", by.bridge,
-		"--config", "user.lxcmatrix.kind=node", "--config", "limits.memory=4GiB")
-	by.in(node, "", "sh", "-c", booted)
+	for node, role := range nodes {
+		by.incus("", "launch", by.images[role].Fingerprint, node, "--profile", profile, "--storage", "nodes", "--network", by.bridge,
+			"--config", "user.lxcmatrix.kind=node", "--config", "limits.memory=3GiB")
+		by.in(node, "", "sh", "-c", booted)
+	}
 }
 
 // booted waits for the end of a boot, of whose first moment systemd answers
@@ -177,8 +202,8 @@ func (by hands) launch(node string) {
 const booted = `timeout 90 sh -c 'until systemctl is-system-running --wait >/dev/null 2>&1 || systemctl is-system-running | grep -qx degraded; do sleep 0.2; done
 until ip -4 route show default | grep -q .; do sleep 0.2; done'`
 
-// state prints what the node's part writes: every file with its sum, mode and
-// time, and every sysctl.
+// state prints what the first node's part writes: every file with its sum, mode
+// and time, and every sysctl.
 func (by hands) state() string {
 	script := "export LC_ALL=C\n"
 	for _, f := range by.steps.Nodes[0].Files {
@@ -190,35 +215,55 @@ func (by hands) state() string {
 	return script
 }
 
-// TestByHand makes a cluster with what was exported and nothing else of ours:
-// the profile, the scripts and the command that they name. It is healthy, the
-// second time changes nothing, and undoing brings back what was there.
+// TestByHand makes a cluster of two OSes with what was exported and nothing else
+// of ours: the profile, the scripts and the commands that they name. It is
+// healthy, the second time changes nothing, and undoing brings back what was
+// there.
 func TestByHand(t *testing.T) {
-	by := open(t)
-	const node = "by-hand"
-	nodeScript := by.file("shell", "node.sh").Content
+	by := open(t, "testdata/mixed.yaml")
+	const server, agent = "by-hand-s1", "by-hand-a1"
+	serverScript, agentScript := by.file("shell", "server.sh").Content, by.file("shell", "agent.sh").Content
 	by.prepareHost()
-	by.launch(node)
-	fresh := by.in(node, by.state(), "sh", "-s")
-	by.g.Expect(by.in(node, nodeScript, "sh", "-s")).To(ContainSubstring("changed: file /etc/lxcmatrix/kubeadm.yaml"))
-	applied := by.in(node, by.state(), "sh", "-s")
+	by.launch(map[string]matrix.Role{server: matrix.RoleServer, agent: matrix.RoleAgent})
+	fresh := by.in(server, by.state(), "sh", "-s")
+	by.g.Expect(by.in(server, serverScript, "sh", "-s")).To(ContainSubstring("changed: file /etc/lxcmatrix/kubeadm.yaml"))
+	applied := by.in(server, by.state(), "sh", "-s")
 	by.g.Expect(applied).NotTo(Equal(fresh))
-	by.g.Expect(by.in(node, nodeScript, "sh", "-s")).To(Equal("no change\n"))
-	by.g.Expect(by.in(node, by.state(), "sh", "-s")).To(Equal(applied))
-	by.g.Expect(by.in(node, nodeScript, "sh", "-s", "undo")).To(ContainSubstring("changed: file /etc/containerd/config.toml"))
-	by.g.Expect(by.in(node, by.state(), "sh", "-s")).To(Equal(fresh))
-	by.g.Expect(by.in(node, nodeScript, "sh", "-s", "undo")).To(Equal("no change\n"))
-	by.in(node, nodeScript, "sh", "-s")
+	by.g.Expect(by.in(server, serverScript, "sh", "-s")).To(Equal("no change\n"))
+	by.g.Expect(by.in(server, by.state(), "sh", "-s")).To(Equal(applied))
+	by.g.Expect(by.in(server, serverScript, "sh", "-s", "undo")).To(ContainSubstring("changed: file /etc/containerd/config.toml"))
+	by.g.Expect(by.in(server, by.state(), "sh", "-s")).To(Equal(fresh))
+	by.g.Expect(by.in(server, serverScript, "sh", "-s", "undo")).To(Equal("no change\n"))
+	by.in(server, serverScript, "sh", "-s")
 
-	// The pods' network is the operator's own.
-	by.in(node, bridge.Conflist("10.244.0.0/24", `"ipMasq": true`), "sh", "-c", "mkdir -p /etc/cni/net.d && cat >"+bridge.ConflistPath)
-	by.in(node, "", by.steps.Nodes[0].Start...)
+	// The pods' network is the operator's own. The controller-manager counts nodes'
+	// pods up.
+	conflist := func(node, pods string) {
+		by.in(node, bridge.Conflist(pods, `"ipMasq": true`), "sh", "-c", "mkdir -p /etc/cni/net.d && cat >"+bridge.ConflistPath)
+	}
+	conflist(server, "10.244.0.0/24")
+	by.in(server, "", by.steps.Nodes[0].Start...)
+
+	invited := regexp.MustCompile(`kubeadm join (\S+):6443 --token (\S+) --discovery-token-ca-cert-hash (\S+)`).FindStringSubmatch(
+		by.in(server, "", "kubeadm", "token", "create", "--print-join-command"))
+	by.g.Expect(invited).NotTo(BeNil())
+	join := func() string {
+		return by.incus(agentScript, "exec", agent, "--env", "SERVER="+invited[1], "--env", "TOKEN="+invited[2], "--env", "CA_HASH="+invited[3], "--", "sh", "-s")
+	}
+	by.g.Expect(join()).To(ContainSubstring("changed: file /etc/lxcmatrix/kubeadm.yaml"))
+	by.g.Expect(join()).To(Equal("no change\n"))
+	conflist(agent, "10.244.1.0/24")
+	by.in(agent, "", by.steps.Nodes[1].Start...)
+	const address = `ip -4 -o address show dev eth0 | sed 's,.* inet \([0-9.]*\)/.*,\1,'`
+	by.in(server, "", "ip", "route", "add", "10.244.1.0/24", "via", strings.TrimSpace(by.in(agent, "", "sh", "-c", address)))
+	by.in(agent, "", "ip", "route", "add", "10.244.0.0/24", "via", strings.TrimSpace(by.in(server, "", "sh", "-c", address)))
+
 	kubeconfig := filepath.Join(by.dir, "admin.conf")
-	by.incus("", "file", "pull", node+"/etc/kubernetes/admin.conf", kubeconfig)
-
+	by.incus("", "file", "pull", server+"/etc/kubernetes/admin.conf", kubeconfig)
 	program := filepath.Join(by.dir, "lxcmatrix")
 	by.must("", "go", "build", "-o", program, "github.com/lxcmatrix/lxcmatrix/cmd/lxcmatrix")
-	out := by.must("", program, "check", "--kubeconfig", kubeconfig, "--node", node+"="+node, "--project", "lxcmatrix", "--wait", "5m", "-o", "json")
+	out := by.must("", program, "check", "--kubeconfig", kubeconfig, "--node", server+"="+server, "--node", agent+"="+agent,
+		"--project", "lxcmatrix", "--wait", "5m", "-o", "json")
 	var checked struct {
 		Verdict matrix.Verdict
 		health.Survey
@@ -234,7 +279,8 @@ func TestByHand(t *testing.T) {
 	for _, check := range []string{"api-livez", "api-readyz", "nodes-ready", "taints", "system-pods", "restart-stability", "node-facts", "kube-proxy-healthz"} {
 		by.g.Expect(seen).To(HaveKeyWithValue(check, matrix.Healthy))
 	}
-	by.g.Expect(by.in(node, nodeScript, "sh", "-s")).To(Equal("no change\n"), "a cluster that runs changes nothing of it")
+	by.g.Expect(by.in(server, serverScript, "sh", "-s")).To(Equal("no change\n"), "a cluster that runs changes nothing of it")
+	by.g.Expect(join()).To(Equal("no change\n"), "a cluster that runs changes nothing of it")
 }
 
 // prepareHost applies the host's part until the test ends, and sees that what was
@@ -274,7 +320,7 @@ func hostState(s export.Steps) string {
 // exported, and runs the node's script in it: every fix is in effect that can be
 // before Kubernetes is installed.
 func TestPlainLXC(t *testing.T) {
-	by := open(t)
+	by := open(t, "smoke")
 	const node = "plain-lxc"
 	folder := filepath.Join(host.StateDir(), "pool", node)
 	rootfs := filepath.Join(folder, "rootfs")
@@ -291,7 +337,7 @@ func TestPlainLXC(t *testing.T) {
 	})
 	by.prepareHost()
 	by.g.Expect(os.MkdirAll(folder, 0o755)).To(Succeed())
-	by.must("", "rdsquashfs", "--quiet", "--unpack-root", folder, "--unpack-path", "/", "--chmod", "--chown", "--set-xattr", by.image.Path)
+	by.must("", "rdsquashfs", "--quiet", "--unpack-root", folder, "--unpack-path", "/", "--chmod", "--chown", "--set-xattr", by.images[matrix.RoleServer].Path)
 	config := filepath.Join(folder, "config")
 	by.g.Expect(os.WriteFile(config, []byte("lxc.include = /usr/share/lxc/config/common.conf\nlxc.uts.name = "+node+"\nlxc.rootfs.path = dir:"+rootfs+
 		"\nlxc.net.0.type = veth\nlxc.net.0.link = "+by.bridge+"\nlxc.net.0.flags = up\nlxc.net.0.name = eth0\n"+by.file("lxc-conf", "lxc.conf").Content), 0o600)).To(Succeed())
@@ -330,7 +376,7 @@ apt-get -q -y -o Acquire::Retries=3 install --no-install-recommends ansible-core
 // changes nothing, undoing brings back what was there, and ansible-lint has
 // nothing to say of any playbook.
 func TestAnsible(t *testing.T) {
-	by := open(t)
+	by := open(t, "smoke")
 	const node = "ansible"
 	files, err := export.Write("ansible", by.steps)
 	by.g.Expect(err).NotTo(HaveOccurred())
@@ -345,7 +391,7 @@ func TestAnsible(t *testing.T) {
 		}
 	}
 	by.g.Expect(playbooks).To(ConsistOf("host.yml", "host-undo.yml", "node.yml", "node-undo.yml"))
-	by.launch(node)
+	by.launch(map[string]matrix.Role{node: matrix.RoleServer})
 	by.in(node, "", "sh", "-ec", withAnsible)
 	by.incus("", "file", "push", "--recursive", folder, node+"/root")
 	in := func(args ...string) string {
@@ -393,9 +439,9 @@ printf 'instance-id: %s\nlocal-hostname: %s\n' "$(hostname)" "$(hostname)" >/var
 // TestCloudInit boots a node with the cloud-config, which does what the node's
 // script does, and nothing once it has.
 func TestCloudInit(t *testing.T) {
-	by := open(t)
+	by := open(t, "smoke")
 	const node = "cloud-init"
-	by.launch(node)
+	by.launch(map[string]matrix.Role{node: matrix.RoleServer})
 	by.in(node, by.file("cloud-init", "user-data").Content, "sh", "-ec", withCloudInit)
 	fresh := by.in(node, by.state(), "sh", "-s")
 	by.incus("", "restart", node)
