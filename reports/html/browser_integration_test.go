@@ -266,6 +266,9 @@ func TestBrowser(t *testing.T) {
 		b.run(chromedp.Click(chromedp.CSS(`button[type=reset]`)))
 		b.until(shown, "11 of 11 cells")
 		b.until("location.search", "")
+		// A count leads to its cells.
+		b.run(chromedp.Click(chromedp.CSS(`.counts a.fail`)))
+		b.until(shown, "2 of 11 cells")
 		// Other axes: one row, and a column for each host.
 		b.run(chromedp.Navigate(address + "?rows=distro&columns=host"))
 		b.until("document.querySelectorAll('#table tbody tr').length + ' ' + document.querySelectorAll('#table thead th').length", "1 10")
@@ -347,6 +350,17 @@ func TestBrowser(t *testing.T) {
 			}
 		})
 	}
+
+	t.Run("print", func(t *testing.T) {
+		b := newTab(chrome, t)
+		b.run(chromedp.EmulateViewport(800, 1100), command(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"}), chromedp.Navigate(address+"#"+failing))
+		b.until("document.querySelectorAll('article').length", "1")
+		b.until("document.querySelector('form').checkVisibility()", "false")
+		// Without colours: every verdict is black on white, beside its glyph and word.
+		b.until("new Set([...document.querySelectorAll('.v')].map(e => getComputedStyle(e).color + getComputedStyle(e).backgroundColor)).size", "1")
+		b.noSideways()
+		b.picture("print")
+	})
 
 	t.Run("large", func(t *testing.T) {
 		run := samples.Large(2000)

@@ -23,10 +23,16 @@ type pageData struct {
 	Script template.JS
 	Took   time.Duration
 	// Over is false where nobody wrote that the run ended.
-	Over  bool
-	Axes  []axis
-	Grid  grid
-	Cells []*cellData
+	Over       bool
+	Shares     []share
+	Hosts      []*host
+	Axes       []axis
+	Grid       grid
+	Cells      []*cellData
+	Impossible []*cellData
+	// Causes are why cells do not pass, CausesLeft how many are not shown.
+	Causes     []*cause
+	CausesLeft int
 	// Previous is the last run of the same matrix, Diff what differs from it;
 	// empty where there is none.
 	Previous string
@@ -35,6 +41,8 @@ type pageData struct {
 	Ablated     []view.Ablation
 	OutcomeRows [][]string
 	Legend      []matrix.Verdict
+	// Optional says whether any cell is.
+	Optional bool
 
 	logs   func(matrix.CellID) ([]Log, error)
 	series map[string]*history.Series
@@ -68,6 +76,8 @@ type cellData struct {
 	Change *history.CellChange
 	// budget is how much is shown of each log.
 	budget []int64
+	// up and recovery are those of history.Cell.
+	up, recovery time.Duration
 }
 
 type grid struct {
@@ -113,6 +123,10 @@ func newPage(in Input) (*pageData, error) {
 		if d.On["kernel"] = kernels[c.HostName]; d.On["kernel"] == "" {
 			d.On["kernel"] = c.HostName + " (not observed)"
 		}
+		p.Optional = p.Optional || c.Optional
+		if c.Verdict == matrix.Impossible {
+			p.Impossible = append(p.Impossible, d)
+		}
 		p.Cells = append(p.Cells, d)
 	}
 	for _, a := range []axis{{Key: "distro", Title: "Distribution"}, {Key: "os", Title: "OS"}, {Key: "kernel", Title: "Kernel and cgroup"},
@@ -122,6 +136,8 @@ func newPage(in Input) (*pageData, error) {
 	}
 	p.lay()
 	p.remember(in)
+	p.share()
+	p.explain()
 	p.Ablated, p.OutcomeRows = v.Outcomes()
 	return p, p.allot()
 }
@@ -152,12 +168,18 @@ func (p *pageData) lay() {
 		rows[name] = i
 		p.Grid.Rows = append(p.Grid.Rows, gridRow{Name: name, Squares: make([][]*cellData, len(p.Grid.Columns))})
 	}
-	shown := defaultRows + " " + defaultColumns
+	shown := strings.Fields(defaultRows + " " + defaultColumns)
+	var rest []string
+	for _, a := range p.Axes {
+		if len(a.Values) > 1 && !slices.ContainsFunc(shown, func(by string) bool { return p.decides(by, a.Key) }) {
+			rest = append(rest, a.Key)
+		}
+	}
 	for _, c := range p.Cells {
 		var also []string
-		for _, a := range p.Axes {
-			if len(a.Values) > 1 && !slices.Contains(strings.Fields(shown), a.Key) {
-				also = append(also, c.On[a.Key])
+		for _, key := range rest {
+			if c.On[key] != matrix.NoVariant {
+				also = append(also, c.On[key])
 			}
 		}
 		c.Also = strings.Join(also, " · ")
@@ -166,7 +188,13 @@ func (p *pageData) lay() {
 	}
 }
 
-// remember joins the run to its past.
+// decides says whether an axis tells the other, too, as a host its kernel.
+func (p *pageData) decides(by, key string) bool {
+	both := func(c *cellData) string { return c.On[by] + "\n" + c.On[key] }
+	return len(values(p.Cells, both)) == len(values(p.Cells, func(c *cellData) string { return c.On[by] }))
+}
+
+// remember joins the run to its past, and its cells to what is remembered of them.
 func (p *pageData) remember(in Input) {
 	now := history.Of(in.Run)
 	past := slices.Clone(in.Past)
@@ -185,8 +213,13 @@ func (p *pageData) remember(in Input) {
 	for i, c := range p.Diff.Cells {
 		changes[string(c.Cell)] = &p.Diff.Cells[i]
 	}
+	took := map[matrix.CellID]history.Cell{}
+	for _, c := range now.Cells {
+		took[c.ID] = c
+	}
 	for _, c := range p.Cells {
 		c.Change = changes[c.ID]
+		c.up, c.recovery = took[c.planned.ID].Up.Std(), took[c.planned.ID].Recovery.Std()
 	}
 }
 
@@ -239,7 +272,28 @@ type bar struct {
 
 // check is flat and of text alone: there are more of it than of anything else,
 // and templates look fields of fields up slowly.
-type check struct{ Phase, Check, Node, Outcome, Class, Saw, Want string }
+type check struct {
+	Phase, Check, Node, Outcome, Class, Saw, Want string
+	// Phases and Nodes are how many checks, from this one on, share its phase, and
+	// its node in that; 0 where the one before does.
+	Phases, Nodes int
+}
+
+// span counts what checks share with those that follow.
+func span(checks []check) {
+	phase, node := -1, -1
+	for i := range checks {
+		c := &checks[i]
+		if phase < 0 || checks[phase].Phase != c.Phase {
+			phase, node = i, -1
+		}
+		if node < 0 || checks[node].Node != c.Node {
+			node = i
+		}
+		checks[phase].Phases++
+		checks[node].Nodes++
+	}
+}
 
 // fixed is a fix and how it was verified.
 type fixed struct {
@@ -304,9 +358,10 @@ func (p *pageData) drill(c *cellData) (*drill, error) {
 					continue
 				}
 			}
-			d.Checks = append(d.Checks, check{ph.Name, e.Check, e.Node, e.Outcome.String(), outcomeClass(e.Outcome), e.Saw, e.Want})
+			d.Checks = append(d.Checks, check{Phase: ph.Name, Check: e.Check, Node: e.Node, Outcome: e.Outcome.String(), Class: outcomeClass(e.Outcome), Saw: e.Saw, Want: e.Want})
 		}
 	}
+	span(d.Checks)
 	for _, f := range c.Decided {
 		if f.State != "not-applicable" {
 			d.Fixed = append(d.Fixed, newFixed(f, verified[f.ID]))

@@ -8,7 +8,10 @@
   const links = [...holder.querySelectorAll('a[data-place]')].sort((a, b) => a.dataset.place - b.dataset.place);
   const axes = [...form.elements.columns.options].map((o) => o.value);
   const titles = Object.fromEntries([...form.elements.rows.options].map((o) => [o.value, o.text]));
-  const several = axes.filter((key) => new Set(links.map((a) => a.dataset[key])).size > 1);
+  const of = (a, key) => a.dataset[key];
+  const several = axes.filter((key) => new Set(links.map((a) => of(a, key))).size > 1);
+  // An axis that another one decides tells nothing beside it.
+  const decides = (by, key) => new Set(links.map((a) => of(a, by) + '\n' + of(a, key))).size === new Set(links.map((a) => of(a, by))).size;
   const defaults = { rows: form.elements.rows.value, columns: form.elements.columns.value };
 
   const make = (name, text, attributes) => {
@@ -45,25 +48,25 @@
     const words = form.elements.q.value.toLowerCase().split(/\s+/).filter(Boolean);
     const chosen = several.map((key) => [key, form.elements[key] && form.elements[key].value]).filter(([, v]) => v);
     return links.filter((a) => (!want.length || want.includes(a.dataset.verdict))
-      && chosen.every(([key, v]) => a.dataset[key] === v)
+      && chosen.every(([key, v]) => of(a, key) === v)
       && words.every((w) => a.title.toLowerCase().includes(w) || a.textContent.toLowerCase().includes(w)));
   }
 
   function lay() {
     const rows = form.elements.rows.value.split(' ');
     const column = form.elements.columns.value;
-    const hide = new Set([...rows, column]);
-    const rest = several.filter((key) => !hide.has(key));
+    const told = [...rows, column];
+    const rest = several.filter((key) => !told.some((by) => decides(by, key)));
     const cells = matching();
-    const columns = [...new Set(cells.map((a) => a.dataset[column]))];
+    const columns = [...new Set(cells.map((a) => of(a, column)))];
     const squares = new Map();
     for (const a of cells) {
-      const row = rows.map((key) => a.dataset[key]).join(' · ');
+      const row = rows.map((key) => of(a, key)).join(' · ');
       if (!squares.has(row)) squares.set(row, new Map());
-      const of = squares.get(row);
-      if (!of.has(a.dataset[column])) of.set(a.dataset[column], []);
-      of.get(a.dataset[column]).push(a);
-      const also = rest.map((key) => a.dataset[key]).join(' · ');
+      const square = squares.get(row);
+      if (!square.has(of(a, column))) square.set(of(a, column), []);
+      square.get(of(a, column)).push(a);
+      const also = rest.map((key) => of(a, key)).filter((v) => v !== 'default').join(' · ');
       let small = a.querySelector('small');
       if (!small && also) small = a.appendChild(make('small'));
       if (small) small.textContent = (also ? ' ' : '') + also;
@@ -73,12 +76,12 @@
     const thead = make('thead');
     thead.append(head);
     const body = make('tbody');
-    for (const [name, of] of squares) {
+    for (const [name, square] of squares) {
       const tr = make('tr');
       tr.append(make('th', name, { scope: 'row' }));
       for (const c of columns) {
         const td = make('td');
-        for (const a of of.get(c) || []) td.append(a, ' ');
+        for (const a of square.get(c) || []) td.append(a, ' ');
         tr.append(td);
       }
       body.append(tr);
@@ -86,8 +89,10 @@
     const table = make('table', undefined, { class: 'grid' });
     table.append(thead, body);
     holder.replaceChildren(table);
-    shown.textContent = cells.length + ' of ' + links.length + ' cells';
+    tell(cells.length);
   }
+
+  function tell(n) { shown.textContent = n + ' of ' + links.length + ' cells'; }
 
   // Long logs are shown by the page, and can be searched.
   function log(details) {
@@ -165,6 +170,7 @@
     if (e.key === '/' && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) { e.preventDefault(); form.elements.q.focus(); }
   });
   read();
-  lay();
+  // As it came it is laid out for who chose nothing.
+  if (location.search) lay(); else tell(links.length);
   drill();
 })();
