@@ -54,6 +54,23 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// Two real runs of one machine that differ in one input: the difference names it,
+// and nothing else.
+func TestRecorded(t *testing.T) {
+	whole, without := samples.Recorded(t, samples.RecordedAllFixes), samples.Recorded(t, samples.RecordedWithoutOne)
+	d := history.Compare(history.Of(whole), history.Of(without))
+	if len(d.Inputs) != 1 || d.Inputs[0].String() != "fix restrict-oom-score-adj applied -> left-out" || !d.Worse() {
+		t.Errorf("the runs differ in %v; worse: %v", d.Inputs, d.Worse())
+	}
+	for name, render := range renderers() {
+		var b bytes.Buffer
+		if err := render(&b, d); err != nil {
+			t.Fatal(err)
+		}
+		golden.Assert(t, b.String(), "recorded."+name+".golden")
+	}
+}
+
 type brokenWriter struct{}
 
 var errBroken = errors.New("disk full")

@@ -28,6 +28,7 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+	"gotest.tools/v3/golden"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/history"
@@ -176,8 +177,9 @@ func (b *tab) count(selector string) int {
 	return len(nodes)
 }
 
-// picture keeps a screenshot; go test -artifacts keeps it beyond the test.
-func (b *tab) picture(name string) {
+// picture keeps a screenshot, and returns it; go test -artifacts keeps it beyond
+// the test.
+func (b *tab) picture(name string) []byte {
 	b.Helper()
 	png, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
 	if err != nil {
@@ -188,6 +190,7 @@ func (b *tab) picture(name string) {
 		b.Fatal(err)
 	}
 	b.Logf("%s", path)
+	return png
 }
 
 // noSideways fails where the page is wider than the window.
@@ -350,6 +353,26 @@ func TestBrowser(t *testing.T) {
 			}
 		})
 	}
+
+	// What the README shows: the report of a real run. It is made anew by -update;
+	// fonts differ among machines, so that what it says is compared, not how it looks.
+	t.Run("recorded", func(t *testing.T) {
+		b := newTab(chrome, t)
+		b.run(chromedp.EmulateViewport(1200, 860), chromedp.Navigate(written(t, report.Input{Run: samples.Recorded(t, samples.RecordedDistros)})))
+		b.until(shown, "24 of 24 cells")
+		b.until("document.querySelector('h1').textContent", "10 of 24 cells pass")
+		b.noSideways()
+		png := b.picture("recorded")
+		const kept = "../../docs/report.png"
+		if golden.FlagUpdate() {
+			if err := os.WriteFile(kept, png, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s, err := os.Stat(kept); err != nil || s.Size() > 200<<10 {
+			t.Errorf("the README's picture is not there, or too large: %v", err)
+		}
+	})
 
 	t.Run("print", func(t *testing.T) {
 		b := newTab(chrome, t)
