@@ -54,6 +54,12 @@ func TestFieldReportsNameWhatThereIs(t *testing.T) {
 	for _, p := range (matrix.Cell{}).Phases() {
 		known["phase"] = append(known["phase"], string(p))
 	}
+	for _, r := range matrix.Restarts() {
+		known["restart"] = append(known["restart"], string(r.Restart))
+	}
+	for _, s := range matrix.Services() {
+		known["service"] = append(known["service"], string(s))
+	}
 	for name := range distributions() {
 		known["distro"] = append(known["distro"], name)
 	}

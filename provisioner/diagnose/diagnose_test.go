@@ -103,6 +103,12 @@ func lines() map[string][][2]string {
 		"cpu-level": {
 			{"console.log", `Fatal glibc error: CPU does not support x86-64-v3`},
 		},
+		"devices-not-allowed": {
+			{"containerd.log", `runc create failed: unable to start container process: error during container init: error setting cgroup config for procHooks process: failed to write \"a *:* rwm\": write /sys/fs/cgroup/devices/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod010508e1.slice/cri-containerd-1afb.scope/devices.allow: operation not permitted: unknown`},
+		},
+		"preflight-proxy-url": {
+			{"install.log", `2026-11-22T03:31:23.852195771Z 	[ERROR HTTPProxyCIDR]: parse "https://[10.96.0.1]:1234/": invalid IP-literal`},
+		},
 		"device-rule-refused": {
 			{"create.log", `Failed to parse device rule devices.allow=b`},
 		},
@@ -160,7 +166,7 @@ func lines() map[string][][2]string {
 			{"kubeadm-init.log", `error execution phase preflight: couldn't look up: no default routes found in "/proc/net/route" or "/proc/net/ipv6_route"`},
 		},
 		"stop-timeout": {
-			{"journal.log", `Nov 20 19:00:00 cp1 systemd[1]: cri-containerd-0c8f6d8e7b8a.scope: Stopping timed out. Killing process 1234 (kube-apiserver) with signal SIGKILL.`},
+			{"restart.log", `2026-11-20T19:00:00Z restart did not end within 2m0s: restart node cp1: context deadline exceeded`},
 		},
 		"not-shared": {
 			{"kubelet.log", `Error: failed to generate container "1f" spec: path "/sys/fs/bpf" is mounted on "/" but it is not a shared mount`},
@@ -197,10 +203,13 @@ func lines() map[string][][2]string {
 			{"baseline.log", `taints on a1: maintenance=left:NoSchedule, want no taint but a server's own`},
 			{"recover.log", `taints on a1: example.com/team:NoExecute, want no taint but a server's own`},
 		},
-		"taint-unreachable":    {{"recover.log", `taints on a1: node.kubernetes.io/unreachable:NoSchedule, node.kubernetes.io/unreachable:NoExecute, want no taint but a server's own`}},
-		"taint-not-ready":      {{"baseline.log", `taints on a1: node.kubernetes.io/not-ready:NoSchedule, want no taint but a server's own`}},
-		"node-cordoned":        {{"objects.yaml", `    unschedulable: true`}},
-		"crash-loop":           {{"objects.yaml", `          reason: CrashLoopBackOff`}},
+		"taint-unreachable": {{"recover.log", `taints on a1: node.kubernetes.io/unreachable:NoSchedule, node.kubernetes.io/unreachable:NoExecute, want no taint but a server's own`}},
+		"taint-not-ready":   {{"baseline.log", `taints on a1: node.kubernetes.io/not-ready:NoSchedule, want no taint but a server's own`}},
+		"node-cordoned":     {{"objects.yaml", `    unschedulable: true`}},
+		"crash-loop": {
+			{"objects.yaml", `          reason: CrashLoopBackOff`},
+			{"baseline.log", `2026-11-22T04:14:21.309222522Z system-pods: 4 of 7 pods Ready; kube-proxy-zk8rn: kube-proxy CrashLoopBackOff back-off 40s restarting failed container=kube-proxy`},
+		},
 		"container-ended":      {{"recover.log", `restart-stability: after 12s: restarts of kube-system/fault/fault rose from 0 to 1, want no container restarts for 20s`}},
 		"pod-unschedulable":    {{"objects.yaml", `      reason: Unschedulable`}},
 		"containers-not-ready": {{"objects.yaml", `      reason: ContainersNotReady`}},
@@ -264,7 +273,7 @@ func TestLogsInWhichNothingFailedMatchNothing(t *testing.T) {
 	}
 	// A pattern that matches too much is told with its place and the line.
 	loose, err := diagnose.Load(diagnose.Source{Name: "mine", FS: fstest.MapFS{"loose.yaml": {Data: []byte(
-		"id: loose\ntitle: t\npattern: 'permission denied'\nwhere: ['*.log']\ncause: c\nissue: https://example.org\n")}}})
+		"id: loose\ntitle: t\npattern: 'permission denied'\nwhere: ['kubelet.log']\ncause: c\nissue: https://example.org\n")}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -508,8 +517,7 @@ func TestSince(t *testing.T) {
 func TestSymptoms(t *testing.T) {
 	g := NewWithT(t)
 	signatures := embedded(t)
-	const crash = "2026-11-21T21:00:00+0000 cp1 kubelet[1]: E1121 pod_workers.go:1324] err=\"failed to \\\"StartContainer\\\" for \\\"kube-proxy\\\" with CrashLoopBackOff: \\\"back-off 10s\"\n"
-	logs := fstest.MapFS{"cp1/kubelet.log": {Data: []byte(crash)},
+	logs := fstest.MapFS{"cp1/objects.yaml": {Data: []byte("          reason: CrashLoopBackOff\n")},
 		"cp1/pods.log": {Data: []byte("2026-11-21T21:00:01Z stderr F E1121 21:00:01.1 1 server.go:1] \"command failed\" err=\"something new\"\n")}}
 	signaturesOf := func() (ids []string) {
 		found, err := diagnose.Diagnose(t.Context(), signatures, fstest.MapFS{}, logs)
@@ -519,7 +527,7 @@ func TestSymptoms(t *testing.T) {
 		}
 		return ids
 	}
-	g.Expect(signaturesOf()).To(Equal([]string{matrix.Unclassified, matrix.Unclassified, "crash-loop"}))
+	g.Expect(signaturesOf()).To(Equal([]string{matrix.Unclassified, "crash-loop"}))
 	logs["cp1/pods.log"] = &fstest.MapFile{Data: []byte("2026-11-21T21:00:01Z stderr F err=\"open /proc/sys/net/netfilter/nf_conntrack_max: permission denied\"\n")}
 	g.Expect(signaturesOf()).To(Equal([]string{"conntrack-max", "crash-loop"}))
 }
