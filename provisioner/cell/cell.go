@@ -524,6 +524,9 @@ func (x *run) admit(ctx context.Context) error {
 		}
 	}
 	x.attempt.Fixes = x.byRole(decided)
+	if err := x.hasSources(within); err != nil {
+		return err
+	}
 	want, err := hostState(x.wants)
 	if err != nil {
 		return err
@@ -549,6 +552,37 @@ func (x *run) admit(ctx context.Context) error {
 	defer cancel()
 	x.leave = x.Hygiene.Enter(looking, x.cell.ID)
 	return nil
+}
+
+// hasSources sees that the host has the files and folders that its nodes are to
+// be shown, as far as there is a way to look; a *provisioner.UnavailableError
+// names those that it has not.
+func (x *run) hasSources(ctx context.Context) error {
+	disks := map[string]string{}
+	for _, want := range x.wants {
+		for name, device := range want.Incus.Devices {
+			if device["type"] == "disk" && strings.HasPrefix(device["source"], "/") {
+				disks[device["source"]] = name
+			}
+		}
+	}
+	if len(disks) == 0 || x.Host.Exec() == nil {
+		return nil
+	}
+	out, err := x.Host.Exec().Run(ctx, provisioner.Command{Args: append([]string{"sh", "-c", `for f; do [ -e "$f" ] || echo "$f"; done`, "sources"},
+		slices.Sorted(maps.Keys(disks))...)})
+	if err != nil {
+		return fmt.Errorf("look for what nodes are shown of the host: %w", err)
+	}
+	var lacking, tried []string
+	for source := range strings.Lines(out.Stdout) {
+		source = strings.TrimSpace(source)
+		lacking, tried = append(lacking, disks[source]), append(tried, "the host has no "+source)
+	}
+	if len(lacking) == 0 {
+		return nil
+	}
+	return &provisioner.UnavailableError{What: "what nodes are to be shown by the device " + strings.Join(lacking, ", "), Tried: tried}
 }
 
 // byRole is what was decided for each node, in one list: where servers and
