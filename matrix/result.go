@@ -169,6 +169,9 @@ type NodeFacts struct {
 	// SELinux is enforcing, permissive or disabled, as programs in the node see
 	// it.
 	SELinux string `json:"selinux,omitempty"`
+	// ReadOnlySysctls lists those of the sysctls that kubelet and kube-proxy set
+	// that nothing in the node can write; nil where that was not observed.
+	ReadOnlySysctls []string `json:"readOnlySysctls,omitzero"`
 	// Containerd, Runc and Kubernetes are versions without a leading v.
 	Containerd string `json:"containerd"`
 	Runc       string `json:"runc"`

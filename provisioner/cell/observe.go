@@ -86,6 +86,12 @@ echo systemd=$(systemctl --version | head -n 1)
 echo networkManager=$(systemctl show --property LoadState --value NetworkManager.service)
 echo firewalld=$(systemctl show --property LoadState --value firewalld.service)
 echo selinux=$(cat /sys/fs/selinux/enforce 2>/dev/null || echo none)
+readonly=
+for key in vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys kernel.keys.root_maxbytes net.netfilter.nf_conntrack_max; do
+  file=/proc/sys/$(echo $key | tr . /)
+  [ ! -e $file ] || [ -w $file ] || readonly="$readonly $key"
+done
+echo readonly=$readonly
 echo containerd=$(containerd --version 2>/dev/null)
 echo runc=$(runc --version 2>/dev/null | head -n 1)
 echo kubernetes=$(k3s --version 2>/dev/null || rke2 --version 2>/dev/null || kubelet --version 2>/dev/null)
@@ -154,6 +160,9 @@ func nodeFacts(printed string) (f matrix.NodeFacts, boot string) {
 	f.Systemd = systemdNumber.FindString(seen["systemd"])
 	f.NetworkManager, f.Firewalld = isThere(seen["networkManager"]), isThere(seen["firewalld"])
 	f.SELinux = map[string]string{"1": "enforcing", "0": "permissive", "none": "disabled"}[seen["selinux"]]
+	if readonly, observed := seen["readonly"]; observed {
+		f.ReadOnlySysctls = append([]string{}, strings.Fields(readonly)...)
+	}
 	f.Containerd = versionNumber.FindString(seen["containerd"])
 	f.Runc = versionNumber.FindString(seen["runc"])
 	f.Kubernetes = versionNumber.FindString(seen["kubernetes"])
@@ -175,6 +184,8 @@ func isThere(loadState string) *bool {
 // state prints what of a node's present state no log tells, a fact a line.
 const state = `for unit in containerd kubelet k3s k3s-agent rke2-server rke2-agent; do
   [ "$(systemctl show --property LoadState --value "$unit")" = loaded ] || continue
+  # kubeadm's kubelet ends and is started again until kubeadm configures it.
+  [ "$unit" != kubelet ] || [ -e /var/lib/kubelet/config.yaml ] || { echo "unit kubelet has no configuration yet"; continue; }
   echo "unit $unit is $(systemctl show --property ActiveState --value "$unit") ($(systemctl show --property SubState --value "$unit")), restarted $(systemctl show --property NRestarts --value "$unit") times"
 done
 # An agent of RKE2 has a manifest as well, that of kube-proxy.

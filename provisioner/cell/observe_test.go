@@ -19,6 +19,7 @@ systemd=systemd 257 (257-13.el10)
 networkManager=loaded
 firewalld=not-found
 selinux=none
+readonly=vm.overcommit_memory kernel.panic
 containerd=containerd github.com/containerd/containerd/v2 v2.4.2
 runc=runc version 1.5.2
 kubernetes=Kubernetes v1.36.3
@@ -33,13 +34,16 @@ boot=0123
 	g.Expect(f.NetworkManager).To(HaveValue(BeTrue()))
 	g.Expect(f.Firewalld).To(HaveValue(BeFalse()))
 	g.Expect(f.SELinux).To(Equal("disabled"))
+	g.Expect(f.ReadOnlySysctls).To(Equal([]string{"vm.overcommit_memory", "kernel.panic"}))
 
 	f, _ = nodeFacts("firewalld=masked\nselinux=1\nnetworkManager=\n")
 	g.Expect(f.Firewalld).To(HaveValue(BeFalse()))
 	g.Expect(f.NetworkManager).To(BeNil())
 	g.Expect(f.SELinux).To(Equal("enforcing"))
-	f, _ = nodeFacts("selinux=\n")
+	g.Expect(f.ReadOnlySysctls).To(BeNil())
+	f, _ = nodeFacts("selinux=\nreadonly=\n")
 	g.Expect(f.SELinux).To(BeEmpty())
+	g.Expect(f.ReadOnlySysctls).To(And(BeEmpty(), Not(BeNil())))
 }
 
 // TestBootState: units that are not waited for are told once nothing else is

@@ -121,6 +121,9 @@ func Observed(host *matrix.HostFacts, node *matrix.NodeFacts) Facts {
 	if node != nil {
 		f.put("containerd", node.Containerd)
 		f.put("selinux", node.SELinux)
+		if node.ReadOnlySysctls != nil {
+			f["read_only_sysctls"] = slices.Clone(node.ReadOnlySysctls)
+		}
 		if node.NetworkManager != nil {
 			f["network_manager"] = *node.NetworkManager
 		}
@@ -247,6 +250,7 @@ func newCompiler() (*compiler, error) {
 		cel.Variable("network_manager", cel.BoolType),
 		cel.Variable("firewalld", cel.BoolType),
 		cel.Variable("selinux", cel.StringType),
+		cel.Variable("read_only_sysctls", cel.ListType(cel.StringType)),
 		cel.Variable("storage", cel.StringType),
 		cel.Variable("privileged", cel.BoolType),
 		cel.Variable("apparmor", cel.BoolType),

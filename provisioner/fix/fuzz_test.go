@@ -13,7 +13,7 @@ import (
 func fuzzedFacts() Facts {
 	return Facts{"cgroup": "v1", "cgroup_cpu_split": true, "controllers": []string{"cpu"}, "cpu_level": "x86-64-v3", "kernel": "6.12.8",
 		"kubernetes": "1.34.x", "distro": "kubeadm", "os": "debian/13", "os_family": "debian", "incus": "6.0.4", "lxc": "6.0.4",
-		"host_systemd": "257", "containerd": "1.7.24", "network_manager": false, "firewalld": false, "selinux": "disabled", "storage": "dir",
+		"host_systemd": "257", "containerd": "1.7.24", "network_manager": false, "firewalld": false, "selinux": "disabled", "read_only_sysctls": []string{"kernel.panic"}, "storage": "dir",
 		"privileged": true, "apparmor": false, "capabilities": []string{"CAP_SYS_ADMIN"}, "variants": []string{}, "proxy_mode": "iptables",
 		"lxc_cgroup1_keys": true, "feature_gates": []string{}}
 }

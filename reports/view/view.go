@@ -272,7 +272,7 @@ func newCell(r matrix.Result, phases []matrix.Phase) Cell {
 	for _, n := range a.Nodes {
 		n.Node, n.Kernel, n.Cgroup, n.OSID, n.OSVersion = Plain(n.Node), Plain(n.Kernel), Plain(n.Cgroup), Plain(n.OSID), Plain(n.OSVersion)
 		n.Systemd, n.Containerd, n.Runc, n.Kubernetes = Plain(n.Systemd), Plain(n.Containerd), Plain(n.Runc), Plain(n.Kubernetes)
-		n.BootIDs = plainAll(n.BootIDs)
+		n.BootIDs, n.ReadOnlySysctls = plainAll(n.BootIDs), plainAll(n.ReadOnlySysctls)
 		c.Nodes = append(c.Nodes, n)
 	}
 	for _, f := range a.Fixes {
@@ -394,6 +394,7 @@ func Software(n matrix.NodeFacts) string {
 	add("containerd", n.Containerd)
 	add("runc", n.Runc)
 	add("Kubernetes", n.Kubernetes)
+	add("read-only sysctls", strings.Join(n.ReadOnlySysctls, " "))
 	return strings.Join(parts, ", ")
 }
 
