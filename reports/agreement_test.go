@@ -14,11 +14,14 @@ import (
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
+	"github.com/lxcmatrix/lxcmatrix/reports/annotations"
+	"github.com/lxcmatrix/lxcmatrix/reports/csv"
 	"github.com/lxcmatrix/lxcmatrix/reports/html"
 	"github.com/lxcmatrix/lxcmatrix/reports/internal/samples"
 	"github.com/lxcmatrix/lxcmatrix/reports/json"
 	"github.com/lxcmatrix/lxcmatrix/reports/junit"
 	"github.com/lxcmatrix/lxcmatrix/reports/markdown"
+	"github.com/lxcmatrix/lxcmatrix/reports/openmetrics"
 	"github.com/lxcmatrix/lxcmatrix/reports/table"
 )
 
@@ -359,13 +362,17 @@ func TestEveryReportAgreesOnFixesLeftOut(t *testing.T) {
 		"resolv": "redundant-with rshared", "rshared": "redundant-with resolv", "conntrack-max": "unknown", "net-sysctls": "unknown"}
 	whole, cut := samples.Ablated(true), samples.Ablated(false)
 	for fix, outcome := range want {
-		for name, render := range map[string]func(io.Writer, matrix.Run) error{"table": table.Render, "markdown": markdown.Render, "junit": junit.Render} {
+		for name, render := range map[string]func(io.Writer, matrix.Run) error{"table": table.Render, "markdown": markdown.Render, "junit": junit.Render,
+			"html": renderHTML, "csv": csv.Render, "openmetrics": openmetrics.Render, "annotations": annotations.Render} {
 			var b bytes.Buffer
 			if err := render(&b, whole); err != nil {
 				t.Fatal(err)
 			}
 			shown := map[string]string{"table": `(?m)^` + fix + ` +` + outcome + `$`, "markdown": `(?m)^\| ` + fix + ` +\| ` + outcome + ` +\|$`,
-				"junit": `<testcase [^>]*name="` + fix + `"[^>]*>\s*<[a-z-]+(?: message="|>)` + outcome + `: `}[name]
+				"junit": `<testcase [^>]*name="` + fix + `"[^>]*>\s*<[a-z-]+(?: message="|>)` + outcome + `: `,
+				"html":  `<th scope="row">` + fix + `<td>` + outcome + `\s*<`,
+				"csv":   `[,;] ?` + fix + `: ` + outcome + `(;|\n)`, "openmetrics": `fix="` + fix + `",outcome="` + strings.Fields(outcome)[0] + `"} 1`,
+				"annotations": `%0A` + fix + `: ` + outcome + `(%0A|\n)`}[name]
 			if !regexp.MustCompile(shown).MatchString(b.String()) {
 				t.Errorf("%s does not show that %s is %s:\n%s", name, fix, outcome, b.String())
 			}

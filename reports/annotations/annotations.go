@@ -20,8 +20,8 @@ const most = 10
 type annotation struct{ title, text string }
 
 // Render writes a run: an error for each cell that fails the run, a warning for
-// each other that is not as expected, and the headline. It returns only errors of
-// writing.
+// each other that is not as expected, the headline, and what fixes that were left
+// out turned out to be. It returns only errors of writing.
 func Render(w io.Writer, run matrix.Run) error {
 	v := view.New(run)
 	var errors, warnings []annotation
@@ -48,15 +48,19 @@ func Render(w io.Writer, run matrix.Run) error {
 			}
 		}
 	}
+	notices := []annotation{{"lxcmatrix " + v.ID, v.Summary()}}
 	for _, a := range v.Ablations {
-		if !a.Answered {
-			errors = append(errors, annotation{a.Cell + ": fixes left out", a.Summary()})
+		one := annotation{a.Cell + ": fixes left out", strings.Join(append([]string{a.Summary()}, v.OutcomesAt(a.Cell)...), "\n")}
+		if a.Answered {
+			notices = append(notices, one)
+		} else {
+			errors = append(errors, one)
 		}
 	}
 	var out bytes.Buffer
 	write(&out, "error", errors)
 	write(&out, "warning", warnings)
-	write(&out, "notice", []annotation{{"lxcmatrix " + v.ID, v.Summary()}})
+	write(&out, "notice", notices)
 	if _, err := w.Write(out.Bytes()); err != nil {
 		return fmt.Errorf("write annotations of run %s: %w", v.ID, err)
 	}

@@ -75,6 +75,7 @@ func columns(v view.Run) []column {
 		{"containerd", nodes(func(n matrix.NodeFacts) string { return n.Containerd })},
 		{"runc", nodes(func(n matrix.NodeFacts) string { return n.Runc })},
 		{"Kubernetes", nodes(func(n matrix.NodeFacts) string { return n.Kubernetes })},
+		{"fix outcomes", func(c view.Cell) string { return strings.Join(v.OutcomesAt(c.ID), "; ") }},
 	}
 }
 

@@ -109,5 +109,11 @@ func families(v view.Run, remembered history.Run) []*family {
 			}
 		}
 	}
-	return []*family{about, started, ended, exit, errs, counts, verdicts, expected, took, up, recovery}
+	outcomes := newFamily("lxcmatrix_fix_outcome", "What a fix turned out to be in a cell when it was left out, as a label; always 1.")
+	for _, a := range v.Ablations {
+		for _, f := range a.Findings {
+			outcomes.add(1, label{"cell", a.Cell}, label{"fix", f.Fix}, label{"outcome", f.Outcome.String()})
+		}
+	}
+	return []*family{about, started, ended, exit, errs, counts, verdicts, expected, took, up, recovery, outcomes}
 }

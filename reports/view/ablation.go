@@ -133,6 +133,20 @@ func Said(f ablation.Finding) string {
 	return said
 }
 
+// OutcomesAt says of each fix that was asked about at a cell what it is there, as
+// "swap: redundant-with ids".
+func (r Run) OutcomesAt(cell string) (lines []string) {
+	for _, a := range r.Ablations {
+		if a.Goal != matrix.GoalOutcomes || a.Cell != cell {
+			continue
+		}
+		for _, f := range a.Findings {
+			lines = append(lines, f.Fix+": "+Said(f))
+		}
+	}
+	return lines
+}
+
 // Outcomes is the table of fix by cell: the ablations that it has, and for each
 // fix of any of them, in order, what it is in each; "" where nobody asked.
 func (r Run) Outcomes() (of []Ablation, rows [][]string) {
