@@ -162,8 +162,24 @@ func Compare(a, b Run) Diff {
 	slices.SortFunc(d.Inputs, func(x, y InputChange) int {
 		return cmp.Or(cmp.Compare(y.Cells, x.Cells), cmp.Compare(x.Name, y.Name), cmp.Compare(x.From, y.From), cmp.Compare(x.To, y.To))
 	})
-	d.Inputs = append(d.Inputs, changed(a.Inputs, b.Inputs)...)
+	d.Inputs = append(d.Inputs, replaced(changed(a.Inputs, b.Inputs))...)
 	return d
+}
+
+// replaced are changes of a run's inputs without what both runs have, where one
+// name stands for several. What only one of them has, and nothing took its place,
+// came or went with cells.
+func replaced(all []InputChange) (left []InputChange) {
+	for _, c := range all {
+		from, to := strings.Split(c.From, listed), strings.Split(c.To, listed)
+		gone := slices.DeleteFunc(slices.Clone(from), func(v string) bool { return slices.Contains(to, v) })
+		come := slices.DeleteFunc(to, func(v string) bool { return slices.Contains(from, v) })
+		if len(gone) > 0 && len(come) > 0 {
+			c.From, c.To = strings.Join(gone, listed), strings.Join(come, listed)
+			left = append(left, c)
+		}
+	}
+	return left
 }
 
 func changedBetween(a, b Run, was, now Cell) []InputChange {

@@ -37,6 +37,9 @@ type Run struct {
 	Cells []Cell   `json:"cells"`
 }
 
+// listed stands between the values of an input that has several.
+const listed = ", "
+
 // Inputs are what something was made of, by name: "runc" is "1.3.2", "fix swap"
 // is "applied".
 type Inputs map[string]string
@@ -147,7 +150,7 @@ func inputsOf(run matrix.Run) Inputs {
 		}
 		// Shards may have made their own of one name.
 		if before := in[name]; before != "" && before != value {
-			value = before + ", " + value
+			value = before + listed + value
 		}
 		in[name] = value
 	}

@@ -168,6 +168,23 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// Of an input that stands for several only what was replaced is told: a run of
+// fewer cells has less of it, and that is no change.
+func TestInputsOfSeveral(t *testing.T) {
+	for now, want := range map[string]string{
+		"1.33 a, 1.34 b, 1.35 c": "no input changed",
+		"1.33 a, 1.35 c":         "no input changed",
+		"1.33 a, 1.34 b, 1.36 d": "changed inputs: artifact kubelet 1.35 c -> 1.36 d",
+		"1.33 x":                 "changed inputs: artifact kubelet 1.33 a, 1.34 b, 1.35 c -> 1.33 x",
+	} {
+		a, b := remembered("a", nil, matrix.Pass), remembered("b", nil, matrix.Pass)
+		a.Inputs, b.Inputs = history.Inputs{"artifact kubelet": "1.33 a, 1.34 b, 1.35 c"}, history.Inputs{"artifact kubelet": now}
+		if got := history.Compare(a, b).Summary(); got != "no cell differs; "+want {
+			t.Errorf("%s: %s", now, got)
+		}
+	}
+}
+
 func TestSeries(t *testing.T) {
 	var runs []history.Run
 	for i := range 20 {
