@@ -359,7 +359,7 @@ func TestNightly(t *testing.T) {
 				t.Errorf("the branch has %s commits", got)
 			}
 			files := n.command(dir, "git", "--git-dir", first.origin, "ls-tree", "-r", "--name-only", "gh-pages")
-			for name, want := range map[string]int{"summary.json.gz\n": runs, "report.html\n": runs, "index.html\n": 1, ".nojekyll\n": 1, "kubelet.log\n": 0, "/result.json\n": 2*runs - min(max(0, i-2), 1)} {
+			for name, want := range map[string]int{"summary.json.gz\n": runs, "report.html\n": runs, "index.html\n": 1, ".nojekyll\n": 1, "kubelet.log\n": 0, "logs.zip\n": 0, "/result.json\n": 2*runs - min(max(0, i-2), 1)} {
 				if got := strings.Count(files, name); got != want {
 					t.Errorf("%d files %q are published, want %d:\n%s", got, name, want, files)
 				}
