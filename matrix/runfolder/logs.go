@@ -22,6 +22,7 @@ const (
 	// packedLogs is an archive since that has an index, reads one log without the
 	// others, and opens with what people have.
 	packedLogs = "logs.zip"
+	saidFile   = "said.txt"
 )
 
 // Log is a kept log.
@@ -137,11 +138,49 @@ func (f *Folder) Logs(id matrix.CellID) ([]Log, error) {
 	}), nil
 }
 
-// PackLogs compresses the logs of a cell that has ended into one archive. Logs that
-// are packed already stay, unless they were collected again. A crash leaves the logs
-// as they were, or twice.
+// Say keeps what a node of a cell said last, for those who look on while the cell
+// goes on; what it said before is forgotten. A crash may leave an old line.
+func (f *Folder) Say(id matrix.CellID, line string) error {
+	fail := func(err error) error { return fmt.Errorf("keep what was said in cell %s: %w", id, err) }
+	c, ok := f.cells[id]
+	if !ok {
+		return fail(errors.New("the cell is not in the plan"))
+	}
+	c.Lock()
+	defer c.Unlock()
+	if err := os.MkdirAll(f.CellDir(id), 0o755); err != nil {
+		return fail(err)
+	}
+	// Nothing is lost with it: it is not worth waiting for the disk.
+	path := filepath.Join(f.CellDir(id), saidFile)
+	err := os.WriteFile(path+".new", []byte(f.text(line)), 0o600)
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+// Said is what a node of a cell said last; empty where that is not known, as of a
+// cell that has ended.
+func (f *Folder) Said(id matrix.CellID) string {
+	line, err := os.ReadFile(filepath.Join(f.CellDir(id), saidFile))
+	if err != nil {
+		return ""
+	}
+	return string(line)
+}
+
+// PackLogs compresses the logs of a cell that has ended into one archive, and forgets
+// what was said last. Logs that are packed already stay, unless they were collected
+// again. A crash leaves the logs as they were, or twice.
 func (f *Folder) PackLogs(id matrix.CellID) error {
 	fail := func(err error) error { return fmt.Errorf("pack logs of cell %s: %w", id, err) }
+	if err := os.Remove(filepath.Join(f.CellDir(id), saidFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fail(err)
+	}
 	loose, err := f.loose(id)
 	if err != nil {
 		return fail(err)

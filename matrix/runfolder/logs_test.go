@@ -27,6 +27,20 @@ func contents(f *runfolder.Folder) (all []string, err error) {
 	return all, err
 }
 
+// What a node said last is there as long as its cell goes on.
+func TestSay(t *testing.T) {
+	g := NewWithT(t)
+	c := cell("13")
+	f := create(t, newRun(c), runfolder.WithRedactor(func(b []byte) []byte { return bytes.ReplaceAll(b, []byte("secret"), []byte("-")) }))
+	g.Expect(f.Said(c.ID)).To(BeEmpty())
+	g.Expect(f.Say(c.ID, "s1: the secret")).To(Succeed())
+	g.Expect(f.Say(c.ID, "s2: another secret")).To(Succeed())
+	g.Expect(f.Said(c.ID)).To(Equal("s2: another -"))
+	g.Expect(f.PackLogs(c.ID)).To(Succeed())
+	g.Expect(f.Said(c.ID)).To(BeEmpty())
+	g.Expect(f.Say("of/no/plan", "")).NotTo(Succeed())
+}
+
 // Logs read the same packed and not, and what is collected after packing, as when a
 // cell is run again, takes the place of what was.
 func TestPackLogs(t *testing.T) {

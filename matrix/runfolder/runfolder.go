@@ -7,6 +7,7 @@
 //	events.ndjson                   what happened when, one JSON object a line
 //	cells/CELL/result.json          everything that is known of one cell
 //	cells/CELL/logs/NODE/NAME       what was collected from a node, until the cell ends
+//	cells/CELL/said.txt             what one of its nodes said last, until the cell ends
 //	cells/CELL/logs.zip             the same from then on, as NODE/NAME
 //	hosts/HOST/console.log          what a machine printed that the run booted
 //	summary.json.gz                 what is remembered of a run that is over

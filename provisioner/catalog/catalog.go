@@ -273,7 +273,9 @@ type Options struct {
 	// that was left out claims to cure.
 	Hasten bool
 	// Stay, if set, takes the place of cells' restarts.
-	Stay     cell.Stay
+	Stay cell.Stay
+	// Hear keeps in the run's folder what cells' nodes say last, for who looks on.
+	Hear     bool
 	Progress provisioner.Progress
 	Clock    provisioner.Clock
 }
@@ -545,6 +547,12 @@ func (h *openHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, err
 			return nil, err
 		}
 		r.Services = around
+	}
+	if h.Hear {
+		r.Hear = func(node, line string) {
+			// Who looks on sees an older line then; the run has lost nothing.
+			_ = h.Folder.Say(c.ID, node+": "+line)
+		}
 	}
 	if h.Hasten {
 		watch := diagnose.Watch{Signatures: h.Knowledge.uncured(c), Commands: installer.LogCommands(), Clock: h.Clock}

@@ -172,6 +172,8 @@ type Runner struct {
 	// take their time.
 	Doomed  Doomed
 	KeepLog KeepLog
+	// Hear, if set, is told what nodes say as long as they are there.
+	Hear Hear
 	// Stay, if set, takes the place of what follows the baseline.
 	Stay     Stay
 	Keep     Keep
@@ -283,10 +285,13 @@ func turns(t matrix.Topology) []span {
 func (r *Runner) Run(ctx context.Context, c matrix.Cell, attempt int, changed func(matrix.Attempt)) matrix.Attempt {
 	x := r.begin(c, attempt, changed)
 	x.attempt = matrix.Attempt{Started: r.Clock.Now(), Host: r.Facts, Provenance: r.Provenance}
-	passed := true
+	passed, quiet := true, func() {}
 	for _, s := range r.steps(c) {
 		if passed = x.phase(ctx, s); !passed {
 			break
+		}
+		if s.phase == matrix.PhaseCreate {
+			quiet = x.listen(ctx)
 		}
 		if s.phase == matrix.PhaseBaseline && r.Stay != nil {
 			r.Stay(ctx, Lodging{Cluster: x.cluster, Logs: x.logs})
@@ -294,6 +299,7 @@ func (r *Runner) Run(ctx context.Context, c matrix.Cell, attempt int, changed fu
 		}
 	}
 	x.collect(ctx, passed)
+	quiet()
 	x.destroy(ctx, passed)
 	return x.end()
 }

@@ -99,7 +99,7 @@ func Resume(ctx context.Context, r ResumeRequest) (_ *Run, err error) {
 		}
 	}
 	p.note("run %s goes on: %d of %d cells are over and stay as they are", was.ID, len(was.Plan.Cells)-len(left), len(was.Plan.Cells))
-	return p.start(ctx, folder, was.ID, Options{Keep: cell.Keep(cmp.Or(was.Origin.Keep, string(cell.KeepNever))), Attempts: attempts(was)}, &was), nil
+	return p.start(ctx, folder, was.ID, Options{Keep: cell.Keep(cmp.Or(was.Origin.Keep, string(cell.KeepNever))), Attempts: attempts(was), Hear: true}, &was), nil
 }
 
 func attempts(r matrix.Run) int { return max(1, r.Origin.Attempts) }

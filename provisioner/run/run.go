@@ -164,6 +164,8 @@ type Options struct {
 	Attempts int
 	// Stay, if set, takes the place of cells' restarts; see cell.Stay.
 	Stay cell.Stay
+	// Hear keeps what nodes say last while the run goes on; see runfolder.Say.
+	Hear bool
 }
 
 // Run is a run in flight.
@@ -193,7 +195,7 @@ func (p *Planned) Start(ctx context.Context, o Options) (*Run, error) {
 // it is new.
 func (p *Planned) start(ctx context.Context, folder *runfolder.Folder, id string, o Options, earlier *matrix.Run) *Run {
 	ground := p.ground(p.Plan, folder, id, o.Keep)
-	ground.Stay = o.Stay
+	ground.Stay, ground.Hear = o.Stay, o.Hear
 	e := engine.New(engine.Options{Plan: p.Plan, Folder: folder, Past: p.past, Attempts: o.Attempts, Earlier: earlier, Progress: p.progress, Clock: wallClock{},
 		Ground: catalog.NewGround(ground)})
 	r := &Run{ID: id, Engine: e, Folder: folder, tell: func(e runfolder.Event) error {

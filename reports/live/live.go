@@ -1,5 +1,6 @@
 // Package live shows a run on a terminal while it goes on: its cells and their
-// phases, the hosts, what is in use of the budget, and what was said last.
+// phases, the hosts, what is in use of the budget, what was said last, and the
+// last line of the selected cell's own logs.
 package live
 
 import (
@@ -13,6 +14,7 @@ import (
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
+	"github.com/lxcmatrix/lxcmatrix/reports/view"
 )
 
 // Options of a view.
@@ -25,6 +27,9 @@ type Options struct {
 	// Expected is how long cells are expected to take; one that is not in it is
 	// not known.
 	Expected map[matrix.CellID]time.Duration
+	// Said is the last line of a cell's own logs, empty where there is none; nil
+	// where nothing is known of them. It is asked once a second.
+	Said func(matrix.CellID) string
 	// Colour may be used.
 	Colour bool
 	// Interrupt asks the run to end, and is called again if that is asked for
@@ -70,11 +75,17 @@ type (
 	eventMsg runfolder.Event
 	overMsg  struct{}
 	tickMsg  time.Time
+	// saidMsg is what a node of a cell said last.
+	saidMsg struct {
+		cell matrix.CellID
+		text string
+	}
 )
 
 // model is the view as the terminal's library wants it.
 type model struct {
 	page      page
+	said      func(matrix.CellID) string
 	interrupt func()
 	// follow moves the selection to what runs, until somebody moves it.
 	follow bool
@@ -84,7 +95,7 @@ type model struct {
 }
 
 func newModel(o Options) *model {
-	m := &model{interrupt: o.Interrupt, follow: true,
+	m := &model{interrupt: o.Interrupt, said: o.Said, follow: true,
 		page: page{state: newState(o.Plan), expected: o.Expected, colour: o.Colour, now: time.Now()}}
 	m.page.keys = m.keys()
 	return m
@@ -102,7 +113,9 @@ func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case tea.WindowSizeMsg:
 		m.page.width, m.page.height = msg.Width, msg.Height
 	case tickMsg:
-		m.page.now, then = time.Time(msg), tick()
+		m.page.now, then = time.Time(msg), tea.Batch(tick(), m.listen())
+	case saidMsg:
+		m.page.heard = msg
 	case eventMsg:
 		e := runfolder.Event(msg)
 		m.page.apply(e)
@@ -113,10 +126,25 @@ func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case overMsg:
 		m.over, then = true, tea.Quit
 	case tea.KeyPressMsg:
-		then = m.press(msg.String())
+		before := m.page.selected
+		if then = m.press(msg.String()); m.page.selected != before {
+			then = m.listen()
+		}
 	}
 	m.page.keys = m.keys()
 	return m, then
+}
+
+// listen reads what the selected cell said last.
+func (m *model) listen() tea.Cmd {
+	if m.said == nil || len(m.page.cells) == 0 {
+		return nil
+	}
+	c := m.page.cells[m.page.selected]
+	if !c.runs() {
+		return nil
+	}
+	return func() tea.Msg { return saidMsg{c.ID, view.Plain(m.said(c.ID))} }
 }
 
 // View is what the terminal shows.

@@ -200,6 +200,41 @@ func TestSelection(t *testing.T) {
 	}
 }
 
+// TestHeard: the last line of the selected cell's own logs is shown as long as that
+// cell runs, and nothing in it moves the cursor.
+func TestHeard(t *testing.T) {
+	m := newTestModel(t, nil)
+	m.said = func(id matrix.CellID) string {
+		return fmt.Sprintf("s1: kubelet of %s \x1b[2J\x1b]0;title\x07says\r\nthis", id)
+	}
+	all := events()
+	for _, e := range all[:8] {
+		m.Update(eventMsg(e))
+	}
+	m.Update(tea.WindowSizeMsg{Width: 120, Height: 24})
+	listen := func() string {
+		if then := m.listen(); then != nil {
+			m.Update(then())
+		}
+		return m.View().Content
+	}
+	second := string(m.page.cells[1].ID)
+	press(m, "down", "down", "up")
+	if shown := listen(); !strings.Contains(shown, "log  s1: kubelet of "+second) || strings.ContainsAny(shown, "\x1b\x07\r") {
+		t.Errorf("the line is not shown, or not as plain text:\n%q", shown)
+	}
+	press(m, "up")
+	if shown := m.View().Content; strings.Contains(shown, "log  ") {
+		t.Errorf("the line of another cell is shown:\n%s", shown)
+	}
+	for _, e := range all[8:] {
+		m.Update(eventMsg(e))
+	}
+	if shown := listen(); strings.Contains(shown, "log  ") {
+		t.Errorf("the line of a cell that is over is shown:\n%s", shown)
+	}
+}
+
 // TestScroll: the selected cell is always shown.
 func TestScroll(t *testing.T) {
 	p := plan()

@@ -29,6 +29,8 @@ type page struct {
 	colour        bool
 	// top is the first cell shown; it moves with the one selected.
 	top int
+	// heard is what a cell's node said last, told where that cell is selected.
+	heard saidMsg
 	// keys says what can be pressed.
 	keys string
 }
@@ -208,13 +210,19 @@ func (p *page) times(c *cell) string {
 	return took + "/" + expected
 }
 
-// detail is what was said of the selected cell, and of the run, the last of it.
+// detail is what was said of the selected cell, and of the run, the last of it, and
+// below it the last line of the cell's own logs.
 func (p *page) detail(height int) []string {
 	if height < 2 || len(p.cells) == 0 {
 		return nil
 	}
 	c := p.cells[p.selected]
 	lines := []string{p.bold(string(c.ID))}
+	var logged []string
+	if height > 2 && c.runs() && p.heard.cell == c.ID && p.heard.text != "" {
+		logged = []string{p.faint("     log  " + p.heard.text)}
+		height--
+	}
 	said := slices.Concat(c.said, p.said)
 	slices.SortStableFunc(said, func(a, b line) int { return a.at.Compare(b.at) })
 	for _, l := range said[max(0, len(said)-height+1):] {
@@ -224,7 +232,7 @@ func (p *page) detail(height int) []string {
 		}
 		lines = append(lines, since+l.text)
 	}
-	return lines
+	return append(lines, logged...)
 }
 
 // fill makes a text as wide as a column.

@@ -60,6 +60,11 @@ func unpack(into, archive string) (dir string, err error) {
 		return "", err
 	}
 	defer z.Close()
+	root, err := os.OpenRoot(into)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
 	for files := tar.NewReader(z); ; {
 		h, err := files.Next()
 		if errors.Is(err, io.EOF) {
@@ -68,16 +73,16 @@ func unpack(into, archive string) (dir string, err error) {
 		if err != nil {
 			return "", err
 		}
-		path := filepath.Join(into, filepath.FromSlash(h.Name))
+		name := filepath.FromSlash(h.Name)
 		if h.Typeflag == tar.TypeDir {
 			if dir == "" {
-				dir = path
+				dir = filepath.Join(into, name)
 			}
-			err = os.MkdirAll(path, 0o700)
+			err = root.MkdirAll(name, 0o700)
 		} else {
 			var content []byte
 			if content, err = io.ReadAll(files); err == nil {
-				err = os.WriteFile(path, content, 0o600)
+				err = root.WriteFile(name, content, 0o600)
 			}
 		}
 		if err != nil {

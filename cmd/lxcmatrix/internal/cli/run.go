@@ -142,7 +142,7 @@ different sources, share a lock: lxcmatrix artifacts lock, then --lock.`,
 				p.say("shard %s has none of the plan's %d cells: nothing to run", s.Part, len(s.Cells))
 				return nil
 			}
-			r, err := planned.Start(cmd.Context(), run.Options{Version: p.version, Keep: k, Attempts: retries + 1})
+			r, err := planned.Start(cmd.Context(), run.Options{Version: p.version, Keep: k, Attempts: retries + 1, Hear: true})
 			if err != nil {
 				return err
 			}

@@ -46,8 +46,9 @@ func (p *program) watch() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "watch [RUN]", Short: "Look on while a run goes on, from another terminal", Args: args(cobra.MaximumNArgs(1)),
 		Long: `Watch shows a run as it goes on: on a terminal its cells and their phases, with
-the hosts, what is in use of the budget, and what was said last; else in lines,
-or as JSON. RUN is a run's ID or its folder; without one it is the latest.
+the hosts, what is in use of the budget, what was said last, and the last line
+of the selected cell's own logs; else in lines, or as JSON. RUN is a run's ID or
+its folder; without one it is the latest.
 
 Watch ends with the run, prints its table, and has the run's exit code. To leave
 it ends nothing. It reads what the run keeps, and needs no rights on its hosts.`,
@@ -125,7 +126,7 @@ func (f *following) follow(ctx context.Context, folder *runfolder.Folder) {
 
 // show shows a run on the whole terminal; see live.Show.
 func (p *program) show(ctx context.Context, folder *runfolder.Folder, root string, events <-chan runfolder.Event, interrupt func()) (left bool, err error) {
-	return live.Show(ctx, live.Options{In: p.In, Out: p.Out, Environ: os.Environ(), Plan: folder.Plan(), Colour: colour(p.Out), Interrupt: interrupt,
+	return live.Show(ctx, live.Options{In: p.In, Out: p.Out, Environ: os.Environ(), Plan: folder.Plan(), Colour: colour(p.Out), Interrupt: interrupt, Said: folder.Said,
 		Expected: engine.Expected(folder.Plan(), runfolder.ReadHistory(root))}, events)
 }
 
