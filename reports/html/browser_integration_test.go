@@ -358,7 +358,7 @@ func TestBrowser(t *testing.T) {
 	// fonts differ among machines, so that what it says is compared, not how it looks.
 	t.Run("recorded", func(t *testing.T) {
 		b := newTab(chrome, t)
-		b.run(chromedp.EmulateViewport(1200, 860), chromedp.Navigate(written(t, report.Input{Run: samples.Recorded(t, samples.RecordedDistros)})))
+		b.run(chromedp.EmulateViewport(1200, 1190), chromedp.Navigate(written(t, report.Input{Run: samples.Recorded(t, samples.RecordedDistros)})))
 		b.until(shown, "24 of 24 cells")
 		b.until("document.querySelector('h1').textContent", "10 of 24 cells pass")
 		b.noSideways()
