@@ -330,13 +330,22 @@ func (l *lab) trial(ctx context.Context, b bench, c matrix.Cell, without []strin
 	var trials []matrix.Trial
 	for _, a := range result.Attempts {
 		trials = append(trials, matrix.Trial{Run: id, Without: without, Judgement: matrix.Judge(result.Cell, []matrix.Attempt{a}),
-			Diagnoses: a.Diagnoses, Took: matrix.Duration(a.Ended.Sub(a.Started))})
+			Diagnoses: a.Diagnoses, Took: took(a)})
 	}
 	if len(trials) == 0 {
 		trials = []matrix.Trial{{Run: id, Without: without, Judgement: result.Judgement}}
 	}
 	last, _ := result.Last()
 	return trials, last, err
+}
+
+// took is what an attempt cost. Before its first phase a cell may have waited for
+// the machine, for as long as others had it.
+func took(a matrix.Attempt) matrix.Duration {
+	if len(a.Phases) == 0 {
+		return 0
+	}
+	return matrix.Duration(a.Ended.Sub(a.Phases[0].Started))
 }
 
 // options are those of a host for one run on it. A trial need not wait for what

@@ -355,3 +355,16 @@ func TestAblateRefuses(t *testing.T) {
 		})
 	}
 }
+
+func TestTook(t *testing.T) {
+	began := time.Date(2026, 11, 22, 5, 13, 54, 0, time.UTC)
+	created := began.Add(23 * time.Minute)
+	a := matrix.Attempt{Started: began, Ended: created.Add(35 * time.Second),
+		Phases: []matrix.PhaseResult{{Phase: matrix.PhaseCreate, Started: created}, {Phase: matrix.PhaseFix, Started: created.Add(5 * time.Second)}}}
+	if got := took(a); got.Std() != 35*time.Second {
+		t.Errorf("an attempt that waited for the machine took %s, want 35s", got)
+	}
+	if got := took(matrix.Attempt{Started: began, Ended: created}); got != 0 {
+		t.Errorf("an attempt without a phase took %s, want 0s", got)
+	}
+}
