@@ -20,9 +20,9 @@ import (
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
-	"github.com/lxcmatrix/lxcmatrix/provisioner"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/engine"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/engine/simulated"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/incus/fakeincus"
@@ -82,7 +82,7 @@ type stage struct {
 	// met, if set, says what goes wrong with a call in the place of the scenario's
 	// faults.
 	met func(host int, c fakeincus.Call) fakeincus.Fault
-	// command, if set, is what commands print in the place of answers.
+	// command, if set, is what commands print in the place of simulated.Answer.
 	command func(fakeincus.Command) (string, int)
 	// dial, if set, is the way to the servers in the place of the network's own.
 	dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -109,7 +109,7 @@ func (s *stage) violated(format string, args ...any) {
 func (s *stage) serve(t *testing.T) {
 	s.running, s.hit = map[string]bool{}, make([]int, s.hosts)
 	for h := range s.hosts {
-		command := answers
+		command := simulated.Answer
 		if s.command != nil {
 			command = s.command
 		}
@@ -157,20 +157,6 @@ func (s *stage) budget(h int, all []fakeincus.State) {
 	if memory > hostMemory {
 		s.broken = append(s.broken, fmt.Sprintf("host%d: nodes of %d bytes of memory where there are %d", h, memory, hostMemory))
 	}
-}
-
-// answers is what commands in nodes print.
-func answers(c fakeincus.Command) (string, int) {
-	script := strings.Join(c.Args, " ")
-	switch {
-	case strings.Contains(script, "is-system-running"):
-		return "running\n", 0
-	case strings.Contains(script, "boot_id"):
-		return fmt.Sprintf("kernel=6.18.5\ncgroup=tmpfs\nid=debian\nversion=13\nsystemd=systemd 257\ncontainerd=containerd github.com/containerd/containerd/v2 v2.1.4 abc\nrunc=runc version 1.3.0\nkubernetes=Kubernetes v1.34.4\nboot=boot-%d\n", c.Starts), 0
-	case slices.Contains(c.Args, "observe"):
-		return "kernel=6.18.5\ncgroup=1021994\nv1=cpu\t3\t40\t1\nbounding=000001ffffffffff\ncpus=4\nMemTotal=8388608\n", 0
-	}
-	return "as it should be\n", 0
 }
 
 // Open opens a host through its driver.
@@ -230,7 +216,7 @@ func (h *stageHost) Ready(ctx context.Context, c matrix.Cell) (engine.Runner, er
 		h.known.Unlock()
 	}
 	minute := matrix.Duration(time.Minute)
-	return &stageRunner{h, cell.Runner{Host: h.Host, Facts: facts, Distro: stageDistro{}, Fixes: stageFixes{}, Health: stageHealth{}, Hygiene: stageHygiene{h.stage},
+	return &stageRunner{h, cell.Runner{Host: h.Host, Facts: facts, Distro: simulated.Distro{}, Fixes: simulated.Fixes{}, Health: simulated.Health{}, Hygiene: stageHygiene{h.stage},
 		Diagnose: func(context.Context) ([]matrix.Diagnosis, error) { return h.diagnose(c) },
 		KeepLog:  func(node, name string, content []byte) error { return h.keepLog(c, node, name, content) },
 		Keep:     cell.KeepNever, Limits: matrix.NodeLimits{MemoryBytes: nodeMemory}, Images: map[matrix.OS]string{{Name: "debian/13"}: "image"}, Provenance: "release",
@@ -283,89 +269,6 @@ func (r *stageRunner) Run(ctx context.Context, c matrix.Cell, attempt int, chang
 
 func (r *stageRunner) TakeUp(ctx context.Context, c matrix.Cell, attempt int, begun matrix.Attempt, changed func(matrix.Attempt)) (matrix.Attempt, error) {
 	return r.runner.TakeUp(ctx, c, attempt, begun, changed)
-}
-
-// do is a command of the test's own in a node.
-func do(ctx context.Context, node provisioner.Node, what string) error {
-	_, err := node.Exec(ctx, provisioner.Command{Args: []string{what}})
-	return err
-}
-
-func see(ctx context.Context, nodes []provisioner.Node, what string) (all []matrix.Evidence) {
-	for _, n := range nodes {
-		e := matrix.Evidence{Check: what, Node: n.Name(), Outcome: matrix.Healthy, Saw: "as it should be"}
-		if err := do(ctx, n, what); err != nil {
-			e.Outcome, e.Saw = matrix.Undecided, err.Error()
-		}
-		all = append(all, e)
-	}
-	return all
-}
-
-type stageDistro struct{}
-
-func (stageDistro) Configure(ctx context.Context, n provisioner.Node, _ provisioner.Desired) error {
-	return do(ctx, n, "configure")
-}
-
-func (stageDistro) Init(ctx context.Context, n provisioner.Node, _ provisioner.Desired) ([]byte, error) {
-	return []byte("kubeconfig"), do(ctx, n, "init")
-}
-
-func (stageDistro) Join(ctx context.Context, _ []provisioner.Node, n provisioner.Node, _ matrix.Role, _ provisioner.Desired) error {
-	return do(ctx, n, "join")
-}
-func (stageDistro) Connect(context.Context, []provisioner.Node) error { return nil }
-func (stageDistro) Services(matrix.Role) []string                     { return nil }
-func (stageDistro) LogCommands() map[string]string {
-	return map[string]string{"journal.log": "journalctl"}
-}
-
-type stageFixes struct{}
-
-func (stageFixes) Decide(matrix.Cell, matrix.HostFacts, *matrix.NodeFacts) ([]matrix.AppliedFix, error) {
-	return []matrix.AppliedFix{{ID: "kmsg-device", State: "applied"}}, nil
-}
-
-func (stageFixes) Desired([]matrix.AppliedFix, cell.NodeContext) (provisioner.Desired, error) {
-	return provisioner.Desired{Verify: []provisioner.Verification{{Fix: "kmsg-device", After: matrix.PhaseFix}}, Repairs: []string{"/run/repairs"}}, nil
-}
-
-func (stageFixes) Apply(ctx context.Context, n provisioner.Node, _ provisioner.Desired) error {
-	return do(ctx, n, "apply")
-}
-
-func (stageFixes) Verify(ctx context.Context, n provisioner.Node, _ provisioner.Desired, _ matrix.Phase) []matrix.Evidence {
-	return see(ctx, []provisioner.Node{n}, "verify")
-}
-
-type stageHealth struct{}
-
-func (stageHealth) Baseline(ctx context.Context, c *provisioner.Cluster) ([]matrix.Evidence, time.Duration) {
-	return see(ctx, c.Nodes, "baseline"), 0
-}
-
-func (stageHealth) Mark(ctx context.Context, c *provisioner.Cluster) (cell.Mark, error) {
-	return nil, do(ctx, c.Nodes[0], "mark")
-}
-
-func (stageHealth) AfterRestart(ctx context.Context, c *provisioner.Cluster, _ cell.Mark) ([]matrix.Evidence, time.Duration) {
-	return see(ctx, c.Nodes, "after-restart"), 0
-}
-
-// The cells of this stage ask for no further restarts.
-func (stageHealth) AfterServices(context.Context, *provisioner.Cluster, cell.Mark) ([]matrix.Evidence, time.Duration) {
-	return nil, 0
-}
-func (stageHealth) Away(context.Context, *provisioner.Cluster, []string, time.Duration) []matrix.Evidence {
-	return nil
-}
-func (stageHealth) AfterAway(context.Context, *provisioner.Cluster, cell.Mark, []string) ([]matrix.Evidence, time.Duration) {
-	return nil, 0
-}
-
-func (stageHealth) Returned(ctx context.Context, c *provisioner.Cluster, _ cell.Mark, _ []string) []matrix.Evidence {
-	return see(ctx, c.Nodes, "returned")
 }
 
 // stageHygiene counts the looks at a host that were begun and not ended.

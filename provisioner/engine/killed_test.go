@@ -26,6 +26,7 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/cell"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/engine"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/engine/simulated"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/incus/fakeincus"
 )
@@ -187,7 +188,7 @@ func (m *mortal) answer(c fakeincus.Command) (string, int) {
 		slices.Contains(c.Args, "after-restart") && strings.HasSuffix(of, undecided):
 		return "it is as it is\n", 1
 	}
-	return answers(c)
+	return simulated.Answer(c)
 }
 
 // process works on the run in a folder, until it is killed with its at-th call or

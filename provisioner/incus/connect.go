@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -90,7 +91,18 @@ func ConnectHTTPS(ctx context.Context, url string, known TLS) (*Server, error) {
 			return nil
 		}
 		if known.Dial != nil {
-			transport.DialContext, transport.DialTLSContext = known.Dial, nil
+			transport.DialContext = known.Dial
+			transport.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+				plain, err := known.Dial(ctx, network, address)
+				if err != nil {
+					return nil, err
+				}
+				conn := tls.Client(plain, transport.TLSClientConfig)
+				if err := conn.HandshakeContext(ctx); err != nil {
+					return nil, errors.Join(err, plain.Close())
+				}
+				return conn, nil
+			}
 		}
 		return pinnedTransport{transport}
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	client "github.com/lxc/incus/v6/client"
 	"github.com/lxc/incus/v6/shared/api"
+	"github.com/pkg/sftp"
 
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
@@ -337,18 +338,18 @@ func (i *Instance) Push(ctx context.Context, file provisioner.File) error {
 
 // PushFrom is Push for content that is not in memory.
 func (i *Instance) PushFrom(ctx context.Context, name string, content io.ReadSeeker, mode int) error {
-	sftp, err := i.server.with(ctx).GetInstanceFileSFTP(i.name)
+	files, err := i.files(ctx)
 	if err != nil {
 		return fmt.Errorf("push %s to instance %s: %w", name, i.name, err)
 	}
-	defer func() { _ = sftp.Close() }()
-	// It knows no context either.
-	stop := context.AfterFunc(ctx, func() { _ = sftp.Close() })
+	defer func() { _ = files.Close() }()
+	// What it does knows no context either.
+	stop := context.AfterFunc(ctx, func() { _ = files.Close() })
 	defer stop()
-	if err := sftp.MkdirAll(path.Dir(name)); err != nil {
+	if err := files.MkdirAll(path.Dir(name)); err != nil {
 		return fmt.Errorf("push %s to instance %s: make its folder: %w", name, i.name, err)
 	}
-	f, err := sftp.Create(name)
+	f, err := files.Create(name)
 	if err != nil {
 		return fmt.Errorf("push %s to instance %s: %w", name, i.name, err)
 	}
@@ -360,6 +361,32 @@ func (i *Instance) PushFrom(ctx context.Context, name string, content io.ReadSee
 		return fmt.Errorf("push %s to instance %s: %w", name, i.name, err)
 	}
 	return nil
+}
+
+// files connects to the instance's files. The client's call for that takes no
+// context and waits for as long as a server does not answer: it is left behind
+// then, until its connection breaks.
+func (i *Instance) files(ctx context.Context) (*sftp.Client, error) {
+	type answer struct {
+		files *sftp.Client
+		err   error
+	}
+	connected := make(chan answer, 1)
+	go func() {
+		files, err := i.server.with(context.WithoutCancel(ctx)).GetInstanceFileSFTP(i.name)
+		connected <- answer{files, err}
+	}()
+	select {
+	case a := <-connected:
+		return a.files, a.err
+	case <-ctx.Done():
+		go func() {
+			if late := <-connected; late.err == nil {
+				_ = late.files.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
 }
 
 // mostLinks are more than lead to any file in earnest.

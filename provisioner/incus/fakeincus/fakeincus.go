@@ -6,6 +6,7 @@ package fakeincus
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -13,8 +14,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gorilla/websocket"
 	"github.com/lxc/incus/v6/shared/api"
+	"github.com/pkg/sftp"
 )
 
 // What a call asks for.
@@ -33,12 +34,13 @@ const (
 	Websocket = "websocket"
 	Wait      = "wait"
 	File      = "file"
+	Push      = "push"
 	Log       = "log"
 )
 
 // Calls lists everything that a call can ask for.
 func Calls() []string {
-	return []string{Info, Resources, Pool, Instances, Instance, Create, Start, Stop, Restart, Delete, Exec, Websocket, Wait, File, Log}
+	return []string{Info, Resources, Pool, Instances, Instance, Create, Start, Stop, Restart, Delete, Exec, Websocket, Wait, File, Push, Log}
 }
 
 // Call is one request: what it asks for, of which instance, and how often that
@@ -120,7 +122,7 @@ type Server struct {
 	instances  map[string]*State
 	operations map[string]*operation
 	calls      map[Call]int
-	conns      []*websocket.Conn
+	conns      []io.Closer
 	// running are the goroutines of commands.
 	running sync.WaitGroup
 }
@@ -132,6 +134,9 @@ type Options struct {
 	Fault func(Call) Fault
 	// Command says what a command prints, and its exit code.
 	Command func(Command) (stdout string, code int)
+	// File says what a file of an instance holds, its console under the name console
+	// and its logs under logs/NAME; nil, and false, is that it is not there.
+	File func(instance, path string) (string, bool)
 	// Created is told what there is whenever an instance was created.
 	Created func(all []State)
 }
@@ -161,9 +166,20 @@ func New(options Options) *Server {
 		"root": {"type": "disk", "path": "/", "pool": "default"}, "eth0": {"type": "nic", "network": "incusbr0"}}}}))
 	handle("GET /1.0/instances", Instances, s.list)
 	handle("GET /1.0/instances/{name}", Instance, s.get)
-	handle("GET /1.0/instances/{name}/files", File, func(w http.ResponseWriter, _ *http.Request) { refuse(w, http.StatusNotFound, "not found") })
-	handle("GET /1.0/instances/{name}/console", Log, func(http.ResponseWriter, *http.Request) {})
-	handle("GET /1.0/instances/{name}/logs/{file}", Log, func(http.ResponseWriter, *http.Request) {})
+	handle("GET /1.0/instances/{name}/files", File, func(w http.ResponseWriter, r *http.Request) {
+		if text, there := s.file(r, r.FormValue("path")); there {
+			_, _ = io.WriteString(w, text)
+		} else {
+			refuse(w, http.StatusNotFound, "not found")
+		}
+	})
+	log := func(w http.ResponseWriter, r *http.Request, name string) {
+		text, _ := s.file(r, name)
+		_, _ = io.WriteString(w, text)
+	}
+	handle("GET /1.0/instances/{name}/console", Log, func(w http.ResponseWriter, r *http.Request) { log(w, r, "console") })
+	handle("GET /1.0/instances/{name}/logs/{file}", Log, func(w http.ResponseWriter, r *http.Request) { log(w, r, "logs/"+r.PathValue("file")) })
+	handle("GET /1.0/instances/{name}/sftp", Push, s.push)
 	s.mux.HandleFunc("GET /1.0/operations", s.underWay)
 	handle("GET /1.0/operations/{id}", Wait, s.lookAt)
 	handle("GET /1.0/operations/{id}/wait", Wait, s.wait)
@@ -187,6 +203,32 @@ func (s *Server) Close() {
 	}
 	s.mu.Unlock()
 	s.running.Wait()
+}
+
+func (s *Server) file(r *http.Request, path string) (string, bool) {
+	if s.options.File == nil {
+		return "", false
+	}
+	return s.options.File(r.PathValue("name"), path)
+}
+
+// push takes files into memory, those of each connection for as long as it lasts.
+func (s *Server) push(w http.ResponseWriter, _ *http.Request) {
+	conn, rest, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return // and answered
+	}
+	defer func() { _ = conn.Close() }()
+	s.mu.Lock()
+	s.conns = append(s.conns, conn)
+	s.mu.Unlock()
+	// What cannot be written is read by nobody. It ends when the client has what it
+	// wants.
+	_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: sftp\r\nConnection: Upgrade\r\n\r\n")
+	_ = sftp.NewRequestServer(struct {
+		io.Reader
+		io.WriteCloser
+	}{rest, conn}, sftp.InMemHandler()).Serve()
 }
 
 // All lists the instances by name.
