@@ -332,7 +332,8 @@ type Run struct {
 	Results []Result  `json:"results"`
 	Started time.Time `json:"started"`
 	Ended   time.Time `json:"ended,omitzero"`
-	// Interrupted names the signal that ended the run early, SIGINT or SIGTERM.
+	// Interrupted names the signal that ended the run early, SIGINT, SIGTERM or
+	// SIGHUP.
 	Interrupted string `json:"interrupted,omitempty"`
 	// Origin is what it was started with.
 	Origin Origin `json:"origin,omitzero"`

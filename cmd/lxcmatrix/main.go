@@ -13,5 +13,5 @@ import (
 var version = "unknown"
 
 func main() {
-	os.Exit(cli.Main(os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, version))
+	os.Exit(cli.Program{Streams: cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, Version: version}.Main(os.Args[1:]))
 }

@@ -1,8 +1,14 @@
 package main
 
 import (
+	"archive/zip"
+	"bytes"
+	"compress/gzip"
+	"errors"
 	"fmt"
 	"html"
+	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,7 +29,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"lxcmatrix": main})
+	testscript.Main(m, map[string]func(){"lxcmatrix": main, "simulated": simulatedProgram})
 }
 
 // TestScripts runs the program as users do, each script in a folder of its own
@@ -44,6 +50,8 @@ func TestScripts(t *testing.T) {
 				"LXCMATRIX_BOOTSTRAP": "no",
 				// Nobody listens there.
 				"HTTPS_PROXY": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "",
+				// Nobody is to tell these.
+				"GITHUB_TOKEN": inEnvironment, "AWS_SECRET_ACCESS_KEY": inEnvironment, "MIRROR_PASSWORD": inEnvironment,
 			} {
 				env.Setenv(name, value)
 			}
@@ -54,7 +62,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("LXCMATRIX", path)
 			return os.Mkdir(filepath.Join(env.WorkDir, "home"), 0o755)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "stored": stored, "schema": schema, "hints": hints},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "stored": stored, "schema": schema, "hints": hints, "secretless": secretless},
 	})
 }
 
@@ -80,6 +88,71 @@ func hints(ts *testscript.TestScript, neg bool, args []string) {
 	for _, hint := range found {
 		ts.Check(ts.Exec("/bin/sh", "-c", html.UnescapeString(hint[1])+" --help"))
 	}
+}
+
+// inEnvironment is a secret of whoever runs the program.
+const inEnvironment = "canary-in-the-environment"
+
+// secretless FILE... holds every file in the script's folder, and in the archives
+// there, to having no secret of a simulated program's world. The FILEs are some in
+// which there was one: they show that it was removed.
+func secretless(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: secretless FILE...")
+	}
+	for _, name := range args {
+		if !strings.Contains(ts.ReadFile(name), "REDACTED") {
+			ts.Fatalf("%s: no secret was removed from it", name)
+		}
+	}
+	look := func(name string, content []byte) {
+		for what, secret := range canaries {
+			if bytes.Contains(content, []byte(secret)) {
+				ts.Logf("%s has the %s", name, what)
+				ts.Check(errors.New("a secret was told"))
+			}
+		}
+		if bytes.Contains(content, []byte(inEnvironment)) {
+			ts.Fatalf("%s has what was in the environment", name)
+		}
+	}
+	root, files := ts.MkAbs("."), 0
+	ts.Check(filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		files++
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		look(path, content)
+		switch filepath.Ext(path) {
+		case ".gz":
+			unpacked, err := gzip.NewReader(bytes.NewReader(content))
+			if err != nil {
+				return err
+			}
+			if content, err = io.ReadAll(unpacked); err != nil {
+				return err
+			}
+			look(path, content)
+		case ".zip":
+			archive, err := zip.NewReader(bytes.NewReader(content), int64(len(content)))
+			if err != nil {
+				return err
+			}
+			for _, f := range archive.File {
+				content, err := fs.ReadFile(archive, f.Name)
+				if err != nil {
+					return err
+				}
+				look(path+" "+f.Name, content)
+			}
+		}
+		return nil
+	}))
+	ts.Logf("%d files were looked at", files)
 }
 
 // schema SCHEMA FILE validates a matrix file.

@@ -47,6 +47,8 @@ const (
 	cellsDir   = "cells"
 	hostsDir   = "hosts"
 	tempPrefix = ".writing-"
+	// consoleFile is in the folder of a host below hostsDir.
+	consoleFile = "console.log"
 )
 
 // CorruptError is a file of a run's folder that is there and cannot be
@@ -198,26 +200,26 @@ func (f *Folder) Dir() string { return f.dir }
 // Plan is the run's plan, as frozen when the run started.
 func (f *Folder) Plan() matrix.Plan { return f.plan }
 
-// WriteResult replaces a cell's result.json and returns the result as written:
-// with the judgement that matrix.Judge gives, whatever result.Judgement says,
-// and redacted. A cell that is not in the plan, or differs from it in anything
+// WriteResult replaces a cell's result.json and returns the result as written, or
+// as it would have been where it could not be: with the judgement that
+// matrix.Judge gives, whatever result.Judgement says, and redacted. A cell that is not in the plan, or differs from it in anything
 // but a gate or an unavailable input found at admission, is an error.
 func (f *Folder) WriteResult(result matrix.Result) (matrix.Result, error) {
 	id := result.Cell.ID
-	fail := func(err error) (matrix.Result, error) {
-		return matrix.Result{}, fmt.Errorf("write result of cell %s: %w", id, err)
-	}
 	result, err := f.redactResult(result)
+	fail := func(err error) (matrix.Result, error) {
+		return result, fmt.Errorf("write result of cell %s: %w", id, err)
+	}
 	if err != nil {
 		return fail(err)
 	}
+	result.APIVersion = matrix.ResultAPIVersion
+	result.Judgement = matrix.Judge(result.Cell, result.Attempts)
 	if err := f.checkCell(result.Cell); err != nil {
 		return fail(err)
 	}
 	f.cells[id].Lock()
 	defer f.cells[id].Unlock()
-	result.APIVersion = matrix.ResultAPIVersion
-	result.Judgement = matrix.Judge(result.Cell, result.Attempts)
 	dir := f.CellDir(id)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fail(err)
@@ -281,7 +283,7 @@ func (f *Folder) Console(host string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("keep the console of host %s: %w", host, err)
 	}
-	return filepath.Join(dir, "console.log"), nil
+	return filepath.Join(dir, consoleFile), nil
 }
 
 // AddHarnessError adds a failure of the harness itself, and writes run.json at
@@ -465,6 +467,22 @@ func (f *Folder) redactResult(result matrix.Result) (matrix.Result, error) {
 	for i := range r.Attempts {
 		a := &r.Attempts[i]
 		a.Repairs, a.Kept = f.texts(a.Repairs), f.text(a.Kept)
+		for j := range a.Nodes {
+			n := &a.Nodes[j]
+			for _, said := range []*string{&n.Kernel, &n.Cgroup, &n.OSID, &n.OSVersion, &n.Systemd, &n.SELinux, &n.Containerd, &n.Runc, &n.Kubernetes} {
+				*said = f.text(*said)
+			}
+			n.BootIDs = f.texts(n.BootIDs)
+		}
+		if h := a.Hygiene; h != nil {
+			h.NotObserved, h.Unseen = f.text(h.NotObserved), f.texts(h.Unseen)
+			for j := range h.Changes {
+				h.Changes[j] = f.change(h.Changes[j])
+			}
+			for j := range h.Suspect {
+				h.Suspect[j].HostChange = f.change(h.Suspect[j].HostChange)
+			}
+		}
 		for j := range a.Diagnoses {
 			a.Diagnoses[j].Line = f.text(a.Diagnoses[j].Line)
 		}
@@ -477,6 +495,11 @@ func (f *Folder) redactResult(result matrix.Result) (matrix.Result, error) {
 		}
 	}
 	return r, nil
+}
+
+func (f *Folder) change(c matrix.HostChange) matrix.HostChange {
+	c.What, c.Before, c.After, c.Left = f.text(c.What), f.text(c.Before), f.text(c.After), f.text(c.Left)
+	return c
 }
 
 // readJSON reads exactly one JSON value of the wanted version. Fields that

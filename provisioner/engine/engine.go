@@ -281,11 +281,9 @@ type progress struct {
 // keep writes a result and wakes those who wait for it. A result that cannot
 // be written is the harness's failure, and still counts in this process.
 func (e *Engine) keep(r matrix.Result, p *progress) {
-	r.Judgement = matrix.Judge(r.Cell, r.Attempts)
 	written, err := e.opts.Folder.WriteResult(r)
 	if err != nil {
 		e.failed(err)
-		written = r
 	}
 	if p != nil {
 		phases := written.Attempts[len(written.Attempts)-1].Phases

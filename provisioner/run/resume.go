@@ -44,6 +44,8 @@ type ResumeRequest struct {
 	// Changed lets it go on with what differs from what it was started with.
 	Changed  bool
 	Progress engine.Progress
+	// Ground is as in Options.
+	Ground func(catalog.Options) engine.Ground
 }
 
 // Resume goes on with a run whose process is gone, or that somebody interrupted.
@@ -99,7 +101,7 @@ func Resume(ctx context.Context, r ResumeRequest) (_ *Run, err error) {
 		}
 	}
 	p.note("run %s goes on: %d of %d cells are over and stay as they are", was.ID, len(was.Plan.Cells)-len(left), len(was.Plan.Cells))
-	return p.start(ctx, folder, was.ID, Options{Keep: cell.Keep(cmp.Or(was.Origin.Keep, string(cell.KeepNever))), Attempts: attempts(was), Hear: true}, &was), nil
+	return p.start(ctx, folder, was.ID, Options{Keep: cell.Keep(cmp.Or(was.Origin.Keep, string(cell.KeepNever))), Attempts: attempts(was), Hear: true, Ground: r.Ground}, &was), nil
 }
 
 func attempts(r matrix.Run) int { return max(1, r.Origin.Attempts) }

@@ -166,6 +166,8 @@ type Options struct {
 	Stay cell.Stay
 	// Hear keeps what nodes say last while the run goes on; see runfolder.Say.
 	Hear bool
+	// Ground, if set, takes the place of the hosts that plans name, as in tests.
+	Ground func(catalog.Options) engine.Ground
 }
 
 // Run is a run in flight.
@@ -194,10 +196,16 @@ func (p *Planned) Start(ctx context.Context, o Options) (*Run, error) {
 // start starts the engine on a run's folder; earlier is the run so far, nil where
 // it is new.
 func (p *Planned) start(ctx context.Context, folder *runfolder.Folder, id string, o Options, earlier *matrix.Run) *Run {
-	ground := p.ground(p.Plan, folder, id, o.Keep)
-	ground.Stay, ground.Hear = o.Stay, o.Hear
+	options := p.ground(p.Plan, folder, id, o.Keep)
+	options.Stay, options.Hear = o.Stay, o.Hear
+	var ground engine.Ground
+	if o.Ground != nil {
+		ground = o.Ground(options)
+	} else {
+		ground = catalog.NewGround(options)
+	}
 	e := engine.New(engine.Options{Plan: p.Plan, Folder: folder, Past: p.past, Attempts: o.Attempts, Earlier: earlier, Progress: p.progress, Clock: wallClock{},
-		Ground: catalog.NewGround(ground)})
+		Ground: ground})
 	r := &Run{ID: id, Engine: e, Folder: folder, tell: func(e runfolder.Event) error {
 		e.Run, e.Time = id, time.Now().UTC()
 		err := folder.AppendEvent(e)

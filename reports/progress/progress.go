@@ -35,11 +35,15 @@ func NewLines(w io.Writer, now func() time.Time) *Teller {
 }
 
 // NewJSON tells in JSON, one event a line, as they are in a run's
-// events.ndjson; events of kind note are there from before the run has a folder.
-func NewJSON(w io.Writer, now func() time.Time) *Teller {
+// events.ndjson, where hide has taken secrets out of what was said; events of kind
+// note are there from before the run has a folder.
+func NewJSON(w io.Writer, now func() time.Time, hide func(text string) string) *Teller {
 	encoder := newEncoder(w)
-	// A reader that is gone stops nothing.
-	return &Teller{now: now, tell: func(e runfolder.Event) { _ = encoder.Encode(e) }}
+	return &Teller{now: now, tell: func(e runfolder.Event) {
+		e.Text = hide(e.Text)
+		// A reader that is gone stops nothing.
+		_ = encoder.Encode(e)
+	}}
 }
 
 // Keep gives every note from now on to keep, too, as an event; what keep

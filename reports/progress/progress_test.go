@@ -3,6 +3,7 @@ package progress_test
 import (
 	"bytes"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -105,7 +106,7 @@ func TestStyles(t *testing.T) {
 	now := func() time.Time { return start }
 	for name, of := range map[string]func(*bytes.Buffer) *progress.Teller{
 		"lines":  func(w *bytes.Buffer) *progress.Teller { return progress.NewLines(w, now) },
-		"json":   func(w *bytes.Buffer) *progress.Teller { return progress.NewJSON(w, now) },
+		"json":   func(w *bytes.Buffer) *progress.Teller { return progress.NewJSON(w, now, strings.Clone) },
 		"github": func(w *bytes.Buffer) *progress.Teller { return progress.NewGroups(w, now, progress.GitHub) },
 		"gitlab": func(w *bytes.Buffer) *progress.Teller { return progress.NewGroups(w, now, progress.GitLab) },
 	} {

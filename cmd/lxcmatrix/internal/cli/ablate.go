@@ -1,14 +1,11 @@
 package cli
 
 import (
-	"time"
-
 	"github.com/spf13/cobra"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
-	"github.com/lxcmatrix/lxcmatrix/reports/progress"
 )
 
 // exitCodesOfTrials are those of ablate and minimize.
@@ -87,12 +84,12 @@ func (p *program) trials(cmd *cobra.Command, goal matrix.Goal, asked *[]string) 
 		if len(s.Only) == 0 {
 			return usage("name a cell with --only: each takes as long as all its fixes, one by one; lxcmatrix plan lists them")
 		}
-		s.Progress = progress.NewLines(p.Err, time.Now)
+		s.Progress = p.lines()
 		planned, err := run.Plan(cmd.Context(), s.Request)
 		if err != nil {
 			return err
 		}
-		o := run.AblateOptions{Version: p.version, Goal: goal, Fixes: *asked}
+		o := run.AblateOptions{Version: p.Version, Goal: goal, Fixes: *asked}
 		if resume != "" {
 			folder, err := openRun(s.Root, resume)
 			if err != nil {

@@ -6,13 +6,11 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix/config"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/artifact"
-	"github.com/lxcmatrix/lxcmatrix/reports/progress"
 )
 
 func (p *program) artifacts() *cobra.Command {
@@ -275,7 +273,7 @@ func (p *program) artifactStore(o artifact.Options) (*artifact.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.Progress = progress.NewLines(p.Err, time.Now)
+	o.Progress = p.lines()
 	store, err := artifact.New(cache, o)
 	if err != nil {
 		return nil, usage("%w", err)

@@ -14,7 +14,7 @@ import (
 // looked at stands beside what was.
 func TestPrintSurvey(t *testing.T) {
 	var out strings.Builder
-	p := newProgram(Streams{Out: &out}, "test")
+	p := newProgram(Program{Streams: Streams{Out: &out}, Version: "test"})
 	err := p.printSurvey(health.Survey{Server: "https://192.0.2.2:6443", Distro: "kubeadm",
 		Nodes: []health.SurveyedNode{{Name: "cp1", Role: matrix.RoleServer, Kubelet: "v1.34.4", Instance: "k8s-cp1"}, {Name: "w1", Role: matrix.RoleAgent, Kubelet: "v1.34.4"}},
 		Checks: []matrix.Evidence{

@@ -11,14 +11,19 @@ import (
 	"os/signal"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/config"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/doctor"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/engine"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/redact"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
+	"github.com/lxcmatrix/lxcmatrix/reports/progress"
 )
 
 // Streams are the program's standard streams.
@@ -27,10 +32,18 @@ type Streams struct {
 	Out, Err io.Writer
 }
 
+// Program is the command line's program.
+type Program struct {
+	Streams
+	Version string
+	// Ground, if set, takes the place of the hosts that runs have their cells on;
+	// see run.Options.
+	Ground func(catalog.Options) engine.Ground
+}
+
 // program is what every verb needs.
 type program struct {
-	Streams
-	version string
+	Program
 	// args are the command line's, without the program's name.
 	args []string
 	// machine is what the doctor examines.
@@ -46,26 +59,30 @@ func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // Main runs the command line and returns the exit code: 0 all as expected, 1 a
 // deviation, 2 usage or configuration, 3 the harness failed or could not tell,
-// 130 and 143 interrupted. The first SIGINT or SIGTERM lets the verb clean up,
-// a second one does not wait for that.
-func Main(args []string, streams Streams, version string) int {
+// 130 and 143 interrupted. The first SIGINT, SIGTERM or SIGHUP lets the verb clean
+// up, a second one does not wait for that.
+func (p Program) Main(args []string) int {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	// A run that was detached, and what nohup started, outlives its terminal.
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	defer signal.Stop(signals)
 	// A terminal or a reader that went away must not end a run that has nodes
 	// to remove: caught, SIGPIPE is an error of the write and nothing more.
 	pipes := make(chan os.Signal, 1)
 	signal.Notify(pipes, syscall.SIGPIPE)
 	defer signal.Stop(pipes)
-	p := newProgram(streams, version)
-	p.args = args
-	root := p.root()
+	of := newProgram(p)
+	of.args = args
+	root := of.root()
 	root.SetArgs(args)
-	return p.execute(root, signals)
+	return of.execute(root, signals)
 }
 
-func newProgram(streams Streams, version string) *program {
-	p := &program{Streams: streams, version: version, machine: doctor.This()}
+func newProgram(of Program) *program {
+	p := &program{Program: of, machine: doctor.This()}
 	p.signalled.Store("")
 	return p
 }
@@ -85,10 +102,7 @@ func (p *program) execute(root *cobra.Command, signals <-chan os.Signal) int {
 		case err := <-ended:
 			return p.exitCode(err)
 		case s := <-signals:
-			name := "SIGINT"
-			if s == syscall.SIGTERM {
-				name = "SIGTERM"
-			}
+			name := map[os.Signal]string{os.Interrupt: "SIGINT", syscall.SIGTERM: "SIGTERM", syscall.SIGHUP: "SIGHUP"}[s]
 			if p.signalled.CompareAndSwap("", name) {
 				p.say("interrupted by %s: cleaning up; a second signal ends at once", name)
 				cancel(fmt.Errorf("interrupted by %s", name))
@@ -102,7 +116,22 @@ func (p *program) execute(root *cobra.Command, signals <-chan os.Signal) int {
 
 // say writes one line to standard error. A terminal that is gone stops nothing.
 func (p *program) say(format string, args ...any) {
-	_, _ = fmt.Fprintf(p.Err, "lxcmatrix: "+format+"\n", args...)
+	_, _ = fmt.Fprintf(redacted{p.Err}, "lxcmatrix: "+format+"\n", args...)
+}
+
+// lines tells on standard error what happens.
+func (p *program) lines() *progress.Teller { return progress.NewLines(redacted{p.Err}, time.Now) }
+
+// redacted removes secrets from each text that is written as a whole, as an event
+// or an error is: what is told on the way may quote what nodes and servers said.
+type redacted struct{ io.Writer }
+
+// Write writes what is left of a text, and never all of a secret.
+func (r redacted) Write(text []byte) (int, error) {
+	if _, err := r.Writer.Write(redact.Text(text)); err != nil {
+		return 0, err
+	}
+	return len(text), nil
 }
 
 func (p *program) interruptCode() int {
@@ -125,7 +154,7 @@ func (p *program) exitCode(err error) int {
 		return int(code)
 	case errors.As(err, &problems):
 		// One problem a line, each with its place, as editors read them.
-		_, _ = fmt.Fprintln(p.Err, problems)
+		_, _ = fmt.Fprintln(redacted{p.Err}, problems)
 		return matrix.ExitUsage
 	}
 	p.say("%v", err)

@@ -9,13 +9,12 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
-	"github.com/lxcmatrix/lxcmatrix/reports/progress"
 )
 
 // apart is a run in a process and session of its own, which outlives this
@@ -44,7 +43,12 @@ func (p *program) apart(ctx context.Context) (*apart, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the run: %w", err)
 	}
-	if err := c.Start(); err != nil {
+	// What is ignored here is ignored there, too: a run outlives whoever started
+	// it. This process only looks on, and ends with its terminal.
+	signal.Ignore(syscall.SIGHUP)
+	err = c.Start()
+	signal.Reset(syscall.SIGHUP)
+	if err != nil {
 		return nil, fmt.Errorf("start the run: %w", err)
 	}
 	events := make(chan runfolder.Event)
@@ -97,7 +101,7 @@ func (p *program) runApart(ctx context.Context, root string, detached bool) erro
 	// It is in a session of its own, so that the terminal's signals do not reach it.
 	stop := context.AfterFunc(ctx, a.interrupt(p))
 	defer stop()
-	shown := progress.NewLines(p.Err, time.Now)
+	shown := p.lines()
 	id := ""
 	for e := range a.events {
 		if e.Kind == runfolder.RunStarted {

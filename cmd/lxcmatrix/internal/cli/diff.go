@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,7 +12,6 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
-	"github.com/lxcmatrix/lxcmatrix/reports/progress"
 )
 
 func (p *program) fixesDiff() *cobra.Command {
@@ -35,7 +33,7 @@ that matches it alone.`,
 			var sides [2]side
 			var err error
 			if q.run == "" {
-				q.Progress = progress.NewLines(p.Err, time.Now)
+				q.Progress = p.lines()
 				knowledge, sides, err = plannedSides(cmd, q.Request, args)
 			} else {
 				knowledge, sides, err = keptSides(cmd.Context(), q.root, q.run, q.FixFolders, args)

@@ -35,7 +35,7 @@ func TestDoctorRefuses(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
-			p := newProgram(Streams{In: strings.NewReader(""), Out: &stdout, Err: &stderr}, "test")
+			p := newProgram(Program{Streams: Streams{In: strings.NewReader(""), Out: &stdout, Err: &stderr}, Version: "test"})
 			runner := &recorder{}
 			p.machine = doctor.Machine{Root: debian(t), Runner: runner, UID: tc.uid, CPUs: 2, Now: time.Now,
 				Getenv: func(name string) string {

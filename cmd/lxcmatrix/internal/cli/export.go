@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,7 +16,6 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/catalog"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/export"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
-	"github.com/lxcmatrix/lxcmatrix/reports/progress"
 )
 
 func (p *program) export() *cobra.Command {
@@ -63,7 +61,7 @@ for its OS; a node that joins asks for a token where it is applied.`,
 				}
 				r, result, err = keptResult(root, name, only)
 			} else {
-				s.Progress = progress.NewLines(p.Err, time.Now)
+				s.Progress = p.lines()
 				r, result, err = passedLast(cmd, root, s.Request, only)
 			}
 			if err != nil {

@@ -49,7 +49,7 @@ hosts of a matrix file, and only what runs from here left on them is removed.`,
   lxcmatrix gc --remote lab
   lxcmatrix gc -f matrix.yaml --yes`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c := &collector{program: p, root: root, yes: yes, shown: progress.NewLines(p.Err, time.Now), items: []leftover{}}
+			c := &collector{program: p, root: root, yes: yes, shown: p.lines(), items: []leftover{}}
 			elsewhere, err := remoteHosts(file, remotes)
 			if err != nil {
 				return err

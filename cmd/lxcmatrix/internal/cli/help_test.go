@@ -39,7 +39,7 @@ func TestHelp(t *testing.T) {
 			walk(below)
 		}
 	}
-	walk(newProgram(Streams{}, "test").root())
+	walk(newProgram(Program{Version: "test"}).root())
 	files, err := filepath.Glob(golden.Path("help/*.golden"))
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +55,7 @@ func TestHelp(t *testing.T) {
 func runMain(t *testing.T, args ...string) (out string, code int) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	code = Main(args, Streams{In: strings.NewReader(""), Out: &stdout, Err: &stderr}, "test")
+	code = (Program{Streams: Streams{In: strings.NewReader(""), Out: &stdout, Err: &stderr}, Version: "test"}).Main(args)
 	if stderr.Len() > 0 {
 		t.Errorf("standard error: %s", &stderr)
 	}

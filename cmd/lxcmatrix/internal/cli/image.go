@@ -20,7 +20,6 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/image"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
-	"github.com/lxcmatrix/lxcmatrix/reports/progress"
 )
 
 func (p *program) image() *cobra.Command {
@@ -108,7 +107,7 @@ func (p *program) withImages(ctx context.Context, do func(images []*shownImage, 
 	if !hasEmbedded(host.StateDir()) {
 		return with(nil)
 	}
-	return p.withHost(ctx, embedded, 0, progress.NewLines(p.Err, time.Now), with)
+	return p.withHost(ctx, embedded, 0, p.lines(), with)
 }
 
 func (p *program) listImages() *cobra.Command {
@@ -150,7 +149,7 @@ func (p *program) prepareImages() *cobra.Command {
   lxcmatrix image prepare -f smoke
   lxcmatrix image prepare --only debian/12`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			shown := progress.NewLines(p.Err, time.Now)
+			shown := p.lines()
 			s.Progress = shown
 			planned, err := run.Plan(cmd.Context(), s.Request)
 			if err != nil {
@@ -267,7 +266,7 @@ packages, before it is imported. A licence that it needs is yours to have.`,
 			if len(args) > 2 {
 				metadata = args[2]
 			}
-			store := image.Store{CacheDir: cache, OSes: knowledge.OSes, Progress: progress.NewLines(p.Err, time.Now)}
+			store := image.Store{CacheDir: cache, OSes: knowledge.OSes, Progress: p.lines()}
 			taken, err := store.Take(cmd.Context(), args[0], args[1], metadata)
 			var refused *image.RefusedError
 			if errors.As(err, &refused) || errors.Is(err, fs.ErrNotExist) {

@@ -17,7 +17,7 @@ import (
 // `make docs` writes them anew.
 func TestHelpIsInManuals(t *testing.T) {
 	t.Setenv("LXCMATRIX_MIRROR", "")
-	root := newProgram(Streams{}, "test").root()
+	root := newProgram(Program{Version: "test"}).root()
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()
 	// golden looks below testdata.

@@ -3,13 +3,11 @@ package cli
 import (
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix/plan"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
-	"github.com/lxcmatrix/lxcmatrix/reports/progress"
 )
 
 func (p *program) plan() *cobra.Command {
@@ -46,7 +44,7 @@ its driver is.`,
 			if err := s.shard(); err != nil {
 				return err
 			}
-			s.Progress = progress.NewLines(p.Err, time.Now)
+			s.Progress = p.lines()
 			planned, err := run.Plan(cmd.Context(), s.Request)
 			if err != nil {
 				return err

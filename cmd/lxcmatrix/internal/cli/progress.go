@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/lxcmatrix/lxcmatrix/provisioner/redact"
 	"github.com/lxcmatrix/lxcmatrix/reports/progress"
 )
 
@@ -26,9 +27,9 @@ func outputFlag(f *pflag.FlagSet, output *string) {
 func (p *program) progress(output string) (*progress.Teller, error) {
 	switch output {
 	case outputText:
-		return progress.NewGroups(p.Err, time.Now, progress.ServiceOf(os.Getenv)), nil
+		return progress.NewGroups(redacted{p.Err}, time.Now, progress.ServiceOf(os.Getenv)), nil
 	case outputJSON:
-		return progress.NewJSON(p.Out, time.Now), nil
+		return progress.NewJSON(p.Out, time.Now, redact.String), nil
 	}
 	return nil, usage("--output %q: want text or json", output)
 }

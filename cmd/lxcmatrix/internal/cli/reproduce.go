@@ -94,8 +94,8 @@ func (p *program) again(ctx context.Context, r matrix.Run, id matrix.CellID, fol
 		came += ": " + reason
 	}
 	say("%s, in run %s: %s", cell, view.Plain(r.ID), came)
-	if r.Version != p.version {
-		say("The run was made by lxcmatrix %s, which knows other fixes than this one, %s, may know.", view.Plain(r.Version), p.version)
+	if r.Version != p.Version {
+		say("The run was made by lxcmatrix %s, which knows other fixes than this one, %s, may know.", view.Plain(r.Version), p.Version)
 	}
 	say("The whole run was made of:")
 	for _, in := range r.Plan.Inputs {

@@ -41,7 +41,7 @@ A run that a process works on is refused, with that process' ID.`,
 			if err != nil {
 				return err
 			}
-			r, err := run.Resume(cmd.Context(), run.ResumeRequest{Dir: folder.Dir(), Root: root, Mirror: mirror, Changed: changed, Progress: shown})
+			r, err := run.Resume(cmd.Context(), run.ResumeRequest{Dir: folder.Dir(), Root: root, Mirror: mirror, Changed: changed, Progress: shown, Ground: p.Ground})
 			if err != nil {
 				return err
 			}

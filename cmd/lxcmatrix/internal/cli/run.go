@@ -142,7 +142,7 @@ different sources, share a lock: lxcmatrix artifacts lock, then --lock.`,
 				p.say("shard %s has none of the plan's %d cells: nothing to run", s.Part, len(s.Cells))
 				return nil
 			}
-			r, err := planned.Start(cmd.Context(), run.Options{Version: p.version, Keep: k, Attempts: retries + 1, Hear: true})
+			r, err := planned.Start(cmd.Context(), run.Options{Version: p.Version, Keep: k, Attempts: retries + 1, Hear: true, Ground: p.Ground})
 			if err != nil {
 				return err
 			}

@@ -24,7 +24,6 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix/lease"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/host"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/incus"
-	"github.com/lxcmatrix/lxcmatrix/reports/progress"
 )
 
 // bootPatience bounds the start of the kept nodes of a cell, networkPatience
@@ -74,7 +73,7 @@ or the end of it, as s1, the default. With a command, its exit code is shell's.`
 			if c.Host.Driver == "qemu" {
 				return usage("cell %s was on host %s, a virtual machine that ended with its run: nothing on it is kept", c.ID, c.Host.Name)
 			}
-			shown := progress.NewLines(p.Err, time.Now)
+			shown := p.lines()
 			return p.withHost(cmd.Context(), c.Host, r.Plan.Budget.DiskBytes, shown, func(h *host.Host) error {
 				nodes, err := keptNodes(cmd.Context(), h, r.ID, c.ID)
 				if err != nil {

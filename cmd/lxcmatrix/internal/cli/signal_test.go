@@ -25,6 +25,7 @@ func TestSignals(t *testing.T) {
 	}{
 		{"SIGINT", []os.Signal{os.Interrupt}, false, matrix.ExitInterrupt, "interrupted by SIGINT"},
 		{"SIGTERM", []os.Signal{syscall.SIGTERM}, false, matrix.ExitTerminated, "interrupted by SIGTERM"},
+		{"SIGHUP", []os.Signal{syscall.SIGHUP}, false, matrix.ExitInterrupt, "interrupted by SIGHUP"},
 		{"SIGINT twice", []os.Signal{os.Interrupt, os.Interrupt}, true, matrix.ExitInterrupt, "lxcmatrix gc --yes"},
 		{"SIGTERM, then SIGINT", []os.Signal{syscall.SIGTERM, os.Interrupt}, true, matrix.ExitTerminated, "lxcmatrix gc --yes"},
 	} {
@@ -35,7 +36,7 @@ func TestSignals(t *testing.T) {
 				text, _ := io.ReadAll(r)
 				said <- string(text)
 			}()
-			p := newProgram(Streams{In: strings.NewReader(""), Out: io.Discard, Err: w}, "test")
+			p := newProgram(Program{Streams: Streams{In: strings.NewReader(""), Out: io.Discard, Err: w}, Version: "test"})
 			release := make(chan struct{})
 			t.Cleanup(func() { close(release) })
 			verb := &cobra.Command{Use: "x", SilenceErrors: true, SilenceUsage: true, RunE: func(cmd *cobra.Command, _ []string) error {

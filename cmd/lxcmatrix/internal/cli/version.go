@@ -12,7 +12,7 @@ func (p *program) versionVerb() *cobra.Command {
 		Use: "version", Short: "Print the program's version", Args: args(noArgs),
 		Example: `  lxcmatrix version`,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(p.Out, "lxcmatrix %s %s %s/%s\n", p.version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintf(p.Out, "lxcmatrix %s %s %s/%s\n", p.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}

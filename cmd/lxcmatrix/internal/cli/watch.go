@@ -12,6 +12,7 @@ import (
 
 	"github.com/lxcmatrix/lxcmatrix/matrix/runfolder"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/engine"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/redact"
 	"github.com/lxcmatrix/lxcmatrix/reports/live"
 	"github.com/lxcmatrix/lxcmatrix/reports/progress"
 )
@@ -141,7 +142,7 @@ func (p *program) print(ctx context.Context, folder *runfolder.Folder, output st
 	switch output {
 	case outputText:
 	case outputJSON:
-		teller = progress.NewJSON(p.Out, began)
+		teller = progress.NewJSON(p.Out, began, redact.String)
 	default:
 		return false, usage("--output %q: want text or json", output)
 	}

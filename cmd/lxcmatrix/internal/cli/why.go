@@ -6,14 +6,12 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/fix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
-	"github.com/lxcmatrix/lxcmatrix/reports/progress"
 	"github.com/lxcmatrix/lxcmatrix/reports/view"
 )
 
@@ -38,7 +36,7 @@ undecided gate is asked again when a run has opened the cell's host.`,
 			var answer explanation
 			var err error
 			if q.run == "" {
-				q.Progress = progress.NewLines(p.Err, time.Now)
+				q.Progress = p.lines()
 				answer, err = whyPlanned(cmd, q.Request, args[0])
 			} else {
 				answer, err = whyRun(cmd.Context(), q.root, q.run, q.FixFolders, args[0])
