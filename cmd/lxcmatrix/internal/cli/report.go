@@ -14,7 +14,8 @@ import (
 )
 
 func (p *program) report() *cobra.Command {
-	var root, format, output string
+	var root, format, output, share string
+	var hide []string
 	var exitCode, strict, merge bool
 	cmd := &cobra.Command{
 		Use: "report [RUN]", Short: "Show a run that was kept", Args: args(func(cmd *cobra.Command, args []string) error {
@@ -40,7 +41,13 @@ With --merge the arguments are the folders of runs that are shards of one (run
 --shard), or folders that such runs are in. They become one run under --runs, of
 the whole plan: cells that no shard came to are unknown, and cells that no shard
 has are told. It ends with that run's exit code. Shards of different plans are
-refused, and so are shards that disagree on a cell.`,
+refused, and so are shards that disagree on a cell.
+
+With --share a copy of the run is made in a new folder, for others to read: its
+report.html, and all that reports are made of. Names of hosts and users, addresses,
+and the paths of this site are replaced in it, the same one always by the same word,
+and secrets are removed once more. --hide names what nothing here knows, as a
+project's name; look through the copy before it is given away.`,
 		Example: `  lxcmatrix report
   lxcmatrix report --format markdown --output report.md
   lxcmatrix report --format html --output report.html
@@ -49,12 +56,17 @@ refused, and so are shards that disagree on a cell.`,
   lxcmatrix report --format openmetrics --output /var/lib/node_exporter/lxcmatrix.prom
   lxcmatrix report --format badges --output badges
   lxcmatrix report --exit-code --strict
+  lxcmatrix report --share to-share --hide "project blue"
   lxcmatrix report --merge shards/* --format markdown --output report.md`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			switch {
 			case !slices.Contains(formats(), format):
 				return usage("--format %q: want %s", format, strings.Join(formats(), ", "))
-			case format == formatBadges && output == "":
+			case len(hide) > 0 && share == "":
+				return usage("--hide is for what is shared: name a folder with --share")
+			case share != "" && output != "":
+				return usage("--share writes a whole run, and --output one report: ask for one of them; lxcmatrix report FOLDER shows what was shared")
+			case format == formatBadges && output == "" && share == "":
 				return usage("--format %s is several files: name a folder with --output", format)
 			}
 			var folder *runfolder.Folder
@@ -70,6 +82,8 @@ refused, and so are shards that disagree on a cell.`,
 				return err
 			}
 			switch {
+			case share != "":
+				return p.share(folder, r, share, hide)
 			case output != "":
 				err = writeReport(output, format, folder, r)
 			case format == formatTable:
@@ -93,6 +107,8 @@ refused, and so are shards that disagree on a cell.`,
 	f.BoolVar(&merge, "merge", false, "join the shards of one run, and show that run")
 	f.StringVar(&format, "format", formatTable, "one of "+strings.Join(formats(), ", "))
 	f.StringVarP(&output, "output", "o", "", "write the report to a `file` instead; badges to a folder")
+	f.StringVar(&share, "share", "", "make a copy of the run in a new `folder`, without what tells this site from others")
+	f.StringArrayVar(&hide, "hide", nil, "also replace a `word` in what is shared; may be repeated")
 	f.BoolVar(&exitCode, "exit-code", false, "end with the run's own exit code instead of 0")
 	strictFlag(f, &strict)
 	rootFlag(f, &root)
