@@ -24,12 +24,17 @@ RELEASES ?= kubeadm@1.34
 GOLANGCI_VERSION := v2.15.0
 ACTIONLINT_VERSION := v1.7.12
 GOVULNCHECK_VERSION := v1.7.0
+# The newest of which all modules can be had from Go's proxy.
+GORELEASER_VERSION := v2.16.0
+MINISIGN_VERSION := v0.3.0
 # Outside the work tree, so that a fresh clone need not build them again.
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lxcmatrix/tools
 GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 ACTIONLINT := $(TOOLS)/actionlint-$(ACTIONLINT_VERSION)/actionlint
 
 GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)/govulncheck
+GORELEASER := $(TOOLS)/goreleaser-$(GORELEASER_VERSION)/goreleaser
+MINISIGN := $(TOOLS)/minisign-$(MINISIGN_VERSION)/minisign
 
 # The packages whose tests need root, Incus or a build of Kubernetes; those
 # tests carry the build tag integration. They share one machine and one
@@ -54,7 +59,7 @@ say = @printf '\n== %s\n' '$(1)'
 
 .PHONY: help
 help: ## Print the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\nLXCMATRIX_BOOTSTRAP=no refuses to change this machine, and prints what is missing.\n'
 
 .PHONY: matrix
@@ -147,6 +152,12 @@ build: ## Build bin/lxcmatrix
 	$(call say,build $(BIN) $(VERSION))
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/lxcmatrix
 
+.PHONY: release-snapshot
+release-snapshot: $(GORELEASER) $(MINISIGN) ## Build what a release is made of, twice, and hold both to be the same
+	$(call say,release)
+	$(GORELEASER) check
+	GORELEASER=$(GORELEASER) MINISIGN=$(MINISIGN) .ci/release-snapshot
+
 # The unit tests hold them to the program, too.
 .PHONY: docs
 docs: ## Make docs/man and docs/completion; fails where they were stale
@@ -160,7 +171,7 @@ doctor: build ## Examine this machine; changes nothing
 
 .PHONY: clean
 clean: ## Remove what was built here; runs and caches stay
-	rm -rf bin
+	rm -rf bin dist
 
 $(GOLANGCI):
 	$(call say,build golangci-lint $(GOLANGCI_VERSION); the first time takes a minute or two)
@@ -173,3 +184,11 @@ $(ACTIONLINT):
 $(GOVULNCHECK):
 	$(call say,build govulncheck $(GOVULNCHECK_VERSION))
 	GOBIN=$(@D) GOFLAGS= $(GO) install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+
+$(GORELEASER):
+	$(call say,build goreleaser $(GORELEASER_VERSION); the first time takes minutes)
+	GOBIN=$(@D) GOFLAGS= $(GO) install github.com/goreleaser/goreleaser/v2@$(GORELEASER_VERSION)
+
+$(MINISIGN):
+	$(call say,build minisign $(MINISIGN_VERSION))
+	GOBIN=$(@D) GOFLAGS= $(GO) install aead.dev/minisign/cmd/minisign@$(MINISIGN_VERSION)
