@@ -49,6 +49,7 @@ func gone() map[string]struct {
 		"two tokens":            {bootstrap + " ghijkl.0123456789ghijkl", []string{bootstrap, "0123456789ghijkl"}},
 		"control plane join":    {"  --control-plane --certificate-key " + certKey, []string{certKey}},
 		"upload-certs":          {"[upload-certs] Using certificate key:\n" + certKey + "\n", []string{certKey}},
+		"upload-certs in a log": {"2026-11-22T07:40:00.123Z [upload-certs] Using certificate key:\n2026-11-22T07:40:00.123Z " + certKey + "\n", []string{certKey}},
 		"kubeadm config":        {"kind: InitConfiguration\ncertificateKey: " + certKey + "\nbootstrapTokens:\n- token: " + bootstrap + "\n  ttl: 24h\n", []string{certKey, bootstrap}},
 		"bearer":                {"Authorization: Bearer " + jwt, []string{jwt, "c2lnbmF0dXJl"}},
 		"bearer opaque":         {`curl -H "Authorization: Bearer 7f3a9b2c" https://x`, []string{"7f3a9b2c"}},

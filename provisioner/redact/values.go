@@ -30,7 +30,8 @@ var (
 	urlPassword   = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://[^:/\s"'@]*:)([^/\s"']+)(@)`)
 	urlUser       = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)([^:/\s"'@]+)(@)`)
 
-	certificateKey = regexp.MustCompile(`(?i)(certificate[ _-]?key["']?\s*[:= ]\s*["']?)([0-9a-f]{64})()`)
+	// certificateKey can be on the next line, after what a log begins its lines with.
+	certificateKey = regexp.MustCompile(`(?i)(certificate[ _-]?key["']?\s*[:= ]\s*["']?|certificate key:[ \t]*\r?\n[^\n]{0,200}?\b)([0-9a-f]{64})()`)
 )
 
 // replace replaces the second group of each match where secret says so.

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxcmatrix/lxcmatrix/matrix/plan"
+	"github.com/lxcmatrix/lxcmatrix/provisioner/redact"
 	"github.com/lxcmatrix/lxcmatrix/provisioner/run"
 )
 
@@ -49,6 +50,8 @@ its driver is.`,
 			if err != nil {
 				return err
 			}
+			// As a run keeps it: its URL can hold a password.
+			planned.Plan.Sources.Mirror = redact.String(planned.Plan.Sources.Mirror)
 			if output != "" {
 				if err := plan.Write(output, planned.Plan); err != nil {
 					return err
