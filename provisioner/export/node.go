@@ -137,7 +137,9 @@ func shell(s Steps) ([]provisioner.File, error) {
 	return files, nil
 }
 
-// cloudInit has an instance write the node's script and run it once.
+// cloudInit has an instance write the node's script and run it once. What the
+// script has to be told is in a file, which is removed: arguments are for all to
+// read.
 func cloudInit(s Steps) ([]provisioner.File, error) {
 	var files []provisioner.File
 	for _, n := range s.Nodes {
@@ -145,19 +147,19 @@ func cloudInit(s Steps) ([]provisioner.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		const target = "/usr/local/sbin/lxcmatrix-node"
-		command, head := []string{target, "apply"}, s.header()
+		const target, told = "/usr/local/sbin/lxcmatrix-node", "/root/lxcmatrix-node.env"
+		head, writes := s.header(), []any{map[string]any{"path": target, "permissions": "0755", "content": script}}
+		command := []string{target, "apply"}
 		if tell := asked(n.Part); len(tell) > 0 {
-			command = append([]string{"env"}, command...)
-			for i, v := range tell {
-				command = slices.Insert(command, i+1, strings.ToUpper(v[0])+"=")
+			head += "# Before it is used, fill in what is empty in " + told + "; the script says what is.\n"
+			var empty strings.Builder
+			for _, v := range tell {
+				fmt.Fprintf(&empty, "%s=\n", strings.ToUpper(v[0]))
 			}
-			head += "# Before it is used, fill in what is empty in runcmd; the script in it says what is.\n"
+			writes = append(writes, map[string]any{"path": told, "permissions": "0600", "content": empty.String()})
+			command = []string{"sh", "-ec", "set -a; . " + told + "; rm " + told + "; exec " + target + " apply"}
 		}
-		config, err := yaml.Dump(map[string]any{
-			"write_files": []any{map[string]any{"path": target, "permissions": "0755", "content": script}},
-			"runcmd":      []any{command},
-		})
+		config, err := yaml.Dump(map[string]any{"write_files": writes, "runcmd": []any{command}})
 		if err != nil {
 			return nil, err
 		}
