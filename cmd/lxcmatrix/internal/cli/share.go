@@ -42,7 +42,7 @@ func (p *program) share(folder *runfolder.Folder, r matrix.Run, dir string, word
 	}
 	// Of the runs beside it nothing is told.
 	logs := func(id matrix.CellID) ([]html.Log, error) { return logsOf(shared, id) }
-	if err := errors.Join(html.Render(page, html.Input{Run: run, Logs: logs}), page.Close(), os.Chmod(dir, 0o755)); err != nil { //nolint:gosec // it is for others to read
+	if err := errors.Join(html.Render(page, html.Input{Run: run, Logs: logs}), page.Close(), os.Chmod(dir, 0o755)); err != nil {
 		return err
 	}
 	p.say("a copy to share is in %s: names, addresses and paths that are known here are replaced; look through it, and hide what is left with --hide", dir)
