@@ -107,14 +107,17 @@ func (f *Folder) lock() (err error) {
 }
 
 // openEvents opens the events for appending, locked, without the torn line
-// that a crash may have left at their end.
+// that a crash may have left at their end. The lock is the open file's, by
+// fcntl(2): it ends with the process, and unlike one of flock(2) it can be
+// asked for without being taken, so that nobody who looks on is in the way.
 func openEvents(dir string) (*os.File, error) {
 	file, err := os.OpenFile(filepath.Join(dir, eventsFile), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
+	lock := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
 			err = &BusyError{Dir: dir, PID: writer(file)}
 		}
 		return nil, errors.Join(err, file.Close())

@@ -91,17 +91,11 @@ func (f *Folder) follow(ctx context.Context, yield func(Event) bool) error {
 
 // isWritten says whether a process has the events open for writing.
 func isWritten(file *os.File) (bool, error) {
-	err := unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return true, nil
-	}
-	if err == nil {
-		err = unix.Flock(int(file.Fd()), unix.LOCK_UN)
-	}
-	if err != nil {
+	lock := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(file.Fd(), unix.F_OFD_GETLK, &lock); err != nil {
 		return false, fmt.Errorf("ask whether events are being written: %w", err)
 	}
-	return false, nil
+	return lock.Type != unix.F_UNLCK, nil
 }
 
 // lines reads whole lines of a file that grows.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -99,6 +100,57 @@ func TestFollowEnds(t *testing.T) {
 	if count != 2 {
 		t.Errorf("%d events of a run that was killed, want 2", count)
 	}
+}
+
+// TestFollowIsInNobodysWay: a run that is looked at all the time can be claimed at
+// any time.
+func TestFollowIsInNobodysWay(t *testing.T) {
+	writer := create(t, newRun(cell("1.34")))
+	if err := writer.AppendEvent(runfolder.Event{Time: start, Kind: runfolder.Note}); err != nil {
+		t.Fatal(err)
+	}
+	if err := writer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := runfolder.Open(writer.Dir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	var looking sync.WaitGroup
+	for range 2 {
+		looking.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				for _, err := range reader.Follow(t.Context()) {
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	for range 2000 {
+		// The first event locks, and waits for nobody.
+		if err := writer.AppendEvent(runfolder.Event{Time: start, Kind: runfolder.Note}); err != nil {
+			t.Error(err)
+			break
+		}
+		if err := writer.Close(); err != nil {
+			t.Error(err)
+			break
+		}
+		if err := os.WriteFile(filepath.Join(writer.Dir(), "events.ndjson"), nil, 0o600); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(done)
+	looking.Wait()
 }
 
 // TestFollowCorrupt: what is no event ends it, with its line.

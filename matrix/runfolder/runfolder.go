@@ -294,13 +294,18 @@ func (f *Folder) AddHarnessError(err error) error {
 	})
 }
 
+// claimPatience is how long the events may stay locked after their process was
+// killed: a child that it was just starting has them open until it is executed.
+const claimPatience = 2 * time.Second
+
 // Claim makes this process the one that writes the folder, until Close: any other
-// gets a *BusyError. What another process wrote since Open is known then.
+// gets a *BusyError. What another process wrote since Open is known then, and what
+// it was writing when it was killed is removed.
 func (f *Folder) Claim() error {
-	f.eventsMu.Lock()
-	err := f.lock()
-	f.eventsMu.Unlock()
-	if err != nil {
+	if err := f.waitForLock(); err != nil {
+		return fmt.Errorf("claim run folder: %w", err)
+	}
+	if err := f.sweep(); err != nil {
 		return fmt.Errorf("claim run folder: %w", err)
 	}
 	f.mu.Lock()
@@ -311,6 +316,30 @@ func (f *Folder) Claim() error {
 	}
 	f.header = h
 	return nil
+}
+
+// waitForLock locks the events, or says after a while who has them.
+func (f *Folder) waitForLock() error {
+	again := time.NewTicker(claimPatience / 20)
+	defer again.Stop()
+	for until := time.Now().Add(claimPatience); ; <-again.C {
+		f.eventsMu.Lock()
+		err := f.lock()
+		f.eventsMu.Unlock()
+		if busy := new(BusyError); !errors.As(err, &busy) || time.Now().After(until) {
+			return err
+		}
+	}
+}
+
+// sweep removes files that were being written when their process was killed.
+func (f *Folder) sweep() error {
+	return filepath.WalkDir(f.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasPrefix(entry.Name(), tempPrefix) {
+			return err
+		}
+		return ignoreGone(os.Remove(path))
+	})
 }
 
 // Begin claims the folder and writes which process works on the run from now on.

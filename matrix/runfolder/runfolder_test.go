@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	. "github.com/onsi/gomega"
@@ -302,6 +303,31 @@ func TestBegin(t *testing.T) {
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(events).To(HaveEach(And(HaveField("Kind", runfolder.RunStarted), HaveField("Run", run.ID), HaveField("PID", os.Getpid()))))
 	g.Expect(events).To(HaveLen(2))
+}
+
+// TestClaimWaits: a lock that is about to go is no refusal, and what was being
+// written when its process was killed is not kept.
+func TestClaimWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewWithT(t)
+		c := cell("13")
+		f := create(t, newRun(c))
+		g.Expect(f.Begin(start)).To(Succeed())
+		g.Expect(os.MkdirAll(f.CellDir(c.ID), 0o700)).To(Succeed())
+		torn := filepath.Join(f.CellDir(c.ID), ".writing-result.json-1")
+		g.Expect(os.WriteFile(torn, []byte("{"), 0o600)).To(Succeed())
+		other, err := runfolder.Open(f.Dir())
+		g.Expect(err).NotTo(HaveOccurred())
+		go func() {
+			time.Sleep(time.Second)
+			if err := f.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		g.Expect(other.Claim()).To(Succeed())
+		g.Expect(torn).NotTo(BeAnExistingFile())
+		g.Expect(other.Close()).To(Succeed())
+	})
 }
 
 func TestLogs(t *testing.T) {
