@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -31,9 +34,15 @@ var incusdPaths = [...]string{"/usr/libexec/incus/incusd", "/usr/lib/incus/incus
 
 func (d daemon) socket() string { return filepath.Join(d.Dir, "unix.socket") }
 
+// arguments are the daemon's: no other has the same ones.
+func (d daemon) arguments() []string { return []string{"--logfile", d.Log + ".daemon"} }
+
 // start starts the daemon, or takes over one that a crashed run left, and
 // waits until it answers.
 func (d daemon) start(ctx context.Context) (*incus.Server, error) {
+	if err := d.find(); err != nil {
+		return nil, fmt.Errorf("start an Incus daemon: %w", err)
+	}
 	if pid, alive := d.running(); alive {
 		watching, stop := context.WithCancel(ctx)
 		defer stop()
@@ -72,7 +81,7 @@ func (d daemon) start(ctx context.Context) (*incus.Server, error) {
 	defer func() { _ = log.Close() }()
 	// Not bound to ctx: Ctrl-C must leave time to remove the instances. A
 	// session of its own keeps the terminal's signals away from it.
-	cmd := exec.Command(path, "--logfile", d.Log+".daemon") //nolint:noctx // it outlives ctx, as said above
+	cmd := exec.Command(path, d.arguments()...) //nolint:noctx // it outlives ctx, as said above
 	cmd.Env = append(os.Environ(), "INCUS_DIR="+d.Dir)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -135,6 +144,9 @@ const (
 // not answer is killed; one that was killed, by this or by anybody, left all
 // of them behind, and is started once more to take them down.
 func (d daemon) stop(ctx context.Context) error {
+	if err := d.find(); err != nil {
+		return fmt.Errorf("stop the Incus daemon: %w", err)
+	}
 	pid, alive := d.running()
 	switch {
 	case alive:
@@ -208,6 +220,48 @@ func (d daemon) gone(ctx context.Context) bool {
 		return struct{}{}, nil
 	}, backoff.WithBackOff(backoff.NewConstantBackOff(50*time.Millisecond)))
 	return err == nil
+}
+
+// find records a daemon that runs and that nobody recorded: who had just started
+// it was killed before that.
+func (d daemon) find() error {
+	if _, alive := d.running(); alive {
+		return nil
+	}
+	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return err
+	}
+	for _, path := range commands {
+		// What is gone by now, or has none, is no daemon.
+		command, _ := os.ReadFile(path)
+		args := strings.Split(strings.TrimSuffix(string(command), "\x00"), "\x00")
+		if len(args) == 0 || !slices.Equal(args[1:], d.arguments()) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			return err
+		}
+		if err := pidfile.Write(d.PIDFile, pid); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		// It just ended.
+	}
+	return nil
+}
+
+// Daemon is the process ID of the daemon of the embedded host in a state folder,
+// 0 where none runs.
+func Daemon(stateDir string) (int, error) {
+	_, d := embeddedParts(stateDir)
+	if err := d.find(); err != nil {
+		return 0, fmt.Errorf("look for the Incus daemon of %s: %w", stateDir, err)
+	}
+	if pid, alive := d.running(); alive {
+		return pid, nil
+	}
+	return 0, nil
 }
 
 // running finds the daemon by its record. pid is 0 where there is none.

@@ -63,12 +63,8 @@ func OpenEmbedded(ctx context.Context, opts EmbeddedOptions) (_ *Host, err error
 		return nil, fmt.Errorf("open the embedded host: %w", err)
 	}
 	lock := flock.New(filepath.Join(opts.StateDir, "lock"))
-	locked, err := lock.TryLock()
-	if err != nil {
-		return nil, fmt.Errorf("open the embedded host: lock %s: %w", lock.Path(), err)
-	}
-	if !locked {
-		return nil, &InUseError{StateDir: opts.StateDir}
+	if err := waitForLock(ctx, lock); err != nil {
+		return nil, fmt.Errorf("open the embedded host: %w", err)
 	}
 	undo := []func(context.Context) error{func(context.Context) error { return lock.Unlock() }}
 	closeAll := func(ctx context.Context) error {
@@ -103,7 +99,7 @@ func OpenEmbedded(ctx context.Context, opts EmbeddedOptions) (_ *Host, err error
 		server.Disconnect()
 		return nil
 	})
-	bridge := bridgeName(opts.StateDir)
+	bridge := BridgeName(opts.StateDir)
 	subnet, err := freeSubnet(bridge)
 	if err != nil {
 		return nil, fmt.Errorf("open the embedded host: %w", err)
@@ -122,15 +118,35 @@ func OpenEmbedded(ctx context.Context, opts EmbeddedOptions) (_ *Host, err error
 	return newHost(ctx, server, thisMachine{}, true, closeAll)
 }
 
+// lockPatience is how long a lock is waited for that may be about to go: a child
+// that a killed process was just starting has it until it is executed, and gc
+// while it looks for what was left.
+const lockPatience = 2 * time.Second
+
+// waitForLock locks an embedded host's state; an *InUseError where another run has
+// it.
+func waitForLock(ctx context.Context, lock *flock.Flock) error {
+	within, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	locked, err := lock.TryLockContext(within, lockPatience/20)
+	switch {
+	case locked:
+		return nil
+	case ctx.Err() == nil && within.Err() != nil:
+		return &InUseError{StateDir: filepath.Dir(lock.Path())}
+	}
+	return fmt.Errorf("lock %s: %w", lock.Path(), err)
+}
+
 // embeddedParts are where an embedded host keeps its pool and its daemon.
 func embeddedParts(stateDir string) (loopPool, daemon) {
 	return loopPool{File: filepath.Join(stateDir, "pool.img"), Mount: filepath.Join(stateDir, "pool")},
 		daemon{Dir: filepath.Join(stateDir, "incus"), Log: filepath.Join(stateDir, "incusd.log"), PIDFile: filepath.Join(stateDir, "incusd.pid")}
 }
 
-// bridgeName is the embedded bridge's name: an interface's name is 15 bytes at
-// most, and every state folder has its own.
-func bridgeName(stateDir string) string {
+// BridgeName is the name of the bridge of the embedded host in a state folder: an
+// interface's name is 15 bytes at most, and every state folder has its own.
+func BridgeName(stateDir string) string {
 	sum := sha256.Sum256([]byte(filepath.Clean(stateDir)))
 	return "lxcm" + hex.EncodeToString(sum[:4])
 }

@@ -6,9 +6,6 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 )
 
-// BridgeName is the name of a state folder's bridge.
-func BridgeName(stateDir string) string { return bridgeName(stateDir) }
-
 // ThisMachine is what is observed of the machine that tests run on.
 func ThisMachine(ctx context.Context) (matrix.HostFacts, error) {
 	return observe(ctx, thisMachine{}.Run)

@@ -53,25 +53,33 @@ func crash(t *testing.T, dir string) {
 	}
 }
 
-// TestCrashedRun: the daemon of a run that crashed is taken over, and one that
-// was killed as well is replaced; either is gone in the end.
+// TestCrashedRun: the daemon of a run that crashed is taken over, also where the
+// run had not come to record it, and one that was killed as well is replaced; either
+// is gone in the end.
 func TestCrashedRun(t *testing.T) {
-	for _, kill := range []bool{false, true} {
-		t.Run(fmt.Sprintf("daemon killed %t", kill), func(t *testing.T) {
+	for name, tc := range map[string]struct{ killed, unrecorded bool }{
+		"daemon lives": {}, "daemon is not recorded": {unrecorded: true}, "daemon is killed": {killed: true},
+	} {
+		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
 			dir := state(t)
 			crash(t, dir)
 			daemon := pid(t, dir)
-			if kill {
+			if tc.killed {
 				g.Expect(syscall.Kill(daemon, syscall.SIGKILL)).To(Succeed())
 			}
+			if tc.unrecorded {
+				g.Expect(os.Remove(filepath.Join(dir, "incusd.pid"))).To(Succeed())
+			}
 			h := open(t, dir)
-			if kill {
+			g.Expect(host.Daemon(dir)).To(Equal(pid(t, dir)))
+			if tc.killed {
 				g.Expect(pid(t, dir)).NotTo(Equal(daemon))
 			} else {
 				g.Expect(pid(t, dir)).To(Equal(daemon))
 			}
 			closeHost(t, h)
+			g.Expect(host.Daemon(dir)).To(BeZero())
 			g.Expect(left(t, dir)).To(BeEmpty())
 		})
 	}

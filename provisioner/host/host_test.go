@@ -284,12 +284,12 @@ func TestBridgeName(t *testing.T) {
 	g := NewWithT(t)
 	seen := map[string]bool{}
 	for _, dir := range []string{"/", "/var/lib/lxcmatrix", "/var/lib/lxcmatrix2", strings.Repeat("/long", 100)} {
-		name := bridgeName(dir)
+		name := BridgeName(dir)
 		g.Expect(len(name)).To(BeNumerically("<=", 15))
 		g.Expect(seen).NotTo(HaveKey(name))
 		seen[name] = true
 	}
-	g.Expect(bridgeName("/var/lib/lxcmatrix/")).To(Equal(bridgeName("/var/lib/lxcmatrix")))
+	g.Expect(BridgeName("/var/lib/lxcmatrix/")).To(Equal(BridgeName("/var/lib/lxcmatrix")))
 }
 
 func TestChooseSubnet(t *testing.T) {

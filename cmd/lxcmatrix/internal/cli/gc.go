@@ -157,7 +157,10 @@ func (c *collector) embedded(ctx context.Context) error {
 	// Closing the host ends its daemon and unmounts its pool.
 	closes := func() error { return nil }
 	errs := []error{}
-	daemon := daemonOf(dir)
+	daemon, err := host.Daemon(dir)
+	if err != nil {
+		return err
+	}
 	if daemon != 0 {
 		errs = append(errs, c.take(leftover{Host: "embedded", What: "daemon", Name: fmt.Sprintf("incusd %d", daemon), Why: "its run did not end"}, closes))
 	}
@@ -422,24 +425,6 @@ func (c *collector) print(asJSON bool) error {
 		c.say("lxcmatrix gc --yes removes what is shown as %q", toRemove)
 	}
 	return nil
-}
-
-// daemonOf is the process ID of the embedded host's daemon, 0 where none runs.
-func daemonOf(stateDir string) int {
-	data, err := os.ReadFile(filepath.Join(stateDir, "incusd.pid"))
-	if err != nil {
-		return 0
-	}
-	id, _, _ := strings.Cut(string(data), " ")
-	pid, err := strconv.Atoi(id)
-	if err != nil {
-		return 0
-	}
-	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	if err != nil || strings.TrimSpace(string(name)) != "incusd" {
-		return 0
-	}
-	return pid
 }
 
 // mounted says whether something is mounted at path.

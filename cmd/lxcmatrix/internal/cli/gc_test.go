@@ -46,22 +46,6 @@ func TestLives(t *testing.T) {
 	}
 }
 
-// A process ID that something else has by now is no daemon.
-func TestDaemonOf(t *testing.T) {
-	dir := t.TempDir()
-	for content, want := range map[string]int{"": 0, "x y\n": 0, "1 2 3\n": 0, "999999999 5\n": 0} {
-		if err := os.WriteFile(dir+"/incusd.pid", []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if got := daemonOf(dir); got != want {
-			t.Errorf("%q names process %d, want %d", content, got, want)
-		}
-	}
-	if got := daemonOf(dir + "/none"); got != 0 {
-		t.Errorf("no file names process %d", got)
-	}
-}
-
 func TestMounted(t *testing.T) {
 	if !mounted("/proc") {
 		t.Error("/proc is not mounted")

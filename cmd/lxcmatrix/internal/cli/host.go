@@ -18,15 +18,11 @@ const closePatience = 40 * time.Second
 // embedded is the embedded host as verbs without a matrix mean it.
 var embedded = matrix.HostRef{Name: "embedded", Driver: "embedded"}
 
-// hasEmbedded says whether the embedded host was ever opened: only then can
-// there be anything on it.
+// hasEmbedded says whether the embedded host was ever opened, even if not to the
+// end: only then can there be anything of it. Its pool is made first.
 func hasEmbedded(stateDir string) bool {
-	for _, name := range []string{"pool.img", "incus"} {
-		if _, err := os.Stat(filepath.Join(stateDir, name)); err != nil {
-			return false
-		}
-	}
-	return true
+	_, err := os.Stat(filepath.Join(stateDir, "pool.img"))
+	return err == nil
 }
 
 // withHost opens a host, works on it, and closes it again. What goes wrong
