@@ -1,6 +1,8 @@
 package matrix
 
 import (
+	"fmt"
+	"reflect"
 	"slices"
 	"time"
 )
@@ -92,4 +94,26 @@ func Over(c Cell, attempts []Attempt, most int) bool {
 		return !c.Runs() || Tries(c, attempts) >= most
 	}
 	return true
+}
+
+// Lost names what a run no longer has of what was known of it once: attempts and
+// finished phases that are gone or are others now.
+func Lost(once, now Run) (problems []string) {
+	for _, r := range once.Results {
+		i := slices.IndexFunc(now.Results, func(n Result) bool { return n.Cell.ID == r.Cell.ID })
+		if i < 0 {
+			problems = append(problems, fmt.Sprintf("cell %s is gone", r.Cell.ID))
+			continue
+		}
+		for k, a := range r.Attempts {
+			var kept []PhaseResult
+			if k < len(now.Results[i].Attempts) {
+				kept = now.Results[i].Attempts[k].Phases
+			}
+			if len(kept) < len(a.Phases) || len(a.Phases) > 0 && !reflect.DeepEqual(kept[:len(a.Phases)], a.Phases) {
+				problems = append(problems, fmt.Sprintf("attempt %d of %s had %+v, and has %+v", k+1, r.Cell.ID, a.Phases, kept))
+			}
+		}
+	}
+	return problems
 }

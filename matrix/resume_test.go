@@ -101,3 +101,35 @@ func TestOver(t *testing.T) {
 	c.Unavailable, c.Gate = "", &matrix.GateFinding{Gate: "g", Reason: "r"}
 	g.Expect(matrix.Over(c, nil, 1)).To(BeTrue(), "it is not run")
 }
+
+// TestLost: what goes on adds to what there was, and changes nothing of it.
+func TestLost(t *testing.T) {
+	g := NewWithT(t)
+	with := func(attempts ...matrix.Attempt) matrix.Run {
+		return matrix.Run{Results: []matrix.Result{{Cell: matrix.Cell{ID: "a"}, Attempts: attempts}}}
+	}
+	of := func(errs ...string) (a matrix.Attempt) {
+		for i, err := range errs {
+			a.Phases = append(a.Phases, matrix.PhaseResult{Phase: matrix.Phases()[i], Error: err})
+		}
+		return a
+	}
+	once := with(of("x", "y"), of())
+	for name, tc := range map[string]struct {
+		now  matrix.Run
+		lost string
+	}{
+		"the same":      {once, ""},
+		"more":          {with(of("x", "y", "z"), of("x"), of()), ""},
+		"no cell":       {matrix.Run{}, "cell a is gone"},
+		"no attempt":    {with(), "attempt 1 of a"},
+		"a phase less":  {with(of("x"), of()), "attempt 1 of a"},
+		"another phase": {with(of("x", "z"), of()), "attempt 1 of a"},
+	} {
+		if tc.lost == "" {
+			g.Expect(matrix.Lost(once, tc.now)).To(BeEmpty(), name)
+		} else {
+			g.Expect(matrix.Lost(once, tc.now)).To(ConsistOf(ContainSubstring(tc.lost)), name)
+		}
+	}
+}

@@ -108,6 +108,7 @@ func New(opts Options) *Engine {
 func (e *Engine) Start(ctx context.Context) {
 	go func() {
 		defer close(e.done)
+		e.settle()
 		left := e.opts.Plan
 		left.Cells = slices.DeleteFunc(slices.Clone(left.Cells), func(c matrix.Cell) bool { return e.ended[c.ID] })
 		hosts := hostsOf(left)
@@ -317,10 +318,42 @@ func (e *Engine) end(id matrix.CellID) {
 	close(e.moved)
 	e.moved = make(chan struct{})
 	e.mu.Unlock()
+	e.settled(id, verdict, reason)
+}
+
+// settled packs the logs of a cell that has ended, and tells that it has.
+func (e *Engine) settled(id matrix.CellID, verdict matrix.Verdict, reason string) {
 	if err := e.opts.Folder.PackLogs(id); err != nil {
 		e.failed(err)
 	}
 	e.event(runfolder.Event{Kind: runfolder.CellEnded, Cell: id, Verdict: &verdict, Text: reason})
+}
+
+// settle does for the cells that are over what the process that ended them did not
+// come to.
+func (e *Engine) settle() {
+	if e.opts.Earlier == nil {
+		return
+	}
+	events, err := e.opts.Folder.Events()
+	if err != nil {
+		e.failed(err)
+	}
+	told := map[matrix.CellID]bool{}
+	for _, ev := range events {
+		switch ev.Kind {
+		case runfolder.CellStarted:
+			told[ev.Cell] = false
+		case runfolder.CellEnded:
+			told[ev.Cell] = true
+		default:
+		}
+	}
+	for _, r := range e.opts.Earlier.Results {
+		if id := r.Cell.ID; e.ended[id] && !told[id] {
+			e.settled(id, r.Judgement.Verdict, r.Judgement.Reason)
+		}
+	}
 }
 
 func (e *Engine) event(ev runfolder.Event) {

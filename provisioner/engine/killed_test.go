@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -230,6 +229,9 @@ func (m *mortal) process(t *testing.T, n, at int) (left matrix.Run, calls int, k
 	if p.err != nil {
 		t.Fatal(p.err)
 	}
+	if !p.dead {
+		m.allEnded(t, folder)
+	}
 	if err := folder.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -243,6 +245,24 @@ func (m *mortal) process(t *testing.T, n, at int) (left matrix.Run, calls int, k
 		t.Fatal(err)
 	}
 	return left, p.calls, p.dead
+}
+
+// allEnded sees that a run which is over tells the end of each cell, after all else
+// of it.
+func (m *mortal) allEnded(t *testing.T, folder *runfolder.Folder) {
+	events, err := folder.Events()
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := map[matrix.CellID]runfolder.EventKind{}
+	for _, e := range events {
+		last[e.Cell] = e.Kind
+	}
+	for _, c := range m.plan.Cells {
+		if last[c.ID] != runfolder.CellEnded {
+			t.Errorf("the last that is told of cell %s is %q", c.ID, last[c.ID])
+		}
+	}
 }
 
 // told is a run as its table tells it: without what chance and time decide.
@@ -267,22 +287,6 @@ func (m *mortal) told(run matrix.Run) string {
 	text = regexp.MustCompile(`stopped at [0-9:]+`).ReplaceAllString(text, "stopped")
 	// What was left to remove when the last process began is not the table's.
 	return regexp.MustCompile(`nodes: \d+ nodes removed`).ReplaceAllString(text, "nodes removed")
-}
-
-// lost names the finished phases that are not in a run as they were when a
-// process died.
-func (m *mortal) lost(run matrix.Run) (problems []string) {
-	for n, was := range m.seen {
-		for i, r := range was.Results {
-			now := run.Results[i].Attempts
-			for k, a := range r.Attempts {
-				if k >= len(now) || len(now[k].Phases) < len(a.Phases) || !reflect.DeepEqual(now[k].Phases[:len(a.Phases)], a.Phases) {
-					problems = append(problems, fmt.Sprintf("attempt %d of %s is not as process %d left it:\n%+v\nnow\n%+v", k+1, r.Cell.ID, n, a.Phases, now))
-				}
-			}
-		}
-	}
-	return problems
 }
 
 // collect removes what is left on the servers, as lxcmatrix gc does: by its owner.
@@ -378,7 +382,12 @@ func TestKilled(t *testing.T) {
 					kept++
 				}
 			}
-			problems := m.lost(run)
+			var problems []string
+			for n, was := range m.seen {
+				for _, lost := range matrix.Lost(was, run) {
+					problems = append(problems, fmt.Sprintf("as process %d left it: %s", n, lost))
+				}
+			}
 			if got := m.told(run); got != want {
 				problems = append(problems, "it tells otherwise than one that nobody killed:\n"+cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")))
 			}
