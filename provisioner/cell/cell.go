@@ -228,8 +228,8 @@ func (r *Runner) steps(c matrix.Cell) []step {
 	// Servers that start at once share the host's CPUs, and an API server that
 	// finds too few of etcd's members ends: kubelet starts it again after up to
 	// five minutes. The stability window begins when all else is healthy; the rest
-	// is for the last answers on the way.
-	checked := matrix.Duration(t.Servers)*limits.Recover + limits.Stability + matrix.Duration(10*time.Second)
+	// is for the last answers, and the looks after it.
+	checked := matrix.Duration(t.Servers)*limits.Recover + limits.Stability + matrix.Duration(20*time.Second)
 	// Servers are installed one after another, and all agents at once.
 	installs := matrix.Duration(len(turns(t)))
 	steps := []step{

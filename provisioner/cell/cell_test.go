@@ -200,7 +200,7 @@ func TestServersRecoverTogether(t *testing.T) {
 				deadline, ok := ctx.Deadline()
 				g.Expect(ok).To(BeTrue())
 				recover := time.Duration(servers) * w.runner().Timeouts.Recover.Std()
-				g.Expect(time.Until(deadline)).To(Equal(recover+stability+10*time.Second), called)
+				g.Expect(time.Until(deadline)).To(Equal(recover+stability+20*time.Second), called)
 				return nil
 			}
 			a := attempt(t, w, planned(topology), nil)

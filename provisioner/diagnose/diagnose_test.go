@@ -239,7 +239,21 @@ func lines() map[string][][2]string {
 			{"recover.log", `object-survived: config map survivor has UID 1 and nonce "older", had 1 and "QX", want the object of before the restart`},
 		},
 		"certificates-changed": {{"recover.log", `same-pki on s1: /etc/kubernetes/pki/front-proxy-client.crt changed, want the certificates of before the restart`}},
-		"node-facts-differ":    {{"baseline.log", `node-facts on a1: operating system "Debian GNU/Linux 13 (trixie)", want "Another"`}},
+		"unit-failed":          {{"baseline.log", `units on a1: failed unit fault.service, want no unit failed`}},
+		"shim-left": {
+			{"forced-recover.log", `shims on a1: process 4711 of containerd-shim is a zombie, want no shim is left over`},
+			{"service-recover.log", `shims on a1: process 326 is the shim of 68ce00f42eed, which containerd does not have, want no shim is left over`},
+		},
+		"program-crashed": {
+			{"baseline.log", `crashes on a1: core /var/lib/systemd/coredump/core.fault, want no core, and no container that crashed`},
+			{"agents-back.log", `crashes on s1: container etcd of pod etcd-s1 ended by SIGSEGV, want no core, and no container that crashed`},
+		},
+		"out-of-memory": {
+			{"baseline.log", `resources on a1: oom_kill 1 in cgroup ./memory/system.slice/fault.service/memory.oom_control, want 132 MiB of memory`},
+			{"baseline.log", `kernel-log on a1: oom-kill:constraint=CONSTRAINT_MEMCG,task_memcg=/lxc.payload.a1/system.slice/fault.service,task=tail, want nothing of this node`},
+		},
+		"event-storm":       {{"recover.log", `events: FailedCreate of job fault, 40 times: it exceeds the quota, want 82 events, none again and again`}},
+		"node-facts-differ": {{"baseline.log", `node-facts on a1: operating system "Debian GNU/Linux 13 (trixie)", want "Another"`}},
 	}
 }
 

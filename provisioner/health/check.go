@@ -54,7 +54,13 @@ type look func(ctx context.Context) ([]finding, error)
 type check struct {
 	name  string
 	every time.Duration
-	begin func(s *session) look
+	// late: it looks at what came of everything else, once that was healthy for
+	// the stability window.
+	late bool
+	// applies, if set, says whether there is anything to look at in a cluster like
+	// this; where there is not, the check is left out.
+	applies func(s *session) bool
+	begin   func(s *session) look
 }
 
 // Name is the check's ID.

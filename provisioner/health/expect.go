@@ -22,6 +22,9 @@ type expectations struct {
 	dns         string
 	dnsReplicas int
 	dnsService  string
+	// components are those of the control plane that the API server asks, and
+	// leaders the leases in kube-system of those of which one leads.
+	components, leaders []string
 	// serverTaints are those that servers may have.
 	serverTaints []corev1.Taint
 	// ownersTaints: taints that Kubernetes does not set by itself are the
@@ -55,6 +58,8 @@ func expected(c matrix.Cell) (expectations, error) {
 			dns:          clusterDNS,
 			dnsReplicas:  2,
 			dnsService:   "kube-dns",
+			components:   []string{"scheduler", "controller-manager", "etcd-0"},
+			leaders:      []string{"kube-controller-manager", "kube-scheduler"},
 			serverTaints: []corev1.Taint{{Key: "node-role.kubernetes.io/control-plane", Effect: corev1.TaintEffectNoSchedule}},
 			pki:          "/etc/kubernetes/pki", certificates: "*.crt", ca: "ca.crt",
 			proxyHealth: 10256,

@@ -57,6 +57,13 @@ type world struct {
 	osRelease  string
 	facts      matrix.HostFacts
 	log        string
+	// state is what nodes show in the sections of stateScript.
+	state      map[string]string
+	components []corev1.ComponentStatus
+	events     []corev1.Event
+	// kernelLog is the host's, and kernelErr why it cannot be read.
+	kernelLog string
+	kernelErr error
 	// checks answers /livez and /readyz.
 	checks func(name string) (int, string)
 	// answer, if set, is asked first: true means that it has answered.
@@ -99,6 +106,14 @@ func (n node) Exec(_ context.Context, cmd provisioner.Command) (provisioner.Outp
 		}
 	}
 	switch line := strings.Join(cmd.Args, " "); {
+	case slices.Contains(cmd.Args, stateScript):
+		var out strings.Builder
+		for _, section := range []string{"units", "processes", "tasks", "cores", "figures", "killed"} {
+			fmt.Fprintf(&out, "== %s\n%s", section, w.state[section])
+		}
+		return provisioner.Output{Stdout: out.String() + "== end\n"}, nil
+	case line == "date +%s":
+		return provisioner.Output{Stdout: fmt.Sprintln(time.Now().Unix())}, nil
 	case strings.Contains(line, "boot_id"):
 		s := w.starts[n.name]
 		return provisioner.Output{Stdout: fmt.Sprintf("%s\n%d\n", s.bootID, s.at.Unix())}, nil
@@ -148,9 +163,17 @@ func newWorld(t *testing.T, names ...string) *world {
 		starts:    map[string]nodeStart{},
 		pki:       map[string]string{"/etc/kubernetes/pki/ca.crt": strings.Repeat("a", 64), "/etc/kubernetes/pki/apiserver.crt": strings.Repeat("b", 64)},
 		files:     map[string]string{},
+		events:    []corev1.Event{{ObjectMeta: metav1.ObjectMeta{Name: "pulled"}, Reason: "Pulled", Count: 1}},
 		osRelease: "PRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\nID=debian\nVERSION_ID=\"13\"\n",
 		facts:     matrix.HostFacts{Kernel: kernel},
 		log:       "serving on [::]:8080\n",
+		state: map[string]string{
+			"processes": "S<l  326 containerd-shim /usr/bin/containerd-shim-runc-v2 -namespace k8s.io -id 68ce00f4 -address a\n" +
+				"Sl   99 containerd-shim /usr/bin/containerd-shim-runc-v2 -namespace moby -id 0b17 -address a\n",
+			"tasks":   "known\n68ce00f4\n",
+			"figures": "memory/memory.usage_in_bytes 419430400\npids/pids.current 120\ncpuacct/cpuacct.usage 12300000000\n",
+			"killed":  "./memory/memory.oom_control:oom_kill 0\n./memory/kubepods/memory.oom_control:oom_kill 0\n",
+		},
 		checks: func(name string) (int, string) {
 			return 200, "[+]ping ok\n[+]etcd ok\n" + name + " check passed\n"
 		},
@@ -175,6 +198,13 @@ func newWorld(t *testing.T, names ...string) *world {
 		Host:       w,
 		Kubeconfig: w.kubeconfig(),
 	}
+	for _, name := range []string{"scheduler", "controller-manager", "etcd-0"} {
+		w.components = append(w.components, corev1.ComponentStatus{ObjectMeta: metav1.ObjectMeta{Name: name},
+			Conditions: []corev1.ComponentCondition{{Type: corev1.ComponentHealthy, Status: corev1.ConditionTrue, Message: "ok"}}})
+	}
+	for _, name := range []string{"kube-scheduler", "kube-controller-manager"} {
+		w.leases[name] = lease(name, 15, time.Now())
+	}
 	started := time.Now().Add(-time.Minute).Truncate(time.Second)
 	for i, name := range names {
 		w.cluster.Nodes = append(w.cluster.Nodes, node{name: name, world: w})
@@ -190,8 +220,7 @@ func newWorld(t *testing.T, names ...string) *world {
 				OSImage: "Debian GNU/Linux 13 (trixie)", ContainerRuntimeVersion: "containerd://1.7.24"},
 		}
 		w.nodes = append(w.nodes, n)
-		w.leases[name] = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name},
-			Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: started.Add(30 * time.Second)}}}
+		w.leases[name] = lease(name, 40, started.Add(30*time.Second))
 		if i == 0 {
 			for _, prefix := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
 				w.addPod("kube-system", prefix+"-"+name, name, nil)
@@ -203,6 +232,11 @@ func newWorld(t *testing.T, names ...string) *world {
 		w.addPod("kube-system", "kube-proxy-"+name, name, map[string]string{"k8s-app": "kube-proxy"})
 	}
 	return w
+}
+
+func lease(name string, seconds int32, renewed time.Time) *coordinationv1.Lease {
+	return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: renewed}, LeaseDurationSeconds: &seconds}}
 }
 
 func (w *world) addPod(namespace, name, node string, labels map[string]string) {
@@ -299,6 +333,19 @@ func (w *world) Facts(context.Context) (matrix.HostFacts, error) {
 	return w.facts, nil
 }
 
+// Exec is the host's own system, which shows its kernel's log.
+func (w *world) Exec() provisioner.HostExec { return hostExec{world: w} }
+
+type hostExec struct {
+	provisioner.HostExec // The rest is not to be called.
+
+	world *world
+}
+
+func (h hostExec) Run(context.Context, provisioner.Command) (provisioner.Output, error) {
+	return provisioner.Output{Stdout: h.world.kernelLog}, h.world.kernelErr
+}
+
 // Dial reaches the world's servers.
 func (w *world) Dial(ctx context.Context, node string, port int) (net.Conn, error) {
 	w.mu.Lock()
@@ -339,6 +386,10 @@ func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 		_, _ = rw.Write([]byte(body))
 	case r.Method == http.MethodGet && path == "/api/v1/nodes":
 		reply(rw, &corev1.NodeList{Items: w.nodes})
+	case r.Method == http.MethodGet && path == "/api/v1/componentstatuses":
+		reply(rw, &corev1.ComponentStatusList{Items: w.components})
+	case r.Method == http.MethodGet && path == "/api/v1/events":
+		reply(rw, &corev1.EventList{Items: w.events})
 	case r.Method == http.MethodGet && path == "/api/v1/pods":
 		reply(rw, &corev1.PodList{Items: w.pods})
 	case strings.HasSuffix(path, "/exec"):

@@ -225,9 +225,151 @@ func baselineSpoiled() []spoiled {
 				return false
 			}
 		}, "read log of pod probe-cp1-abc"},
+		{"control-plane", "unhealthy", func(w *world) {
+			w.components[0].Conditions[0] = corev1.ComponentCondition{Type: corev1.ComponentHealthy, Status: corev1.ConditionFalse,
+				Message: "Get \"https://127.0.0.1:10259/healthz\": connection refused"}
+		}, `scheduler: Get "https://127.0.0.1:10259/healthz": connection refused`},
+		{"control-plane", "silent", func(w *world) { w.components[1].Conditions = nil }, "controller-manager says nothing"},
+		{"control-plane", "not there", func(w *world) { w.components = w.components[:2] }, "no status of etcd-0"},
+		{"control-plane", "nothing", func(w *world) { w.components = nil }, "no status of scheduler; no status of controller-manager; no status of etcd-0"},
+		{"leases", "a node's", func(w *world) { w.leases["cp1"] = lease("cp1", 40, time.Now().Add(-time.Minute)) }, "lease cp1 was renewed 1m0s ago"},
+		{"leases", "a leader's", func(w *world) {
+			w.leases["kube-scheduler"] = lease("kube-scheduler", 15, time.Now().Add(-17*time.Second))
+		}, "lease kube-scheduler was renewed 17s ago"},
+		{"leases", "never renewed", func(w *world) { w.leases["cp1"].Spec.RenewTime = nil }, "lease cp1 was never renewed"},
+		{"leases", "none", func(w *world) { delete(w.leases, "kube-controller-manager") }, "get lease kube-controller-manager"},
+		{"events", "a storm", func(w *world) { w.events = []corev1.Event{storm(25, time.Second)} }, "FailedCreate of job backup, 25 times: no quota"},
+		{"events", "a storm in a series", func(w *world) {
+			e := storm(1, time.Hour)
+			e.Series = &corev1.EventSeries{Count: 40, LastObservedTime: metav1.NewMicroTime(time.Now())}
+			w.events = []corev1.Event{e}
+		}, "FailedCreate of job backup, 40 times"},
+		{"events", "none", func(w *world) { w.events = nil }, "the API has no events"},
+		{"crashes", "no pods", func(w *world) { w.pods = nil }, "the API has no pods on the node"},
+		{"units", "one failed", func(w *world) { w.state["units"] = "cron.service loaded failed failed Regular background jobs\n" }, "failed unit cron.service"},
+		{"shims", "a zombie", func(w *world) {
+			w.state["processes"] = "Zl 4711 containerd-shim [containerd-shim] <defunct>\n"
+		}, "process 4711 of containerd-shim is a zombie"},
+		{"shims", "without a task", func(w *world) { w.state["tasks"] = "known\n" }, "process 326 is the shim of 68ce00f4, which containerd does not have"},
+		{"crashes", "a core", func(w *world) { w.state["cores"] = "/var/lib/systemd/coredump/core.kubelet.0.zst\n" }, "core /var/lib/systemd/coredump/core.kubelet.0.zst"},
+		{"crashes", "a signal", func(w *world) {
+			w.pod("etcd").Status.ContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 139}
+		}, "container main of pod etcd-cp1 ended by SIGSEGV"},
+		{"crashes", "memory", func(w *world) {
+			w.pod("etcd").Status.ContainerStatuses[0].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "OOMKilled"}}
+		}, "container main of pod etcd-cp1 was killed for want of memory"},
+		{"resources", "killed", func(w *world) { w.state["killed"] += "./memory/kubepods/memory.oom_control:oom_kill 2\n" }, "oom_kill 2 in cgroup ./memory/kubepods/memory.oom_control"},
+		{"resources", "killed on cgroup v2", func(w *world) {
+			w.state["killed"] = "./memory.events:oom_kill 0\n./init.scope/memory.events:oom_kill 1\n"
+		}, "oom_kill 1 in cgroup ./init.scope/memory.events"},
+		{"kernel-log", "out of memory", func(w *world) {
+			w.kernelLog = kernelSaid(0, "oom-kill:constraint=CONSTRAINT_MEMCG,task_memcg=/lxc.payload.lxcmatrix_cp1/system.slice,task=tail,pid=9,uid=0")
+		}, "oom-kill:constraint=CONSTRAINT_MEMCG"},
 		{"restart-stability", "a pod that is not Ready", func(w *world) { notReady(w.pod("etcd")) }, "at the window's end: etcd-cp1"},
 		{"restart-stability", "no pods", func(w *world) { w.pods = nil }, "no containers"},
 	}
+}
+
+// storm is an event that came so often, the last time so long ago.
+func storm(count int32, ago time.Duration) corev1.Event {
+	return corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: "e"}, InvolvedObject: corev1.ObjectReference{Kind: "Job", Name: "backup"},
+		Type: corev1.EventTypeWarning, Reason: "FailedCreate", Message: "no quota", Count: count, LastTimestamp: metav1.NewTime(time.Now().Add(-ago))}
+}
+
+// kernelSaid is a line of a kernel's log, so long ago.
+func kernelSaid(ago time.Duration, text string) string {
+	return strings.Replace(time.Now().Add(-ago).UTC().Format("2006-01-02T15:04:05.000000-07:00"), ".", ",", 1) + " " + text + "\n"
+}
+
+// TestNotOfTheNode: what is not the node's own, or over, is told at most.
+func TestNotOfTheNode(t *testing.T) {
+	for name, c := range map[string]struct {
+		check string
+		spoil func(w *world)
+		saw   string
+	}{
+		"a storm that is over": {"events", func(w *world) { w.events = []corev1.Event{storm(99, time.Minute)} }, "1 events, no warning again and again"},
+		"what is as it should be": {"events", func(w *world) {
+			e := storm(99, 0)
+			e.Type = corev1.EventTypeNormal
+			w.events = []corev1.Event{e}
+		}, "1 events, no warning again and again"},
+		"the scope of a container": {"units", func(w *world) {
+			w.state["units"] = "cri-containerd-68ce00f4.scope loaded failed failed libcontainer container 68ce00f4\n"
+		}, "no unit failed"},
+		"the shim of another's": {"shims", func(*world) {}, "none of 1 shims is left over"},
+		"no figures":            {"resources", func(w *world) { w.state["figures"] = "" }, "nothing killed for want of memory"},
+		"few events":            {"events", func(w *world) { w.events = []corev1.Event{storm(24, 0)} }, "1 events, no warning again and again"},
+		"of another node": {"kernel-log", func(w *world) {
+			w.kernelLog = kernelSaid(0, "oom-kill:task_memcg=/lxc.payload.other") + kernelSaid(0, "probe[77]: segfault at 0 ip 0")
+		}, "nothing of this node; 2 lines of processes of no node that they name"},
+		"before the node's start": {"kernel-log", func(w *world) { w.kernelLog = kernelSaid(time.Hour, "oom-kill:task_memcg=/lxc.payload.cp1") }, "nothing of this node"},
+		"denied": {"kernel-log", func(w *world) {
+			w.kernelLog = kernelSaid(0, `audit: apparmor="DENIED" operation="mount" profile="incus-cp1_"`)
+		},
+			"nothing of this node; 1 denials of a security module"},
+		"another end": {"crashes", func(w *world) {
+			w.pod("etcd").Status.ContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "Error"}
+		}, "no core, and no container that crashed"},
+		"figures of cgroup v2": {"resources", func(w *world) {
+			w.state["figures"] = "memory.current 104857600\npids.current 12\ncpu.stat usage_usec 2500000\ncpu.stat user_usec 1\n"
+		}, "nothing killed for want of memory, 100 MiB of memory, 12 processes and threads, 2.5s of CPU time"},
+	} {
+		bubble(t, name, func(t *testing.T) {
+			w := newWorld(t)
+			c.spoil(w)
+			evidence := runIntoDeadline(t, w, byName(Baseline(w.cluster.Cell.Topology, timeouts()), c.check))
+			NewWithT(t).Expect(evidence).To(ConsistOf(And(HaveField("Outcome", matrix.Healthy), HaveField("Saw", HavePrefix(c.saw)))))
+		})
+	}
+}
+
+// TestNodeShowsNothing: what a node or its host does not show is undecided.
+func TestNodeShowsNothing(t *testing.T) {
+	for name, c := range map[string]struct {
+		checks []string
+		spoil  func(w *world)
+		saw    string
+	}{
+		"cut off": {[]string{"units", "shims", "crashes", "resources"}, func(w *world) {
+			w.execNode = func(_ string, args []string) (provisioner.Output, error, bool) {
+				return provisioner.Output{Stdout: "== units\n"}, nil, slices.Contains(args, stateScript)
+			}
+		}, "read the state of node cp1: it printed"},
+		"no ps": {[]string{"units", "shims", "crashes", "resources"}, func(w *world) {
+			w.execNode = func(_ string, args []string) (provisioner.Output, error, bool) {
+				return provisioner.Output{}, errors.New("ps: not found"), slices.Contains(args, stateScript)
+			}
+		}, "ps: not found"},
+		"no folder of tasks": {[]string{"shims"}, func(w *world) { w.state["tasks"] = "" }, "which tasks containerd has on node cp1 is not known"},
+		"no counts":          {[]string{"resources"}, func(w *world) { w.state["killed"] = "" }, "no cgroup of node cp1 counts"},
+		"no kernel log":      {[]string{"kernel-log"}, func(w *world) { w.kernelErr = errors.New("dmesg: permission denied") }, "permission denied"},
+	} {
+		for _, check := range c.checks {
+			bubble(t, name+"/"+check, func(t *testing.T) {
+				w := newWorld(t)
+				c.spoil(w)
+				evidence := runIntoDeadline(t, w, byName(Baseline(w.cluster.Cell.Topology, timeouts()), check))
+				NewWithT(t).Expect(evidence).To(ConsistOf(And(HaveField("Outcome", matrix.Undecided), HaveField("Saw", ContainSubstring(c.saw)))))
+			})
+		}
+	}
+}
+
+// sealed is a host without a way to its own system.
+type sealed struct{ *world }
+
+func (sealed) Exec() provisioner.HostExec { return nil }
+
+// TestLeftOut: what there is nothing of to look at has no evidence.
+func TestLeftOut(t *testing.T) {
+	bubble(t, "", func(t *testing.T) {
+		g := NewWithT(t)
+		w := newWorld(t)
+		w.cluster.Cell.Distro.Name, w.cluster.Host = "k3s", sealed{w}
+		evidence, _ := RunAll(t.Context(), w.cluster, []provisioner.Check{controlPlane(), kernelLog(), units()})
+		g.Expect(evidence).To(ConsistOf(And(HaveField("Check", "units"), HaveField("Outcome", matrix.Healthy))))
+	})
 }
 
 func TestBaselineSpoiled(t *testing.T) {
@@ -326,7 +468,8 @@ func TestAPIBroken(t *testing.T) {
 	}
 	for what, way := range ways {
 		for _, c := range AfterRestart(Snapshot{Nonce: "n", Nodes: map[string]NodeSnapshot{"cp1": {BootID: "before"}}}, timeouts()) {
-			if c.Name() == "same-pki" || c.Name() == "kube-proxy-healthz" {
+			switch c.Name() {
+			case "same-pki", "kube-proxy-healthz", "units", "shims", "resources", "kernel-log":
 				continue // They do not ask the API.
 			}
 			bubble(t, what+"/"+c.Name(), func(t *testing.T) {
@@ -385,7 +528,8 @@ func TestUndecided(t *testing.T) {
 func TestAfterRestartWithoutASnapshot(t *testing.T) {
 	for _, c := range AfterRestart(Snapshot{}, timeouts()) {
 		switch c.Name() {
-		case "api-livez", "api-readyz", "kube-proxy-healthz", "restart-stability":
+		case "api-livez", "api-readyz", "kube-proxy-healthz", "restart-stability", "control-plane",
+			"leases", "events", "units", "shims", "crashes", "resources", "kernel-log":
 			continue // They look at the present alone.
 		}
 		bubble(t, c.Name(), func(t *testing.T) {
@@ -788,10 +932,11 @@ func TestWindowDoesNotBegin(t *testing.T) {
 		began := time.Now()
 		evidence, waited := RunAll(ctx, w.cluster, Baseline(w.cluster.Cell.Topology, matrix.Timeouts{Stability: matrix.Duration(2 * time.Second)}))
 		g.Expect(waited).To(BeZero())
-		last := evidence[len(evidence)-1]
-		g.Expect(last.Check).To(Equal("restart-stability"))
-		g.Expect(last.Outcome).To(Equal(matrix.Undecided))
-		g.Expect(last.Saw).To(Equal("the window did not begin, since logs is not healthy"))
+		at := slices.IndexFunc(evidence, func(e matrix.Evidence) bool { return e.Check == "restart-stability" })
+		g.Expect(evidence[at].Outcome).To(Equal(matrix.Undecided))
+		g.Expect(evidence[at].Saw).To(Equal("the window did not begin, since logs is not healthy"))
+		g.Expect(evidence[at+1:]).To(HaveLen(len(afterwards())))
+		g.Expect(evidence[at+1:]).To(HaveEach(And(HaveField("Outcome", matrix.Undecided), HaveField("Saw", "it did not begin, since logs is not healthy"))))
 		g.Expect(time.Since(began)).To(Equal(2 * time.Second))
 	})
 }

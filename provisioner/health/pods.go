@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/lxcmatrix/lxcmatrix/matrix"
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
 
@@ -330,9 +329,4 @@ func startedAt(c corev1.ContainerStatus) time.Time {
 		return time.Time{}
 	}
 	return c.State.Running.StartedAt.Time
-}
-
-// notBegun is the evidence of a window that had nothing to begin with.
-func (c stability) notBegun(unhealthy string) []matrix.Evidence {
-	return undecided(c.name, "the window did not begin, since "+unhealthy+" is not healthy", 0)
 }

@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -9,13 +10,18 @@ import (
 	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
 
-// windowMargin is what the stability window's looks may take beyond it.
-const windowMargin = 10 * time.Second
+// windowMargin is what the stability window's looks may take beyond it, and those
+// after it.
+const windowMargin = 20 * time.Second
+
+// settleTime is how long what is looked at in the end may take to settle: a storm of
+// events is over in less.
+const settleTime = 45 * time.Second
 
 // Baseline is what must hold of a cluster that was just installed. It creates
 // the probe workload.
 func Baseline(t matrix.Topology, timeouts matrix.Timeouts) []provisioner.Check {
-	return append(cluster(nil, t.Nodes()), restartStability(timeouts.Stability.Std()))
+	return append(append(cluster(nil, t.Nodes()), restartStability(timeouts.Stability.Std())), afterwards()...)
 }
 
 // AfterRestart is what must hold after a restart of all nodes: everything that
@@ -24,16 +30,18 @@ func Baseline(t matrix.Topology, timeouts matrix.Timeouts) []provisioner.Check {
 func AfterRestart(before Snapshot, timeouts matrix.Timeouts) []provisioner.Check {
 	proofs := []provisioner.Check{
 		bootID(before), leaseRenewed(before), newSandboxes(before), samePKI(before), objectSurvived(before), fileSurvived(before, &before),
+		restartStability(timeouts.Stability.Std()),
 	}
-	return append(append(cluster(&before, len(before.Nodes)), proofs...), restartStability(timeouts.Stability.Std()))
+	return append(append(cluster(&before, len(before.Nodes)), proofs...), afterwards()...)
 }
 
 // AfterServices is what must hold after what is Kubernetes was restarted on all
 // nodes, and no node was: everything that Baseline wants, and the proofs that
 // nodes and containers ran on, that kubelets report anew and nothing was lost.
 func AfterServices(before Snapshot, timeouts matrix.Timeouts) []provisioner.Check {
-	proofs := []provisioner.Check{ranOn(before), leaseGoesOn(), samePKI(before), objectSurvived(before), fileSurvived(before, nil)}
-	return append(append(cluster(nil, len(before.Nodes)), proofs...), restartStability(timeouts.Stability.Std()))
+	proofs := []provisioner.Check{ranOn(before), leaseGoesOn(), samePKI(before), objectSurvived(before), fileSurvived(before, nil),
+		restartStability(timeouts.Stability.Std())}
+	return append(append(cluster(nil, len(before.Nodes)), proofs...), afterwards()...)
 }
 
 // AfterAway is what must hold after some of a cluster's nodes were away for so
@@ -41,8 +49,9 @@ func AfterServices(before Snapshot, timeouts matrix.Timeouts) []provisioner.Chec
 // proofs that these nodes were restarted, that their taints went by themselves
 // and nothing was lost.
 func AfterAway(before Snapshot, nodes []string, timeouts matrix.Timeouts) []provisioner.Check {
-	proofs := []provisioner.Check{nodesReturned(before, nodes), taintsMended(nodes), samePKI(before), objectSurvived(before), fileSurvived(before, nil)}
-	return append(append(cluster(nil, len(before.Nodes)), proofs...), restartStability(timeouts.Stability.Std()))
+	proofs := []provisioner.Check{nodesReturned(before, nodes), taintsMended(nodes), samePKI(before), objectSurvived(before), fileSurvived(before, nil),
+		restartStability(timeouts.Stability.Std())}
+	return append(append(cluster(nil, len(before.Nodes)), proofs...), afterwards()...)
 }
 
 // Returned is what must hold after some of a cluster's nodes were restarted by
@@ -57,7 +66,7 @@ func Returned(before Snapshot, nodes []string) []provisioner.Check {
 func cluster(before *Snapshot, nodes int) []provisioner.Check {
 	checks := []provisioner.Check{
 		apiEndpoint("livez"), apiEndpoint("readyz"),
-		nodesReady(before), taints(before), nodeFacts(before), systemPods(before), proxyHealth(),
+		nodesReady(before), taints(before), nodeFacts(before), systemPods(before), proxyHealth(), controlPlane(), leases(),
 		workload(before), dns(before), serviceClusterIP(before), execInPods(before), logsOfPods(before),
 	}
 	if nodes > 1 {
@@ -66,16 +75,23 @@ func cluster(before *Snapshot, nodes int) []provisioner.Check {
 	return checks
 }
 
+// afterwards is what must hold of any cluster at the end: nothing went wrong on
+// the way that the cluster got over, or is not seen by Kubernetes.
+func afterwards() []provisioner.Check {
+	return []provisioner.Check{events(), units(), shims(), crashes(), resources(), kernelLog()}
+}
+
 // shared is a check that can share a session.
 type shared interface {
 	runIn(ctx context.Context, s *session) []matrix.Evidence
 }
 
-// RunAll runs checks side by side and returns their evidence in their order.
-// Once all others are healthy the stability window begins; waited is how long
-// it was. ctx's deadline holds for everything, and the others get what the
-// window leaves of it, so it should be the phase's timeout and the window
-// together.
+// RunAll runs checks side by side and returns their evidence in their order,
+// without those that do not apply to such a cluster. Once all others are healthy
+// the stability window begins; waited is how long it was. After it come the
+// checks of what went wrong on the way. ctx's deadline holds for everything, and
+// the others get what the window leaves of it, so it should be the phase's
+// timeout and the window together.
 func RunAll(ctx context.Context, cluster *provisioner.Cluster, checks []provisioner.Check) (evidence []matrix.Evidence, waited time.Duration) {
 	ctx = quiet(ctx)
 	s, err := newSession(cluster)
@@ -91,41 +107,70 @@ func RunAll(ctx context.Context, cluster *provisioner.Cluster, checks []provisio
 
 // runAll is RunAll in a session.
 func (s *session) runAll(ctx context.Context, checks []provisioner.Check) (evidence []matrix.Evidence, waited time.Duration) {
+	checks = slices.DeleteFunc(slices.Clone(checks), func(c provisioner.Check) bool {
+		own, ok := c.(check)
+		return ok && own.applies != nil && !own.applies(s)
+	})
 	early, cancel := beforeWindows(ctx, checks)
 	defer cancel()
 	results := make([][]matrix.Evidence, len(checks))
-	var running sync.WaitGroup
-	for i, c := range checks {
-		if _, last := c.(stability); !last {
-			running.Go(func() { results[i] = runOne(early, s, c) })
-		}
-	}
-	running.Wait()
-
-	unhealthy := ""
-	for _, es := range results {
-		for _, e := range es {
-			if e.Outcome != matrix.Healthy && unhealthy == "" {
-				unhealthy = e.Check
+	together := func(ctx context.Context, chosen func(provisioner.Check) bool) {
+		var running sync.WaitGroup
+		for i, c := range checks {
+			if chosen(c) {
+				running.Go(func() { results[i] = runOne(ctx, s, c) })
 			}
 		}
+		running.Wait()
+	}
+	together(early, func(c provisioner.Check) bool { _, window := c.(stability); return !window && !isLate(c) })
+	for i, c := range checks {
+		window, ok := c.(stability)
+		if !ok {
+			continue
+		}
+		if wrong := firstUnhealthy(results); wrong != "" {
+			results[i] = undecided(c.Name(), "the window did not begin, since "+wrong+" is not healthy", 0)
+			continue
+		}
+		began := time.Now()
+		results[i] = window.runIn(ctx, s)
+		waited += time.Since(began)
+	}
+	wrong := firstUnhealthy(results)
+	if wrong == "" {
+		settling, cancel := context.WithTimeout(ctx, settleTime)
+		defer cancel()
+		together(settling, isLate)
 	}
 	for i, c := range checks {
-		last, ok := c.(stability)
-		switch {
-		case !ok:
-		case unhealthy != "":
-			results[i] = last.notBegun(unhealthy)
-		default:
-			began := time.Now()
-			results[i] = last.runIn(ctx, s)
-			waited += time.Since(began)
+		if wrong != "" && isLate(c) {
+			results[i] = undecided(c.Name(), "it did not begin, since "+wrong+" is not healthy", 0)
 		}
 	}
 	for _, es := range results {
 		evidence = append(evidence, es...)
 	}
 	return evidence, waited
+}
+
+// firstUnhealthy is the first check that found something that is not healthy;
+// empty where none did.
+func firstUnhealthy(results [][]matrix.Evidence) string {
+	for _, es := range results {
+		for _, e := range es {
+			if e.Outcome != matrix.Healthy {
+				return e.Check
+			}
+		}
+	}
+	return ""
+}
+
+// isLate says whether a check looks once everything else was healthy.
+func isLate(c provisioner.Check) bool {
+	own, ok := c.(check)
+	return ok && own.late
 }
 
 // beforeWindows leaves the stability windows their time before ctx's deadline.

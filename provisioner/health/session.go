@@ -27,6 +27,7 @@ type session struct {
 	nodeList   view[[]corev1.Node]
 	podList    view[[]corev1.Pod]
 	starts     map[string]*view[nodeStart]
+	states     map[string]*view[nodeState]
 }
 
 // newSession connects to nothing yet.
@@ -43,9 +44,9 @@ func newSession(cluster *provisioner.Cluster) (*session, error) {
 }
 
 func sessionOf(cluster *provisioner.Cluster, api *client, expect expectations) *session {
-	s := &session{cluster: cluster, api: api, expect: expect, starts: map[string]*view[nodeStart]{}}
+	s := &session{cluster: cluster, api: api, expect: expect, starts: map[string]*view[nodeStart]{}, states: map[string]*view[nodeState]{}}
 	for _, n := range cluster.Nodes {
-		s.starts[n.Name()] = &view[nodeStart]{}
+		s.starts[n.Name()], s.states[n.Name()] = &view[nodeStart]{}, &view[nodeState]{}
 	}
 	return s
 }

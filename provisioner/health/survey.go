@@ -209,6 +209,9 @@ func (s *Survey) skipUnseen(expect expectations) {
 	for _, c := range probes {
 		s.skip(c.Name(), "", "it needs the probe workload, which is not created in a cluster of somebody else's")
 	}
+	for _, c := range append(afterwards(), controlPlane(), leases()) {
+		s.skip(c.Name(), "", "it asks for more than nodes and pods, or for what came before, in a cluster of somebody else's")
+	}
 }
 
 // without is what a cluster's owner chose to do without. Only what the cluster
