@@ -631,7 +631,7 @@ func (Fixes) Verify(ctx context.Context, node provisioner.Node, want provisioner
 type checks struct{ timeouts matrix.Timeouts }
 
 func (h checks) Baseline(ctx context.Context, cluster *provisioner.Cluster) ([]matrix.Evidence, time.Duration) {
-	return health.RunAll(ctx, cluster, health.Baseline(cluster.Cell.Topology, h.timeouts))
+	return health.RunAll(ctx, cluster, health.Baseline(h.timeouts))
 }
 
 func (h checks) Mark(ctx context.Context, cluster *provisioner.Cluster) (cell.Mark, error) {

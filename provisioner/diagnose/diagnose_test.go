@@ -220,6 +220,10 @@ func lines() map[string][][2]string {
 		"dns-port-filtered":         {{"state.txt", `-A PREROUTING -p tcp -m tcp --dport 53 -j DROP`}},
 		"vxlan-port-filtered":       {{"state.txt", `-A PREROUTING -p udp -m udp --dport 8472 -j DROP`}},
 		"overlay-mtu":               {{"baseline.log", `pod-to-pod on a1: 10.244.0.4:8080 answers, but not a request of 4000 bytes, want an answer of pod probe-s1 at 10.244.0.4:8080 on node s1`}},
+		"host-port-closed":          {{"recover.log", `host-port on a1: port 18080 of the node: dial tcp 10.0.0.9:18080: connect: connection refused, want an answer of pod daemon-x`}},
+		"node-port-closed":          {{"baseline.log", `service-nodeport on a1: port 30180 of the node: dial tcp 10.0.0.9:30180: i/o timeout, want an answer of pod probe-a1`}},
+		"daemonset-nowhere":         {{"baseline.log", `daemonset on s1: no daemon pod yet, want a Ready pod`}},
+		"quota-exceeded":            {{"baseline.log", `job: create job job-4xq7: jobs.batch "job-4xq7" is forbidden: exceeded quota: fault, requested: count/jobs.batch=1, used: count/jobs.batch=1, limited: count/jobs.batch=0, want complete`}},
 		"service-without-endpoints": {{"baseline.log", `service-clusterip on s1: service probe has the endpoints [], its Ready pods are [10.244.0.4 10.244.1.2], want a service that leads to its pods`}},
 		"kube-proxy-down":           {{"baseline.log", `kube-proxy-healthz on a1: dial tcp 10.0.0.9:10256: connect: connection refused, want 200 OK`}},
 		"certificate-expired":       {{"kubelet.log", `E1120 19:00:00.1 812 reflector.go:1] "Failed to watch" err="Get \"https://10.0.0.9:6443/api/v1/nodes\": tls: failed to verify certificate: x509: certificate has expired or is not yet valid: current time 2027-12-26T00:00:00Z is after 2026-11-21T00:00:00Z"`}},
@@ -236,6 +240,7 @@ func lines() map[string][][2]string {
 		},
 		"data-lost": {
 			{"recover.log", `file-survived on a1: exec "/probe read /var/lib/lxcmatrix/probe/survivor" in pod probe-a1: command terminated with exit code 1: probe: open /var/lib/lxcmatrix/probe/survivor: no such file or directory, want QX`},
+			{"recover.log", `claim-survived: exec "/probe read /claim/survivor" in pod rollout-x: command terminated with exit code 1: probe: open /claim/survivor: no such file or directory, want QX`},
 			{"recover.log", `object-survived: config map survivor has UID 1 and nonce "older", had 1 and "QX", want the object of before the restart`},
 		},
 		"certificates-changed": {{"recover.log", `same-pki on s1: /etc/kubernetes/pki/front-proxy-client.crt changed, want the certificates of before the restart`}},

@@ -186,9 +186,9 @@ func TestAfterFurtherRestarts(t *testing.T) {
 		return names
 	}
 	g := NewWithT(t)
-	topology, timeouts := matrix.Topology{Servers: 1, Agents: 1}, matrix.Timeouts{Stability: matrix.Duration(30 * time.Second)}
+	timeouts := matrix.Timeouts{Stability: matrix.Duration(30 * time.Second)}
 	before := Snapshot{Nodes: map[string]NodeSnapshot{"cp1": {}, "agent1": {}}}
-	all := names(Baseline(topology, timeouts))
+	all := names(Baseline(timeouts))
 	for _, checks := range [][]provisioner.Check{AfterServices(before, timeouts), AfterAway(before, []string{"agent1"}, timeouts)} {
 		g.Expect(names(checks)).To(ContainElements(all))
 		g.Expect(names(checks)).To(ContainElements("same-pki", "object-survived", "file-survived"))

@@ -16,6 +16,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	appsclient "k8s.io/client-go/kubernetes/typed/apps/v1"
+	batchclient "k8s.io/client-go/kubernetes/typed/batch/v1"
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	discoveryclient "k8s.io/client-go/kubernetes/typed/discovery/v1"
@@ -37,6 +38,7 @@ type client struct {
 	transport *http.Transport
 	core      coreclient.CoreV1Interface
 	apps      appsclient.AppsV1Interface
+	batch     batchclient.BatchV1Interface
 	leases    coordinationclient.CoordinationV1Interface
 	slices    discoveryclient.DiscoveryV1Interface
 }
@@ -107,6 +109,9 @@ func newClient(config *rest.Config) (*client, error) {
 		return nil, fmt.Errorf("make API client: %w", err)
 	}
 	if c.apps, err = appsclient.NewForConfigAndClient(config, hc); err != nil {
+		return nil, fmt.Errorf("make API client: %w", err)
+	}
+	if c.batch, err = batchclient.NewForConfigAndClient(config, hc); err != nil {
 		return nil, fmt.Errorf("make API client: %w", err)
 	}
 	if c.leases, err = coordinationclient.NewForConfigAndClient(config, hc); err != nil {

@@ -47,15 +47,15 @@ func TestProxyHealthOnTheLoopback(t *testing.T) {
 	g := NewWithT(t)
 	answer := "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 	node := &loopbackNode{answer: func() (provisioner.Output, error) { return provisioner.Output{Stdout: answer}, nil }}
-	status, err := getLoopback(t.Context(), node, 10256, "/healthz")
+	got, err := getLoopback(t.Context(), node, 10256, "/healthz")
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(status).To(Equal("200 OK"))
+	g.Expect(got.status).To(Equal("200 OK"))
 	g.Expect(node.args[:2]).To(Equal([]string{"bash", "-c"}))
 	g.Expect(node.args[3:]).To(Equal([]string{"get", "10256", "/healthz"}))
 	answer = "HTTP/1.0 503 Service Unavailable\r\n\r\n"
-	status, err = getLoopback(t.Context(), node, 10256, "/healthz")
+	got, err = getLoopback(t.Context(), node, 10256, "/healthz")
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(status).To(HavePrefix("503"))
+	g.Expect(got.status).To(HavePrefix("503"))
 	refused := &provisioner.CommandError{Node: "s1", Command: []string{"bash"}, Output: provisioner.Output{ExitCode: 1, Stderr: "Connection refused"}}
 	node.answer = func() (provisioner.Output, error) { return refused.Output, refused }
 	_, err = getLoopback(t.Context(), node, 10256, "/healthz")

@@ -20,6 +20,7 @@ import (
 
 	"github.com/gorilla/websocket"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -64,6 +65,12 @@ type world struct {
 	// kernelLog is the host's, and kernelErr why it cannot be read.
 	kernelLog string
 	kernelErr error
+	jobs      map[string]*batchv1.Job
+	// rolled is how often the rollout was rolled out.
+	rolled int
+	// fromHost, if set, is asked first for a node's port of hostPorts: true means
+	// that it has answered.
+	fromHost func(w http.ResponseWriter, port int, node string) bool
 	// checks answers /livez and /readyz.
 	checks func(name string) (int, string)
 	// answer, if set, is asked first: true means that it has answered.
@@ -85,6 +92,13 @@ type world struct {
 	api, proxyServer *httptest.Server
 	cluster          *provisioner.Cluster
 }
+
+const (
+	// probeNodePort is that of the probe's service.
+	probeNodePort = 30180
+	// nodeDistance is between the ports of two nodes, which have one address.
+	nodeDistance = 1000
+)
 
 // node is a provisioner.Node of the world.
 type node struct {
@@ -166,6 +180,7 @@ func newWorld(t *testing.T, names ...string) *world {
 		events:    []corev1.Event{{ObjectMeta: metav1.ObjectMeta{Name: "pulled"}, Reason: "Pulled", Count: 1}},
 		osRelease: "PRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\nID=debian\nVERSION_ID=\"13\"\n",
 		facts:     matrix.HostFacts{Kernel: kernel},
+		jobs:      map[string]*batchv1.Job{},
 		log:       "serving on [::]:8080\n",
 		state: map[string]string{
 			"processes": "S<l  326 containerd-shim /usr/bin/containerd-shim-runc-v2 -namespace k8s.io -id 68ce00f4 -address a\n" +
@@ -189,6 +204,17 @@ func newWorld(t *testing.T, names ...string) *world {
 		w.proxy(rw)
 	}))
 	w.proxyServer.Start()
+	for i, name := range names {
+		for port, prefix := range map[int]string{daemonHostPort: "daemon-", probeNodePort: "probe-"} {
+			w.network.Server(t, port+i*nodeDistance, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				if w.fromHost == nil || !w.fromHost(rw, port, name) {
+					_, _ = fmt.Fprintf(rw, "pod %s\n", w.pod(prefix+name).Name)
+				}
+			})).Start()
+		}
+	}
 	w.cluster = &provisioner.Cluster{
 		Cell: matrix.Cell{
 			Distro:   matrix.Distro{Name: "kubeadm", Version: "1.34.4", Minor: "1.34"},
@@ -272,6 +298,12 @@ func (w *world) withProbe() *world {
 	for _, n := range w.cluster.Nodes {
 		w.addProbe(n.Name())
 	}
+	w.addDaemons()
+	w.roll("first")
+	w.services[probeNamespace+"/"+headlessService] = &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: headlessService, Namespace: probeNamespace},
+		Spec: corev1.ServiceSpec{ClusterIP: corev1.ClusterIPNone}}
+	w.services[probeNamespace+"/"+portService] = &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: portService, Namespace: probeNamespace},
+		Spec: corev1.ServiceSpec{ClusterIP: "10.96.7.8", Ports: []corev1.ServicePort{{Port: 80, NodePort: probeNodePort}}}}
 	w.services[probeNamespace+"/"+probeService] = &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: probeService, Namespace: probeNamespace},
 		Spec: corev1.ServiceSpec{ClusterIP: "10.96.7.7", Ports: []corev1.ServicePort{{Port: 80}}}}
 	return w
@@ -279,6 +311,26 @@ func (w *world) withProbe() *world {
 
 func (w *world) addProbe(node string) {
 	w.addPod(probeNamespace, "probe-"+node+"-abc", node, map[string]string{"app.kubernetes.io/name": "lxcmatrix-probe", nodeLabel: node})
+}
+
+// label is a label's key and value, as a pod has them.
+func label(s string) map[string]string {
+	key, value, _ := strings.Cut(s, "=")
+	return map[string]string{key: value}
+}
+
+func (w *world) addDaemons() {
+	for _, n := range w.cluster.Nodes {
+		w.addPod(probeNamespace, "daemon-"+n.Name(), n.Name(), label(daemonLabel))
+	}
+}
+
+// roll puts a pod of a revision in the place of the one of before.
+func (w *world) roll(revision string) {
+	w.removePod("rollout-")
+	w.rolled++
+	w.addPod(probeNamespace, fmt.Sprintf("rollout-%d", w.rolled), w.cluster.Nodes[0].Name(), label(rolloutLabel))
+	w.pods[len(w.pods)-1].Annotations = map[string]string{rolloutKey: revision}
 }
 
 // restarted makes everything as it is after a restart that went well.
@@ -352,6 +404,9 @@ func (w *world) Dial(ctx context.Context, node string, port int) (net.Conn, erro
 	w.dialed = append(w.dialed, fmt.Sprintf("%s:%d", node, port))
 	err := w.dialErr
 	w.mu.Unlock()
+	if port == daemonHostPort || port == probeNodePort {
+		port += nodeDistance * slices.IndexFunc(w.cluster.Nodes, func(n provisioner.Node) bool { return n.Name() == node })
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -406,6 +461,10 @@ func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 		replyOr404(rw, w.daemonSets[parts[6]])
 	case r.Method == http.MethodGet && len(parts) == 6 && parts[5] == "endpointslices":
 		reply(rw, w.endpointSlices(parts[4]))
+	case r.Method == http.MethodGet && len(parts) == 7 && parts[5] == "jobs":
+		replyOr404(rw, w.jobs[parts[6]])
+	case r.Method == http.MethodPatch && path == "/apis/apps/v1/namespaces/lxcmatrix-probe/deployments/rollout":
+		w.patch(rw, r)
 	case r.Method == http.MethodGet && len(parts) == 7 && parts[5] == "leases":
 		replyOr404(rw, w.leases[parts[6]])
 	case r.Method == http.MethodPost || r.Method == http.MethodPut:
@@ -449,15 +508,44 @@ func (w *world) write(rw http.ResponseWriter, r *http.Request) {
 		o.UID = "object-1"
 		w.maps[o.Name] = o
 	case *corev1.Service:
-		o.Spec.ClusterIP = "10.96.7.7"
+		if len(o.Spec.Ports) > 0 && o.Spec.Ports[0].NodePort != 0 && w.services[o.Namespace+"/"+o.Name] != nil {
+			http.Error(rw, "provided port is already allocated", http.StatusUnprocessableEntity)
+			return
+		}
+		if o.Spec.ClusterIP == "" {
+			o.Spec.ClusterIP = "10.96.7.7"
+		}
 		w.services[o.Namespace+"/"+o.Name] = o
+	case *appsv1.DaemonSet:
+		w.addDaemons()
+	case *batchv1.Job:
+		o.UID = types.UID("uid-" + o.Name)
+		o.Status.Conditions = []batchv1.JobCondition{{Type: batchv1.JobComplete, Status: corev1.ConditionTrue}}
+		w.jobs[o.Name] = o
 	case *appsv1.Deployment:
-		if !slices.ContainsFunc(w.pods, func(p corev1.Pod) bool { return p.Labels[nodeLabel] == o.Labels[nodeLabel] }) {
+		if o.Name == rolloutName {
+			w.roll("first")
+		} else if !slices.ContainsFunc(w.pods, func(p corev1.Pod) bool { return p.Labels[nodeLabel] == o.Labels[nodeLabel] }) {
 			w.addProbe(o.Labels[nodeLabel])
 		}
 	}
 	w.created = append(w.created, r.URL.Path)
 	reply(rw, object)
+}
+
+// patch is a change of the rollout's template.
+func (w *world) patch(rw http.ResponseWriter, r *http.Request) {
+	var d appsv1.Deployment
+	if err := json.NewDecoder(r.Body).Decode(&d); err != nil {
+		http.Error(rw, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if !slices.ContainsFunc(w.pods, func(p corev1.Pod) bool { return hasLabel(&p, rolloutLabel) }) {
+		replyOr404[appsv1.Deployment](rw, nil)
+		return
+	}
+	w.roll(d.Spec.Template.Annotations[rolloutKey])
+	reply(rw, &d)
 }
 
 func reply(rw http.ResponseWriter, o runtime.Object) {
@@ -491,14 +579,26 @@ func (w *world) probeRun(pod string, args []string) (stdout, failure string) {
 			return out, failure
 		}
 	}
-	node := w.pod(pod).Spec.NodeName
+	i := slices.IndexFunc(w.pods, func(p corev1.Pod) bool { return p.Name == pod })
+	if i < 0 {
+		return "", "no such pod"
+	}
+	node := w.pods[i].Spec.NodeName
 	switch args[1] {
 	case "dns":
-		return "10.96.0.1\n", ""
+		if args[len(args)-1] != headlessService {
+			return "10.96.0.1\n", ""
+		}
+		for _, p := range w.pods {
+			if hasLabel(&p, probeLabel) {
+				stdout += p.Status.PodIP + "\n"
+			}
+		}
+		return stdout, ""
 	case "get":
 		var probes []string
 		for _, p := range w.pods {
-			if p.Namespace == probeNamespace {
+			if hasLabel(&p, probeLabel) {
 				probes = append(probes, p.Name)
 			}
 			if args[len(args)-1] == "http://"+p.Status.PodIP+":8080/" {

@@ -22,6 +22,7 @@ import (
 
 	. "github.com/onsi/gomega"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -61,7 +62,7 @@ func TestBaselineOfAHealthyCluster(t *testing.T) {
 			w := newWorld(t, nodes...)
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
-			checks := Baseline(w.cluster.Cell.Topology, timeouts())
+			checks := Baseline(timeouts())
 			evidence, waited := RunAll(ctx, w.cluster, checks)
 			seen := map[string]bool{}
 			for _, e := range evidence {
@@ -73,12 +74,24 @@ func TestBaselineOfAHealthyCluster(t *testing.T) {
 				g.Expect(seen).To(HaveKey(name))
 			}
 			g.Expect(waited).To(BeNumerically(">=", 200*time.Millisecond))
+			w.created = slices.DeleteFunc(w.created, func(path string) bool { return strings.HasSuffix(path, "/jobs") })
 			g.Expect(w.created[:3]).To(Equal([]string{"/api/v1/namespaces",
 				"/api/v1/namespaces/lxcmatrix-probe/serviceaccounts", "/api/v1/namespaces/lxcmatrix-probe/services"}))
-			g.Expect(w.created).To(HaveLen(3 + len(nodes)))
+			g.Expect(w.created).To(HaveLen(3 + len(nodes) + 6))
 			g.Expect(w.dialed).NotTo(BeEmpty())
 		})
 	}
+}
+
+// TestWorkloadThatIsThere: what has been created is not created again, and nothing
+// is wrong with that.
+func TestWorkloadThatIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, w := NewWithT(t), newWorld(t).withProbe()
+		ctx, cancel := context.WithTimeout(t.Context(), enough)
+		defer cancel()
+		g.Expect(workload(nil).Run(ctx, w.cluster)).To(HaveExactElements(HaveField("Outcome", matrix.Healthy)))
+	})
 }
 
 // spoiled is a check over a world in which one thing is wrong.
@@ -265,6 +278,38 @@ func baselineSpoiled() []spoiled {
 		{"kernel-log", "out of memory", func(w *world) {
 			w.kernelLog = kernelSaid(0, "oom-kill:constraint=CONSTRAINT_MEMCG,task_memcg=/lxc.payload.lxcmatrix_cp1/system.slice,task=tail,pid=9,uid=0")
 		}, "oom-kill:constraint=CONSTRAINT_MEMCG"},
+		{"daemonset", "no pod", func(w *world) { w.removePod("daemon-") }, "no daemon pod yet"},
+		{"daemonset", "not Ready", func(w *world) { notReady(w.pod("daemon-")) }, "pod daemon-cp1: Running, not Ready"},
+		{"host-port", "refused", func(w *world) { hostAnswers(w, daemonHostPort, 503, "") }, "port 18080 of the node answered 503"},
+		{"host-port", "a stranger answers", func(w *world) { hostAnswers(w, daemonHostPort, 200, "pod stranger") }, `answered 200 OK "pod stranger"`},
+		{"host-port", "no pod", func(w *world) { w.removePod("daemon-") }, "no daemon pod yet"},
+		{"service-nodeport", "a stranger answers", func(w *world) { hostAnswers(w, probeNodePort, 200, "pod stranger") }, `answered 200 OK "pod stranger"`},
+		{"service-nodeport", "no node port", func(w *world) { w.services[probeNamespace+"/"+portService].Spec.Ports[0].NodePort = 0 }, "has no node port"},
+		{"service-nodeport", "gone", func(w *world) { delete(w.services, probeNamespace+"/"+portService) }, "get service probe-node-port: not found"},
+		{"service-nodeport", "no probe", func(w *world) { w.removePod("probe") }, "no probe pod yet"},
+		{"service-headless", "a failure", execFails, "it went wrong"},
+		{"service-headless", "another address", execSays("10.1.2.3\n"), "probe-headless is 10.1.2.3"},
+		{"service-headless", "one address too many", execSays("10.1.2.3\n10.244.0.7\n"), "probe-headless is 10.1.2.3, 10.244.0.7"},
+		{"service-headless", "endpoints of before", func(w *world) { w.endpoints = "10.244.8.8" }, "service probe-headless has the endpoints [10.244.8.8]"},
+		{"pod-to-pod", "a failure", execFails, "it went wrong"},
+		{"pod-to-pod", "nobody else on the node", func(w *world) { w.removePod("daemon-") }, "on node cp1, no daemon pod yet"},
+		{"job", "no end", func(w *world) { w.answer = jobIs(nil) }, "has no pod yet"},
+		{"job", "failed", func(w *world) {
+			w.answer = jobIs([]batchv1.JobCondition{{Type: batchv1.JobFailed, Status: corev1.ConditionTrue, Reason: "BackoffLimitExceeded", Message: "it has failed"}})
+		}, "failed: BackoffLimitExceeded: it has failed"},
+		{"job", "refused", func(w *world) {
+			w.answer = func(rw http.ResponseWriter, r *http.Request) bool {
+				if strings.HasSuffix(r.URL.Path, "/jobs") {
+					http.Error(rw, "exceeded quota", http.StatusForbidden)
+				}
+				return strings.HasSuffix(r.URL.Path, "/jobs")
+			}
+		}, "create job job-"},
+		{"rollout", "no deployment", func(w *world) { w.removePod("rollout-") }, "roll out deployment rollout: not found"},
+		{"rollout", "nothing comes of it", func(w *world) { w.answer = ignorePatches }, "no pod of the new revision yet; 1 of before"},
+		{"rollout", "the one of before stays", func(w *world) {
+			w.addPod(probeNamespace, "old-1", "cp1", label(rolloutLabel))
+		}, "pod rollout-2 of the new revision is Ready, and 1 of before are left"},
 		{"restart-stability", "a pod that is not Ready", func(w *world) { notReady(w.pod("etcd")) }, "at the window's end: etcd-cp1"},
 		{"restart-stability", "no pods", func(w *world) { w.pods = nil }, "no containers"},
 	}
@@ -318,7 +363,7 @@ func TestNotOfTheNode(t *testing.T) {
 		bubble(t, name, func(t *testing.T) {
 			w := newWorld(t)
 			c.spoil(w)
-			evidence := runIntoDeadline(t, w, byName(Baseline(w.cluster.Cell.Topology, timeouts()), c.check))
+			evidence := runIntoDeadline(t, w, byName(Baseline(timeouts()), c.check))
 			NewWithT(t).Expect(evidence).To(ConsistOf(And(HaveField("Outcome", matrix.Healthy), HaveField("Saw", HavePrefix(c.saw)))))
 		})
 	}
@@ -349,7 +394,7 @@ func TestNodeShowsNothing(t *testing.T) {
 			bubble(t, name+"/"+check, func(t *testing.T) {
 				w := newWorld(t)
 				c.spoil(w)
-				evidence := runIntoDeadline(t, w, byName(Baseline(w.cluster.Cell.Topology, timeouts()), check))
+				evidence := runIntoDeadline(t, w, byName(Baseline(timeouts()), check))
 				NewWithT(t).Expect(evidence).To(ConsistOf(And(HaveField("Outcome", matrix.Undecided), HaveField("Saw", ContainSubstring(c.saw)))))
 			})
 		}
@@ -372,6 +417,48 @@ func TestLeftOut(t *testing.T) {
 	})
 }
 
+// hostAnswers makes a port of every node give an answer.
+func hostAnswers(w *world, port, status int, body string) {
+	w.fromHost = func(rw http.ResponseWriter, asked int, _ string) bool {
+		if asked == port {
+			rw.WriteHeader(status)
+			_, _ = rw.Write([]byte(body))
+		}
+		return asked == port
+	}
+}
+
+// jobIs makes every Job have conditions.
+func jobIs(conditions []batchv1.JobCondition) func(rw http.ResponseWriter, r *http.Request) bool {
+	return func(rw http.ResponseWriter, r *http.Request) bool {
+		parts := strings.Split(r.URL.Path, "/jobs/")
+		if len(parts) == 2 {
+			reply(rw, &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: parts[1], UID: "job"}, Status: batchv1.JobStatus{Conditions: conditions}})
+		}
+		return len(parts) == 2
+	}
+}
+
+// ignorePatches takes every change, and does nothing.
+func ignorePatches(rw http.ResponseWriter, r *http.Request) bool {
+	if r.Method == http.MethodPatch {
+		reply(rw, &appsv1.Deployment{})
+	}
+	return r.Method == http.MethodPatch
+}
+
+// TestJobTellsOfItsPod: what keeps a Job's pod keeps the Job.
+func TestJobTellsOfItsPod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t).withProbe()
+		w.answer = jobIs(nil)
+		w.addPod(probeNamespace, "job-x-abc", "cp1", nil)
+		w.pod("job-x").OwnerReferences = []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: "job-x", UID: "job", Controller: new(true)}}
+		w.pod("job-x").Status.ContainerStatuses[0].State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImageNeverPull"}}
+		expectUnhealthy(t, w, job(), "pod job-x-abc: main ErrImageNeverPull")
+	})
+}
+
 func TestBaselineSpoiled(t *testing.T) {
 	tested := map[string]bool{}
 	for _, c := range baselineSpoiled() {
@@ -379,10 +466,10 @@ func TestBaselineSpoiled(t *testing.T) {
 		bubble(t, c.check+"/"+c.what, func(t *testing.T) {
 			w := newWorld(t).withProbe()
 			c.spoil(w)
-			expectUnhealthy(t, w, byName(Baseline(w.cluster.Cell.Topology, timeouts()), c.check), c.saw)
+			expectUnhealthy(t, w, byName(Baseline(timeouts()), c.check), c.saw)
 		})
 	}
-	for _, name := range names(Baseline(matrix.Topology{Servers: 1}, timeouts())) {
+	for _, name := range names(Baseline(timeouts())) {
 		if !tested[name] {
 			t.Errorf("no test in which %s is not healthy", name)
 		}
@@ -400,7 +487,7 @@ func TestLookThatIsCutShort(t *testing.T) {
 			}
 			return "", "it went wrong", true
 		}
-		expectUnhealthy(t, w, byName(Baseline(w.cluster.Cell.Topology, timeouts()), "dns"), "it went wrong")
+		expectUnhealthy(t, w, byName(Baseline(timeouts()), "dns"), "it went wrong")
 	})
 }
 
@@ -515,7 +602,7 @@ func TestUndecided(t *testing.T) {
 			w := newWorld(t).withProbe()
 			way.spoil(w)
 			limits := matrix.Timeouts{Stability: matrix.Duration(time.Hour)}
-			checks := append(Baseline(w.cluster.Cell.Topology, limits), samePKI(Snapshot{Nodes: map[string]NodeSnapshot{"cp1": {BootID: "before"}}}))
+			checks := append(Baseline(limits), samePKI(Snapshot{Nodes: map[string]NodeSnapshot{"cp1": {BootID: "before"}}}))
 			evidence := runIntoDeadline(t, w, byName(checks, way.check))
 			g.Expect(evidence).To(HaveLen(1))
 			g.Expect(evidence[0].Outcome).To(Equal(matrix.Undecided), "%+v", evidence)
@@ -528,7 +615,7 @@ func TestUndecided(t *testing.T) {
 func TestAfterRestartWithoutASnapshot(t *testing.T) {
 	for _, c := range AfterRestart(Snapshot{}, timeouts()) {
 		switch c.Name() {
-		case "api-livez", "api-readyz", "kube-proxy-healthz", "restart-stability", "control-plane",
+		case "api-livez", "api-readyz", "kube-proxy-healthz", "job", "restart-stability", "control-plane",
 			"leases", "events", "units", "shims", "crashes", "resources", "kernel-log":
 			continue // They look at the present alone.
 		}
@@ -597,7 +684,7 @@ func TestAfterARestartThatWentWell(t *testing.T) {
 			for _, name := range names(AfterRestart(before, timeouts())) {
 				g.Expect(seen).To(HaveKey(name))
 			}
-			g.Expect(w.created).To(BeEmpty(), "after a restart nothing is created")
+			g.Expect(w.created).To(HaveExactElements("/apis/batch/v1/namespaces/lxcmatrix-probe/jobs"), "after a restart nothing else is created")
 		})
 	}
 }
@@ -671,6 +758,14 @@ func TestAfterRestartSpoiled(t *testing.T) {
 		{"object-survived", "made anew", func(w *world, _ Snapshot) { w.maps["survivor"].UID = "object-2" }, "has UID object-2"},
 		{"object-survived", "another cluster", func(w *world, _ Snapshot) { w.namespaces["kube-system"].UID = "system-2" }, "another cluster"},
 		{"file-survived", "gone", func(w *world, _ Snapshot) { w.files = map[string]string{} }, "no such file"},
+		{"daemonset", "Ready from before", oldContainer("daemon-"), "from before the restart"},
+		{"host-port", "Ready from before", oldContainer("daemon-"), "from before the restart"},
+		{"claim-survived", "gone", func(w *world, _ Snapshot) { w.files = map[string]string{} }, "no such file"},
+		{"claim-survived", "another content", func(w *world, _ Snapshot) { w.files["cp1/claim/survivor"] = "other" }, `holds "other"`},
+		{"claim-survived", "no pod", func(w *world, _ Snapshot) { w.removePod("rollout-") }, "no pod of deployment rollout is Ready"},
+		{"claim-survived", "Ready from before", func(w *world, _ Snapshot) {
+			w.pod("rollout-").Status.ContainerStatuses[0].State.Running.StartedAt = metav1.NewTime(w.starts["cp1"].at.Add(-3 * time.Second))
+		}, "no pod of deployment rollout is Ready"},
 		{"file-survived", "another content", func(w *world, _ Snapshot) { w.files["cp1/var/lib/lxcmatrix/probe/survivor"] = "other" }, `holds "other"`},
 	}
 	tested := map[string]bool{}
@@ -699,6 +794,7 @@ func TestTakeSnapshotFails(t *testing.T) {
 		nodes bool
 	}{
 		"no probe": {func(w *world) { w.removePod("probe") }, "leave a file on node cp1: no probe pod yet", true},
+		"no claim": {func(w *world) { w.removePod("rollout-") }, "leave a file in a claimed volume: no pod of deployment rollout is Ready", true},
 		"no lease": {func(w *world) { delete(w.leases, "cp1") }, "get lease of node cp1", true},
 		"read-only": {func(w *world) {
 			w.execute = func(string, []string) (string, string, bool) { return "", "read-only file system", true }
@@ -766,7 +862,7 @@ func TestDeadlineKeepsTheLastThingSeen(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		evidence := byName(Baseline(w.cluster.Cell.Topology, timeouts()), "nodes-ready").Run(ctx, w.cluster)
+		evidence := byName(Baseline(timeouts()), "nodes-ready").Run(ctx, w.cluster)
 		g.Expect(evidence).To(HaveLen(1))
 		g.Expect(evidence[0].Outcome).To(Equal(matrix.Unhealthy))
 		g.Expect(evidence[0].Saw).To(HavePrefix("Ready is False: KubeletNotReady"))
@@ -791,7 +887,7 @@ func TestErrorTellsWhatWasBefore(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		evidence := byName(Baseline(w.cluster.Cell.Topology, timeouts()), "nodes-ready").Run(ctx, w.cluster)
+		evidence := byName(Baseline(timeouts()), "nodes-ready").Run(ctx, w.cluster)
 		g.Expect(evidence).To(HaveLen(1))
 		g.Expect(evidence[0].Saw).To(ContainSubstring("list nodes"))
 		g.Expect(evidence[0].Saw).To(HaveSuffix("before that: cp1: no Ready condition yet"))
@@ -805,7 +901,7 @@ func TestInterruptedProvesNothing(t *testing.T) {
 		w.nodes[0].Status.Conditions = nil
 		ctx, cancel := context.WithCancel(t.Context())
 		defer time.AfterFunc(300*time.Millisecond, cancel).Stop()
-		evidence := byName(Baseline(w.cluster.Cell.Topology, timeouts()), "nodes-ready").Run(ctx, w.cluster)
+		evidence := byName(Baseline(timeouts()), "nodes-ready").Run(ctx, w.cluster)
 		g.Expect(evidence).To(HaveLen(1))
 		g.Expect(evidence[0].Outcome).To(Equal(matrix.Undecided))
 		g.Expect(evidence[0].Saw).To(Equal("interrupted; last seen: no Ready condition yet"))
@@ -930,7 +1026,7 @@ func TestWindowDoesNotBegin(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 		defer cancel()
 		began := time.Now()
-		evidence, waited := RunAll(ctx, w.cluster, Baseline(w.cluster.Cell.Topology, matrix.Timeouts{Stability: matrix.Duration(2 * time.Second)}))
+		evidence, waited := RunAll(ctx, w.cluster, Baseline(matrix.Timeouts{Stability: matrix.Duration(2 * time.Second)}))
 		g.Expect(waited).To(BeZero())
 		at := slices.IndexFunc(evidence, func(e matrix.Evidence) bool { return e.Check == "restart-stability" })
 		g.Expect(evidence[at].Outcome).To(Equal(matrix.Undecided))
@@ -966,14 +1062,14 @@ func TestExecFallsBackToSPDY(t *testing.T) {
 		w.noWS = true
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		evidence := byName(Baseline(w.cluster.Cell.Topology, timeouts()), "exec").Run(ctx, w.cluster)
+		evidence := byName(Baseline(timeouts()), "exec").Run(ctx, w.cluster)
 		g.Expect(evidence).To(HaveLen(1))
 		g.Expect(evidence[0].Outcome).To(Equal(matrix.Healthy), "%+v", evidence)
 		g.Expect(evidence[0].Saw).To(HaveSuffix("over SPDY"))
 		w.mu.Lock()
 		w.noWS = false
 		w.mu.Unlock()
-		evidence = byName(Baseline(w.cluster.Cell.Topology, timeouts()), "exec").Run(ctx, w.cluster)
+		evidence = byName(Baseline(timeouts()), "exec").Run(ctx, w.cluster)
 		g.Expect(evidence[0].Saw).To(HaveSuffix("over WebSocket"))
 	})
 }
@@ -985,7 +1081,8 @@ func TestProbeToleratesTheServersTaintOnly(t *testing.T) {
 		w := newWorld(t, "cp1", "agent1")
 		objects, err := workloadObjects(fixtures.Manifests(), w.cluster.Nodes)
 		g.Expect(err).NotTo(HaveOccurred())
-		g.Expect(objects).To(HaveLen(5))
+		g.Expect(objects).To(HaveLen(5 + 6))
+		g.Expect(objects[8]).To(HaveField("Spec.NodeAffinity.Required.NodeSelectorTerms", HaveExactElements(HaveField("MatchExpressions", HaveExactElements(HaveField("Values", []string{"cp1"}))))))
 		for i, name := range []string{"cp1", "agent1"} {
 			d, ok := objects[3+i].(*appsv1.Deployment)
 			g.Expect(ok).To(BeTrue())

@@ -334,14 +334,14 @@ func proxyHealth() check {
 				if s.expect.proxyLoopback {
 					ask = getLoopback
 				}
-				status, err := ask(ctx, n, s.expect.proxyHealth, "/healthz")
+				answer, err := ask(ctx, n, s.expect.proxyHealth, "/healthz")
 				switch {
 				case err != nil && isBlind(err):
 					return nil, err
 				case err != nil:
 					f.saw = err.Error()
 				default:
-					f.saw, f.ok = status, strings.HasPrefix(status, "200 ")
+					f.saw, f.ok = answer.status, answer.good()
 				}
 				findings = append(findings, f)
 			}
@@ -350,44 +350,49 @@ func proxyHealth() check {
 	}}
 }
 
-// getPlain asks a node's port over plain HTTP and returns the status line.
-func (s *session) getPlain(ctx context.Context, node provisioner.Node, port int, path string) (string, error) {
+// answer is one to an HTTP request: its status, as "200 OK", and some of its body.
+type answer struct{ status, body string }
+
+func (a answer) good() bool { return strings.HasPrefix(a.status, "200 ") }
+
+// getPlain asks a node's port over plain HTTP.
+func (s *session) getPlain(ctx context.Context, node provisioner.Node, port int, path string) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	conn, err := dial(ctx, s.cluster.Host, node.Name(), port)
 	if err != nil {
-		return "", err
+		return answer{}, err
 	}
 	defer func() { _ = conn.Close() }()
 	deadline, _ := ctx.Deadline()
 	if err := conn.SetDeadline(deadline); err != nil {
-		return "", fmt.Errorf("get %s on port %d: %w", path, port, err)
+		return answer{}, fmt.Errorf("get %s on port %d: %w", path, port, err)
 	}
 	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.0\r\nHost: %s\r\n\r\n", path, node.Address()); err != nil {
-		return "", fmt.Errorf("get %s on port %d: %w", path, port, err)
+		return answer{}, fmt.Errorf("get %s on port %d: %w", path, port, err)
 	}
-	line, err := readStatus(conn)
+	got, err := readAnswer(conn)
 	if err != nil {
-		return "", fmt.Errorf("get %s on port %d: %w", path, port, err)
+		return answer{}, fmt.Errorf("get %s on port %d: %w", path, port, err)
 	}
-	return line, nil
+	return got, nil
 }
 
 // getLoopback is getPlain for a port that only the node itself reaches, through
 // its bash.
-func getLoopback(ctx context.Context, node provisioner.Node, port int, path string) (string, error) {
+func getLoopback(ctx context.Context, node provisioner.Node, port int, path string) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	out, err := run(ctx, node, "bash", "-c",
 		`exec 3<>"/dev/tcp/127.0.0.1/$1" && printf 'GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n' "$2" >&3 && cat <&3`, "get", strconv.Itoa(port), path)
 	if err != nil {
-		return "", fmt.Errorf("get %s on port %d: %w", path, port, err)
+		return answer{}, fmt.Errorf("get %s on port %d: %w", path, port, err)
 	}
-	line, err := readStatus(strings.NewReader(out))
+	got, err := readAnswer(strings.NewReader(out))
 	if err != nil {
-		return "", fmt.Errorf("get %s on port %d: %w", path, port, err)
+		return answer{}, fmt.Errorf("get %s on port %d: %w", path, port, err)
 	}
-	return line, nil
+	return got, nil
 }
 
 // leaseRenewed: each node's kubelet has renewed its lease since the restart.
@@ -440,11 +445,13 @@ func bootID(before Snapshot) check {
 	}}
 }
 
-// readStatus reads the status of an HTTP response, as "200 OK".
-func readStatus(r io.Reader) (string, error) {
+// readAnswer reads an HTTP response.
+func readAnswer(r io.Reader) (answer, error) {
 	response, err := http.ReadResponse(bufio.NewReader(r), nil)
 	if err != nil {
-		return "", err
+		return answer{}, err
 	}
-	return response.Status, response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 4096))
+	return answer{response.Status, string(body)}, err
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -75,7 +76,7 @@ func workload(before *Snapshot) check {
 }
 
 // workloadObjects reads the probe workload for these nodes, in the order of
-// creation.
+// creation. What is the first node's alone is the first server's.
 func workloadObjects(manifests fs.FS, nodes []provisioner.Node) ([]runtime.Object, error) {
 	objects, err := decodeManifest(manifests, "workload.yaml")
 	if err != nil {
@@ -97,7 +98,23 @@ func workloadObjects(manifests fs.FS, nodes []provisioner.Node) ([]runtime.Objec
 			objects = append(objects, d)
 		}
 	}
-	return objects, nil
+	kinds, err := decodeManifest(manifests, "workload-kinds.yaml")
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range kinds {
+		if v, ok := o.(*corev1.PersistentVolume); ok {
+			if v.Spec.NodeAffinity == nil || v.Spec.NodeAffinity.Required == nil {
+				return nil, errors.New("read manifest workload-kinds.yaml: its volume has no node affinity to set")
+			}
+			for _, term := range v.Spec.NodeAffinity.Required.NodeSelectorTerms {
+				for i := range term.MatchExpressions {
+					term.MatchExpressions[i].Values = []string{nodes[0].Name()}
+				}
+			}
+		}
+	}
+	return append(objects, kinds...), nil
 }
 
 // pin makes a deployment that of one node.
@@ -154,10 +171,26 @@ func (c *client) create(ctx context.Context, object runtime.Object) error {
 		_, err = c.core.ServiceAccounts(o.Namespace).Create(ctx, o, metav1.CreateOptions{})
 	case *corev1.Service:
 		what = "service " + o.Name
-		_, err = c.core.Services(o.Namespace).Create(ctx, o, metav1.CreateOptions{})
+		services := c.core.Services(o.Namespace)
+		// Of one that is there, its node port would be said to be taken.
+		if _, err = services.Get(ctx, o.Name, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+			_, err = services.Create(ctx, o, metav1.CreateOptions{})
+		}
 	case *appsv1.Deployment:
 		what = "deployment " + o.Name
 		_, err = c.apps.Deployments(o.Namespace).Create(ctx, o, metav1.CreateOptions{})
+	case *appsv1.DaemonSet:
+		what = "daemon set " + o.Name
+		_, err = c.apps.DaemonSets(o.Namespace).Create(ctx, o, metav1.CreateOptions{})
+	case *batchv1.Job:
+		what = "job " + o.Name
+		_, err = c.batch.Jobs(o.Namespace).Create(ctx, o, metav1.CreateOptions{})
+	case *corev1.PersistentVolume:
+		what = "persistent volume " + o.Name
+		_, err = c.core.PersistentVolumes().Create(ctx, o, metav1.CreateOptions{})
+	case *corev1.PersistentVolumeClaim:
+		what = "persistent volume claim " + o.Name
+		_, err = c.core.PersistentVolumeClaims(o.Namespace).Create(ctx, o, metav1.CreateOptions{})
 	default:
 		return &blindError{fmt.Errorf("create a %T: the harness does not know how", object)}
 	}
@@ -167,7 +200,7 @@ func (c *client) create(ctx context.Context, object runtime.Object) error {
 	return nil
 }
 
-// probePod is the probe on one node.
+// probePod is the probe on one node, or another of the workload's pods there.
 type probePod struct {
 	node string
 	// name is the pod's; empty if there is none.
@@ -179,7 +212,7 @@ type probePod struct {
 }
 
 func (p probePod) finding() finding {
-	f := finding{node: p.node, ok: p.problem == "", saw: fmt.Sprintf("pod %s is Ready", p.name), want: "a Ready probe pod"}
+	f := finding{node: p.node, ok: p.problem == "", saw: fmt.Sprintf("pod %s is Ready", p.name), want: "a Ready pod"}
 	if !f.ok {
 		f.saw = p.problem
 		if p.name != "" {
@@ -191,16 +224,24 @@ func (p probePod) finding() finding {
 
 // probePods finds the probe on each of the cluster's nodes, in their order.
 func (s *session) probePods(ctx context.Context, before *Snapshot) ([]probePod, error) {
+	return s.podOnEach(ctx, before, "probe", func(p *corev1.Pod, node string) bool {
+		return hasLabel(p, probeLabel) && p.Labels[nodeLabel] == node
+	})
+}
+
+// podOnEach finds one of the workload's pods for each of the cluster's nodes, in
+// their order; is says whether it is a node's.
+func (s *session) podOnEach(ctx context.Context, before *Snapshot, what string, is func(p *corev1.Pod, node string) bool) ([]probePod, error) {
 	pods, err := s.pods(ctx)
 	if err != nil {
 		return nil, err
 	}
 	found := make([]probePod, 0, len(s.cluster.Nodes))
 	for _, n := range s.cluster.Nodes {
-		best := probePod{node: n.Name(), problem: "no probe pod yet"}
+		best := probePod{node: n.Name(), problem: "no " + what + " pod yet"}
 		for i := range pods {
 			p := &pods[i]
-			if p.Namespace != probeNamespace || !hasLabel(p, probeLabel) || p.Labels[nodeLabel] != n.Name() {
+			if p.Namespace != probeNamespace || !is(p, n.Name()) {
 				continue
 			}
 			problem, err := s.podProblem(ctx, before, p)
@@ -428,8 +469,9 @@ func serviceClusterIP(before *Snapshot) check {
 // that are full are lost on the way, small ones tell nothing of it.
 const largeRequest = 4000
 
-// podToPod: the probe on each node is answered by those on all others, at their
-// pods' own addresses, a request that takes several packets as well.
+// podToPod: the probe on each node is answered by a pod on its own node and on
+// every other, at their pods' own addresses, a request that takes several packets
+// as well.
 func podToPod(before *Snapshot) check {
 	c := check{name: "pod-to-pod", every: pollInterval}
 	c.begin = func(s *session) look {
@@ -437,32 +479,20 @@ func podToPod(before *Snapshot) check {
 		return fromEachProbe(c.name, before, func(ctx context.Context, s *session, from probePod, all []probePod) (finding, error) {
 			timeout := patience(asked).String()
 			asked++
-			var answered []string
-			for _, to := range all {
-				if to.node == from.node {
-					continue
-				}
-				address := net.JoinHostPort(to.ip, probePort)
-				want := fmt.Sprintf("an answer of pod %s at %s on node %s", to.name, address, to.node)
-				if to.problem != "" || net.ParseIP(to.ip) == nil {
-					return finding{saw: fmt.Sprintf("on node %s, %s", to.node, to.finding().saw), want: want}, nil
-				}
+			return s.askEachNode(ctx, before, from, all, func(to probePod, address string) (string, error) {
 				out, err := s.api.exec(ctx, from.name, "/probe", "get", "--timeout", timeout, "http://"+address+"/")
 				if err != nil {
-					return finding{want: want}, err
+					return "", err
 				}
 				if !slices.Contains(strings.Fields(out.stdout), to.name) {
-					return finding{saw: fmt.Sprintf("%s answered %q", address, shorten(out.stdout)), want: want}, nil
+					return fmt.Sprintf("%s answered %q", address, shorten(out.stdout)), nil
 				}
-				if _, err := s.api.exec(ctx, from.name, "/probe", "get", "--timeout", timeout, "http://"+address+"/?"+strings.Repeat("x", largeRequest)); err != nil {
-					if isBlind(err) {
-						return finding{}, err
-					}
-					return finding{saw: fmt.Sprintf("%s answers, but not a request of %d bytes", address, largeRequest), want: want}, nil
+				_, err = s.api.exec(ctx, from.name, "/probe", "get", "--timeout", timeout, "http://"+address+"/?"+strings.Repeat("x", largeRequest))
+				if err != nil && !isBlind(err) {
+					return fmt.Sprintf("%s answers, but not a request of %d bytes", address, largeRequest), nil
 				}
-				answered = append(answered, fmt.Sprintf("%s on node %s", to.ip, to.node))
-			}
-			return finding{ok: true, saw: "answered by " + strings.Join(answered, ", ")}, nil
+				return "", err
+			})
 		}).begin(s)
 	}
 	return c

@@ -20,8 +20,8 @@ const settleTime = 45 * time.Second
 
 // Baseline is what must hold of a cluster that was just installed. It creates
 // the probe workload.
-func Baseline(t matrix.Topology, timeouts matrix.Timeouts) []provisioner.Check {
-	return append(append(cluster(nil, t.Nodes()), restartStability(timeouts.Stability.Std())), afterwards()...)
+func Baseline(timeouts matrix.Timeouts) []provisioner.Check {
+	return append(append(cluster(nil), restartStability(timeouts.Stability.Std())), afterwards()...)
 }
 
 // AfterRestart is what must hold after a restart of all nodes: everything that
@@ -29,19 +29,19 @@ func Baseline(t matrix.Topology, timeouts matrix.Timeouts) []provisioner.Check {
 // nothing was lost.
 func AfterRestart(before Snapshot, timeouts matrix.Timeouts) []provisioner.Check {
 	proofs := []provisioner.Check{
-		bootID(before), leaseRenewed(before), newSandboxes(before), samePKI(before), objectSurvived(before), fileSurvived(before, &before),
+		bootID(before), leaseRenewed(before), newSandboxes(before), samePKI(before), objectSurvived(before), fileSurvived(before, &before), claimSurvived(before, &before),
 		restartStability(timeouts.Stability.Std()),
 	}
-	return append(append(cluster(&before, len(before.Nodes)), proofs...), afterwards()...)
+	return append(append(cluster(&before), proofs...), afterwards()...)
 }
 
 // AfterServices is what must hold after what is Kubernetes was restarted on all
 // nodes, and no node was: everything that Baseline wants, and the proofs that
 // nodes and containers ran on, that kubelets report anew and nothing was lost.
 func AfterServices(before Snapshot, timeouts matrix.Timeouts) []provisioner.Check {
-	proofs := []provisioner.Check{ranOn(before), leaseGoesOn(), samePKI(before), objectSurvived(before), fileSurvived(before, nil),
+	proofs := []provisioner.Check{ranOn(before), leaseGoesOn(), samePKI(before), objectSurvived(before), fileSurvived(before, nil), claimSurvived(before, nil),
 		restartStability(timeouts.Stability.Std())}
-	return append(append(cluster(nil, len(before.Nodes)), proofs...), afterwards()...)
+	return append(append(cluster(nil), proofs...), afterwards()...)
 }
 
 // AfterAway is what must hold after some of a cluster's nodes were away for so
@@ -49,9 +49,9 @@ func AfterServices(before Snapshot, timeouts matrix.Timeouts) []provisioner.Chec
 // proofs that these nodes were restarted, that their taints went by themselves
 // and nothing was lost.
 func AfterAway(before Snapshot, nodes []string, timeouts matrix.Timeouts) []provisioner.Check {
-	proofs := []provisioner.Check{nodesReturned(before, nodes), taintsMended(nodes), samePKI(before), objectSurvived(before), fileSurvived(before, nil),
+	proofs := []provisioner.Check{nodesReturned(before, nodes), taintsMended(nodes), samePKI(before), objectSurvived(before), fileSurvived(before, nil), claimSurvived(before, nil),
 		restartStability(timeouts.Stability.Std())}
-	return append(append(cluster(nil, len(before.Nodes)), proofs...), afterwards()...)
+	return append(append(cluster(nil), proofs...), afterwards()...)
 }
 
 // Returned is what must hold after some of a cluster's nodes were restarted by
@@ -61,18 +61,24 @@ func Returned(before Snapshot, nodes []string) []provisioner.Check {
 	return []provisioner.Check{nodesReturned(before, nodes), podToPod(nil)}
 }
 
-// cluster is what must hold at any time of a cluster with so many nodes. before
-// is nil or what was there before a restart.
-func cluster(before *Snapshot, nodes int) []provisioner.Check {
+// cluster is what must hold at any time of a cluster. before is nil or what was
+// there before a restart.
+func cluster(before *Snapshot) []provisioner.Check {
 	checks := []provisioner.Check{
 		apiEndpoint("livez"), apiEndpoint("readyz"),
 		nodesReady(before), taints(before), nodeFacts(before), systemPods(before), proxyHealth(), controlPlane(), leases(),
-		workload(before), dns(before), serviceClusterIP(before), execInPods(before), logsOfPods(before),
+		workload(before), daemonSet(before), job(), rollout(before), execInPods(before), logsOfPods(before),
 	}
-	if nodes > 1 {
-		checks = append(checks, podToPod(before))
+	return append(checks, network(before)...)
+}
+
+// network are the checks of how pods and services reach each other, and how they
+// are reached.
+func network(before *Snapshot) []provisioner.Check {
+	return []provisioner.Check{
+		podToPod(before), dns(before),
+		serviceClusterIP(before), serviceHeadless(before), serviceNodePort(before), hostPort(before),
 	}
-	return checks
 }
 
 // afterwards is what must hold of any cluster at the end: nothing went wrong on

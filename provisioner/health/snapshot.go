@@ -113,6 +113,13 @@ func (s *session) takeSnapshot(ctx context.Context) (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, err
 	}
+	claimant, err := s.claimant(ctx, nil)
+	if err != nil {
+		return Snapshot{}, fmt.Errorf("leave a file in a claimed volume: %w", err)
+	}
+	if _, err := s.api.exec(ctx, claimant, "/probe", "write", claimFile, snapshot.Nonce); err != nil {
+		return Snapshot{}, fmt.Errorf("leave a file in a claimed volume: %w", err)
+	}
 	for i, node := range s.cluster.Nodes {
 		if probes[i].problem != "" {
 			return Snapshot{}, fmt.Errorf("leave a file on node %s: %s", node.Name(), probes[i].finding().saw)
@@ -132,8 +139,8 @@ func (s *session) takeSnapshot(ctx context.Context) (Snapshot, error) {
 			return Snapshot{}, err
 		}
 		for _, p := range pods {
-			if p.Spec.NodeName != node.Name() || ofJob(&p) {
-				continue
+			if p.Spec.NodeName != node.Name() || ofJob(&p) || hasLabel(&p, rolloutLabel) {
+				continue // It ends by itself, or with the next look.
 			}
 			for _, c := range p.Status.ContainerStatuses {
 				n.Containers = append(n.Containers, c.ContainerID)

@@ -202,11 +202,8 @@ func (s *Survey) skipUnseen(expect expectations) {
 			s.skip(proxyHealth().name, n.Name, why)
 		}
 	}
-	probes := []provisioner.Check{workload(nil), dns(nil), serviceClusterIP(nil), execInPods(nil), logsOfPods(nil)}
-	if len(s.Nodes) > 1 {
-		probes = append(probes, podToPod(nil))
-	}
-	for _, c := range probes {
+	probes := []provisioner.Check{workload(nil), daemonSet(nil), job(), rollout(nil), execInPods(nil), logsOfPods(nil)}
+	for _, c := range append(probes, network(nil)...) {
 		s.skip(c.Name(), "", "it needs the probe workload, which is not created in a cluster of somebody else's")
 	}
 	for _, c := range append(afterwards(), controlPlane(), leases()) {

@@ -106,7 +106,8 @@ func lookAtAHealthyCluster(t *testing.T) {
 		g.Expect(outcomes).To(HaveEach(matrix.Healthy), check)
 	}
 	for check, nodes := range map[string][]string{"workload": {""}, "dns": {""}, "service-clusterip": {""}, "exec": {""}, "logs": {""},
-		"pod-to-pod": {""}, "node-facts": {"agent1"}, "kube-proxy-healthz": {"agent1"}, "system-pods": nil} {
+		"pod-to-pod": {""}, "daemonset": {""}, "job": {""}, "rollout": {""}, "service-headless": {""}, "service-nodeport": {""}, "host-port": {""},
+		"node-facts": {"agent1"}, "kube-proxy-healthz": {"agent1"}, "system-pods": nil} {
 		g.Expect(s.skipped(check)).To(Equal(nodes), check)
 	}
 	g.Expect(w.created).To(BeEmpty())

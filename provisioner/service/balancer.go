@@ -10,11 +10,6 @@ import (
 	"strconv"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
-	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -29,7 +24,8 @@ const (
 	apiPort     = 6443
 	webListener = "http"
 	webPort     = 8080
-	// nodePort is that of the probe workload, on every node.
+	// nodePort is that of the probe workload, on every node; see the manifest
+	// workload-kinds.yaml.
 	nodePort = 30180
 	// apiName is one that every API server's certificate is for.
 	apiName = "kubernetes"
@@ -41,8 +37,6 @@ const requestPatience = 5 * time.Second
 // balancer is HAProxy in front of a cluster.
 type balancer struct {
 	proxy *containers.HAProxy
-	// exposed: the workload has its node ports.
-	exposed bool
 	// before is what HAProxy said when it began to be watched.
 	before  []containers.ServerState
 	clients map[string]*containers.Client
@@ -87,26 +81,11 @@ func (b *balancer) stop() (all []matrix.Traffic, errs map[string]string) {
 	return all, errs
 }
 
-// steady makes sure that the workload has its node ports, and waits until
-// HAProxy says that every server is up.
-func (b *balancer) steady(ctx context.Context, cluster *provisioner.Cluster) []matrix.Evidence {
+// steady waits until HAProxy says that every server is up.
+func (b *balancer) steady(ctx context.Context, _ *provisioner.Cluster) []matrix.Evidence {
 	began := time.Now()
-	if !b.exposed {
-		if states, err := b.proxy.Await(ctx, apiUp); err != nil {
-			return took(began, up(states, err)...)
-		}
-		if err := b.expose(ctx, cluster); err != nil {
-			return took(began, matrix.Evidence{Check: matrix.ServiceHAProxy, Saw: err.Error(), Want: "node ports of the probe workload"})
-		}
-		b.exposed = true
-	}
 	states, err := b.proxy.Await(ctx, containers.AllUp)
 	return took(began, up(states, err)...)
-}
-
-// apiUp says whether every API server is up.
-func apiUp(states []containers.ServerState) bool {
-	return containers.AllUp(slices.DeleteFunc(slices.Clone(states), func(s containers.ServerState) bool { return s.Listener != apiListener }))
 }
 
 // up is what is to be said of servers that are to be up. That HAProxy could not
@@ -123,29 +102,6 @@ func up(states []containers.ServerState, err error) (all []matrix.Evidence) {
 		all = append(all, e)
 	}
 	return all
-}
-
-// expose gives the probe workload a node port. Each node's leads to the pod on
-// the node itself, so that it tells of that node.
-func (b *balancer) expose(ctx context.Context, cluster *provisioner.Cluster) error {
-	config, err := b.config(cluster)
-	if err != nil {
-		return err
-	}
-	core, err := coreclient.NewForConfig(config)
-	if err != nil {
-		return fmt.Errorf("make API client: %w", err)
-	}
-	labels := map[string]string{"app.kubernetes.io/name": "lxcmatrix-probe"}
-	_, err = core.Services("lxcmatrix-probe").Create(ctx, &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Name: "probe-node-port", Labels: labels},
-		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal, Selector: labels,
-			Ports: []corev1.ServicePort{{Name: "http", Port: 80, TargetPort: intstr.FromString("http"), NodePort: nodePort}}},
-	}, metav1.CreateOptions{})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("create service probe-node-port: %w", err)
-	}
-	return nil
 }
 
 // config is that of the administrator's, through HAProxy. What a kubeconfig may

@@ -40,7 +40,6 @@ const standIn = `defaults
 	timeout server 10s
 frontend api
 	bind *:6443 ssl crt /etc/stand-in.pem
-	http-request return status 409 content-type application/json string '{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"AlreadyExists","code":409}' if METH_POST
 	http-request return status 200
 frontend workload
 	bind *:30180

@@ -1,11 +1,13 @@
 package service
 
 import (
+	"io/fs"
 	"testing"
 	"time"
 
 	. "github.com/onsi/gomega"
 
+	"github.com/lxcmatrix/lxcmatrix/fixtures"
 	"github.com/lxcmatrix/lxcmatrix/fixtures/containers"
 	"github.com/lxcmatrix/lxcmatrix/matrix"
 )
@@ -58,11 +60,12 @@ func TestClients(t *testing.T) {
 		HaveField("Outcome", matrix.Unhealthy), HaveField("Outcome", matrix.Undecided)))
 }
 
-func TestAPIUp(t *testing.T) {
+// TestNodePort: HAProxy asks the node port that the workload has.
+func TestNodePort(t *testing.T) {
 	g := NewWithT(t)
-	web := containers.ServerState{Listener: webListener, Server: "s1"}
-	g.Expect(apiUp([]containers.ServerState{state(0, 0, "UP"), web})).To(BeTrue())
-	g.Expect(apiUp([]containers.ServerState{web})).To(BeFalse())
+	text, err := fs.ReadFile(fixtures.Manifests(), "workload-kinds.yaml")
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(string(text)).To(ContainSubstring("nodePort: %d\n", nodePort))
 }
 
 type errorOf string

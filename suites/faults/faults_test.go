@@ -44,9 +44,8 @@ func TestFaultsAreComplete(t *testing.T) {
 	g := NewWithT(t)
 	signatures, err := diagnose.Load(datafile.Source{Name: "signatures", FS: fixtures.Signatures()})
 	g.Expect(err).NotTo(HaveOccurred())
-	both := matrix.Topology{Servers: 1, Agents: 1}
 	snapshot := health.Snapshot{Nodes: map[string]health.NodeSnapshot{"s1": {}, "a1": {}}}
-	checks := map[bool][]string{false: names(health.Baseline(both, matrix.Timeouts{})), true: names(health.AfterRestart(snapshot, matrix.Timeouts{}))}
+	checks := map[bool][]string{false: names(health.Baseline(matrix.Timeouts{})), true: names(health.AfterRestart(snapshot, matrix.Timeouts{}))}
 	seen := map[string]bool{}
 	for _, f := range embedded(t) {
 		g.Expect(seen).NotTo(HaveKey(f.ID))

@@ -194,7 +194,7 @@ func (b *Bed) look(ctx context.Context, cluster *provisioner.Cluster, f Fault) [
 	case b.before != nil:
 		checks = health.AfterRestart(*b.before, timeouts)
 	default:
-		checks = health.Baseline(cluster.Cell.Topology, timeouts)
+		checks = health.Baseline(timeouts)
 	}
 	within, cancel := context.WithTimeout(ctx, f.Within.Std()+f.Stability.Std())
 	defer cancel()
