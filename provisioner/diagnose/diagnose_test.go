@@ -223,6 +223,7 @@ func lines() map[string][][2]string {
 		"host-port-closed":          {{"recover.log", `host-port on a1: port 18080 of the node: dial tcp 10.0.0.9:18080: connect: connection refused, want an answer of pod daemon-x`}},
 		"node-port-closed":          {{"baseline.log", `service-nodeport on a1: port 30180 of the node: dial tcp 10.0.0.9:30180: i/o timeout, want an answer of pod probe-a1`}},
 		"daemonset-nowhere":         {{"baseline.log", `daemonset on s1: no daemon pod yet, want a Ready pod`}},
+		"kmsg-link":                 {{"baseline.log", `kmsg on a1: /dev/kmsg is a link to /dev/console, want a character special file 1:b`}},
 		"quota-exceeded":            {{"baseline.log", `job: create job job-4xq7: jobs.batch "job-4xq7" is forbidden: exceeded quota: fault, requested: count/jobs.batch=1, used: count/jobs.batch=1, limited: count/jobs.batch=0, want complete`}},
 		"service-without-endpoints": {{"baseline.log", `service-clusterip on s1: service probe has the endpoints [], its Ready pods are [10.244.0.4 10.244.1.2], want a service that leads to its pods`}},
 		"kube-proxy-down":           {{"baseline.log", `kube-proxy-healthz on a1: dial tcp 10.0.0.9:10256: connect: connection refused, want 200 OK`}},

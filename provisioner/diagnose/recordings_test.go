@@ -132,6 +132,7 @@ func unrecorded() map[string]string {
 		"data-lost":                   fault,
 		"event-storm":                 fault,
 		"quota-exceeded":              fault,
+		"kmsg-link":                   fault,
 		"daemonset-nowhere":           fault,
 		"node-port-closed":            fault,
 		"host-port-closed":            fault,

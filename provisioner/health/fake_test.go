@@ -65,7 +65,9 @@ type world struct {
 	// kernelLog is the host's, and kernelErr why it cannot be read.
 	kernelLog string
 	kernelErr error
-	jobs      map[string]*batchv1.Job
+	// kmsg is what kmsgScript prints in every node.
+	kmsg string
+	jobs map[string]*batchv1.Job
 	// rolled is how often the rollout was rolled out.
 	rolled int
 	// fromHost, if set, is asked first for a node's port of hostPorts: true means
@@ -128,6 +130,8 @@ func (n node) Exec(_ context.Context, cmd provisioner.Command) (provisioner.Outp
 		return provisioner.Output{Stdout: out.String() + "== end\n"}, nil
 	case line == "date +%s":
 		return provisioner.Output{Stdout: fmt.Sprintln(time.Now().Unix())}, nil
+	case slices.Contains(cmd.Args, kmsgScript):
+		return provisioner.Output{Stdout: w.kmsg}, nil
 	case strings.Contains(line, "boot_id"):
 		s := w.starts[n.name]
 		return provisioner.Output{Stdout: fmt.Sprintf("%s\n%d\n", s.bootID, s.at.Unix())}, nil
@@ -180,6 +184,7 @@ func newWorld(t *testing.T, names ...string) *world {
 		events:    []corev1.Event{{ObjectMeta: metav1.ObjectMeta{Name: "pulled"}, Reason: "Pulled", Count: 1}},
 		osRelease: "PRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\nID=debian\nVERSION_ID=\"13\"\n",
 		facts:     matrix.HostFacts{Kernel: kernel},
+		kmsg:      "a character special file 1:b\n-\n4294967295\n",
 		jobs:      map[string]*batchv1.Job{},
 		log:       "serving on [::]:8080\n",
 		state: map[string]string{

@@ -113,6 +113,7 @@ func baselineSpoiled() []spoiled {
 			w.execute = func(string, []string) (string, string, bool) { return text, "", true }
 		}
 	}
+	kmsg := func(printed string) func(w *world) { return func(w *world) { w.kmsg = printed } }
 	return []spoiled{
 		{"api-livez", "a check fails", func(w *world) {
 			w.checks = func(string) (int, string) {
@@ -278,6 +279,12 @@ func baselineSpoiled() []spoiled {
 		{"kernel-log", "out of memory", func(w *world) {
 			w.kernelLog = kernelSaid(0, "oom-kill:constraint=CONSTRAINT_MEMCG,task_memcg=/lxc.payload.lxcmatrix_cp1/system.slice,task=tail,pid=9,uid=0")
 		}, "oom-kill:constraint=CONSTRAINT_MEMCG"},
+		{"kmsg", "a link to the console", kmsg("a link to /dev/console\n-\n4294967295\n"), "/dev/kmsg is a link to /dev/console"},
+		{"kmsg", "a link that fixes ask for", kmsg("a link to /dev/console\nwanted\n4294967295\n"), "/dev/kmsg is a link to /dev/console"},
+		{"kmsg", "a link that nobody asked for", kmsg("a link to /dev/null\n-\n4294967295\n"), "/dev/kmsg is a link to /dev/null"},
+		{"kmsg", "gone", kmsg("nothing\n-\n4294967295\n"), "/dev/kmsg is nothing"},
+		{"kmsg", "another device", kmsg("a character special file 1:3\n-\n4294967295\n"), "/dev/kmsg is a character special file 1:3"},
+		{"kmsg", "no answer", kmsg(""), `it printed ""`},
 		{"daemonset", "no pod", func(w *world) { w.removePod("daemon-") }, "no daemon pod yet"},
 		{"daemonset", "not Ready", func(w *world) { notReady(w.pod("daemon-")) }, "pod daemon-cp1: Running, not Ready"},
 		{"host-port", "refused", func(w *world) { hostAnswers(w, daemonHostPort, 503, "") }, "port 18080 of the node answered 503"},
@@ -447,6 +454,18 @@ func ignorePatches(rw http.ResponseWriter, r *http.Request) bool {
 	return r.Method == http.MethodPatch
 }
 
+// TestKernelMessages: what fixes put in the place of /dev/kmsg is as it should be,
+// and so is a user namespace without it.
+func TestKernelMessages(t *testing.T) {
+	for _, printed := range []string{"a character special file 1:b\nwanted\n65536\n", "a link to /dev/null\nwanted\n4294967295\n", "nothing\n-\n65536\n"} {
+		bubble(t, printed, func(t *testing.T) {
+			g, w := NewWithT(t), newWorld(t)
+			w.kmsg = printed
+			g.Expect(kernelMessages().Run(t.Context(), w.cluster)).To(HaveExactElements(And(HaveField("Outcome", matrix.Healthy), HaveField("Node", "cp1"))))
+		})
+	}
+}
+
 // TestJobTellsOfItsPod: what keeps a Job's pod keeps the Job.
 func TestJobTellsOfItsPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -556,7 +575,7 @@ func TestAPIBroken(t *testing.T) {
 	for what, way := range ways {
 		for _, c := range AfterRestart(Snapshot{Nonce: "n", Nodes: map[string]NodeSnapshot{"cp1": {BootID: "before"}}}, timeouts()) {
 			switch c.Name() {
-			case "same-pki", "kube-proxy-healthz", "units", "shims", "resources", "kernel-log":
+			case "same-pki", "kube-proxy-healthz", "kmsg", "units", "shims", "resources", "kernel-log":
 				continue // They do not ask the API.
 			}
 			bubble(t, what+"/"+c.Name(), func(t *testing.T) {
@@ -615,7 +634,7 @@ func TestUndecided(t *testing.T) {
 func TestAfterRestartWithoutASnapshot(t *testing.T) {
 	for _, c := range AfterRestart(Snapshot{}, timeouts()) {
 		switch c.Name() {
-		case "api-livez", "api-readyz", "kube-proxy-healthz", "job", "restart-stability", "control-plane",
+		case "api-livez", "api-readyz", "kube-proxy-healthz", "kmsg", "job", "restart-stability", "control-plane",
 			"leases", "events", "units", "shims", "crashes", "resources", "kernel-log":
 			continue // They look at the present alone.
 		}

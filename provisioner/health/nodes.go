@@ -445,6 +445,46 @@ func bootID(before Snapshot) check {
 	}}
 }
 
+// kmsgScript prints what /dev/kmsg is, then whether systemd was told to make a
+// link to /dev/null in its place, as a fix does, and how many users the node's own
+// user namespace has.
+const kmsgScript = `if [ -L /dev/kmsg ]; then echo "a link to $(readlink /dev/kmsg)"
+elif [ -e /dev/kmsg ]; then stat -c 'a %F %t:%T' /dev/kmsg
+else echo nothing; fi
+if grep -qshE '^L[+]? +/dev/kmsg .*/dev/null$' /etc/tmpfiles.d/*.conf; then echo wanted; else echo -; fi
+awk '{ n += $3 } END { print n }' /proc/self/uid_map`
+
+const (
+	kernelDevice = "a character special file 1:b"
+	nullLink     = "a link to /dev/null"
+	// everyUser is how many users there are outside of every user namespace.
+	everyUser = "4294967295"
+)
+
+// kernelMessages: /dev/kmsg is the kernel's own, from which kubelet hears what was
+// killed for want of memory, or what fixes put in its place. In a user namespace
+// kubelet does without.
+func kernelMessages() check {
+	return check{name: "kmsg", every: execInterval, begin: func(s *session) look {
+		return func(ctx context.Context) ([]finding, error) {
+			var findings []finding
+			for _, n := range s.cluster.Nodes {
+				out, err := run(ctx, n, "sh", "-c", kmsgScript)
+				if err != nil {
+					return nil, fmt.Errorf("read what /dev/kmsg of node %s is: %w", n.Name(), err)
+				}
+				said := strings.Split(strings.TrimSpace(out), "\n")
+				if len(said) != 3 {
+					return nil, fmt.Errorf("read what /dev/kmsg of node %s is: it printed %q", n.Name(), shorten(out))
+				}
+				findings = append(findings, finding{node: n.Name(), saw: "/dev/kmsg is " + said[0], want: kernelDevice,
+					ok: said[0] == kernelDevice || said[0] == nullLink && said[1] == "wanted" || said[0] == "nothing" && said[2] != everyUser})
+			}
+			return findings, nil
+		}
+	}}
+}
+
 // readAnswer reads an HTTP response.
 func readAnswer(r io.Reader) (answer, error) {
 	response, err := http.ReadResponse(bufio.NewReader(r), nil)

@@ -66,7 +66,7 @@ func Returned(before Snapshot, nodes []string) []provisioner.Check {
 func cluster(before *Snapshot) []provisioner.Check {
 	checks := []provisioner.Check{
 		apiEndpoint("livez"), apiEndpoint("readyz"),
-		nodesReady(before), taints(before), nodeFacts(before), systemPods(before), proxyHealth(), controlPlane(), leases(),
+		nodesReady(before), taints(before), nodeFacts(before), systemPods(before), proxyHealth(), kernelMessages(), controlPlane(), leases(),
 		workload(before), daemonSet(before), job(), rollout(before), execInPods(before), logsOfPods(before),
 	}
 	return append(checks, network(before)...)

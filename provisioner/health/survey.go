@@ -168,7 +168,7 @@ func Look(ctx context.Context, o SurveyOptions) (Survey, error) {
 	var both sync.WaitGroup
 	if len(seen.Nodes) > 0 {
 		both.Go(func() {
-			looks := []provisioner.Check{instanceFacts()}
+			looks := []provisioner.Check{instanceFacts(), kernelMessages()}
 			if whole.expect.proxyHealth != 0 {
 				looks = append(looks, proxyHealth())
 			}
@@ -198,6 +198,7 @@ func (s *Survey) skipUnseen(expect expectations) {
 		}
 		why := fmt.Sprintf("it needs the node's Incus instance: --node %s=INSTANCE", n.Name)
 		s.skip(instanceFacts().name, n.Name, why)
+		s.skip(kernelMessages().name, n.Name, why)
 		if expect.proxyHealth != 0 {
 			s.skip(proxyHealth().name, n.Name, why)
 		}

@@ -100,14 +100,14 @@ func lookAtAHealthyCluster(t *testing.T) {
 		{Name: "cp1", Role: matrix.RoleServer, Kubelet: "v1.34.4", Instance: "cp1"}, {Name: "agent1", Role: matrix.RoleAgent, Kubelet: "v1.34.4"}}))
 	g.Expect(s.Judge().Verdict).To(Equal(matrix.Pass), "%+v", s.Checks)
 	for check, times := range map[string]int{"api-livez": 1, "api-readyz": 1, "nodes-ready": 2, "taints": 2, "system-pods": 1,
-		"restart-stability": 1, "node-facts": 1, "kube-proxy-healthz": 1} {
+		"restart-stability": 1, "node-facts": 1, "kube-proxy-healthz": 1, "kmsg": 1} {
 		outcomes, _ := s.find(check)
 		g.Expect(outcomes).To(HaveLen(times), check)
 		g.Expect(outcomes).To(HaveEach(matrix.Healthy), check)
 	}
 	for check, nodes := range map[string][]string{"workload": {""}, "dns": {""}, "service-clusterip": {""}, "exec": {""}, "logs": {""},
 		"pod-to-pod": {""}, "daemonset": {""}, "job": {""}, "rollout": {""}, "service-headless": {""}, "service-nodeport": {""}, "host-port": {""},
-		"node-facts": {"agent1"}, "kube-proxy-healthz": {"agent1"}, "system-pods": nil} {
+		"kmsg": {"agent1"}, "node-facts": {"agent1"}, "kube-proxy-healthz": {"agent1"}, "system-pods": nil} {
 		g.Expect(s.skipped(check)).To(Equal(nodes), check)
 	}
 	g.Expect(w.created).To(BeEmpty())
