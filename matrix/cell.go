@@ -48,6 +48,8 @@ type Cell struct {
 	Restarts []Restart `json:"restarts,omitempty"`
 	// Services stand around the cluster; each is there once.
 	Services []Service `json:"services,omitempty"`
+	// Soak is how many restarts in a row come after all others.
+	Soak int `json:"soak,omitempty"`
 	// Optional: blocked is still counted, but does not fail the run.
 	Optional bool `json:"optional,omitempty"`
 	// Expect, if set, is the failure that the matrix expects of this cell.

@@ -120,18 +120,21 @@ func (a Attempt) diagnosed(signature string) bool {
 // it has.
 func judgePhases(cell Cell, a Attempt) Judgement {
 	for _, phase := range cell.ProvingPhases() {
-		ran := false
+		ran := 0
 		for _, r := range a.Phases {
 			if r.Phase != phase {
 				continue
 			}
-			ran = true
+			ran++
 			if j := JudgePhase(r); j.Verdict != Pass {
 				return j
 			}
 		}
-		if !ran {
+		switch want := cell.times(phase); {
+		case ran == 0:
 			return Judgement{Verdict: Unknown, Phase: phase, Reason: fmt.Sprintf("%s has no result", phase)}
+		case ran < want:
+			return Judgement{Verdict: Unknown, Phase: phase, Reason: fmt.Sprintf("%s has %d results of %d", phase, ran, want)}
 		}
 	}
 	for _, r := range a.Phases {
@@ -221,7 +224,7 @@ func judgeFacts(cell Cell, a Attempt) Judgement {
 	starts := 1
 	for _, r := range cell.RestartsOf() {
 		if r.Starts {
-			starts++
+			starts += r.Times
 		}
 	}
 	names := map[string]bool{}

@@ -26,6 +26,9 @@ const (
 	// RestartAgentsGone: the agents are stopped for seven minutes, and their pods
 	// are evicted.
 	RestartAgentsGone Restart = "agents-gone"
+	// RestartSoak: all nodes are asked to restart at once, again and again, each
+	// time after the cluster was healthy.
+	RestartSoak Restart = "soak"
 )
 
 // RestartInfo is what there is to know of a restart.
@@ -33,8 +36,12 @@ type RestartInfo struct {
 	Restart Restart
 	// Happens and Recovers are its phases.
 	Happens, Recovers Phase
-	// Starts: every node starts anew, with another boot ID. Every cell has these.
+	// Starts: every node starts anew, with another boot ID.
 	Starts bool
+	// Always: every cell has it.
+	Always bool
+	// Times is how often it happens in a cell that has it.
+	Times int
 	// Away is how long the agents are stopped. With any, only cells with agents
 	// have it.
 	Away time.Duration
@@ -43,25 +50,56 @@ type RestartInfo struct {
 // Restarts lists every restart, in the order in which a cell has them.
 func Restarts() []RestartInfo {
 	return []RestartInfo{
-		{Restart: RestartGraceful, Happens: PhaseRestart, Recovers: PhaseRecover, Starts: true},
-		{Restart: RestartForced, Happens: PhaseForcedRestart, Recovers: PhaseForcedRecover, Starts: true},
-		{Restart: RestartService, Happens: "service-restart", Recovers: "service-recover"},
+		{Restart: RestartGraceful, Happens: PhaseRestart, Recovers: PhaseRecover, Starts: true, Always: true, Times: 1},
+		{Restart: RestartForced, Happens: PhaseForcedRestart, Recovers: PhaseForcedRecover, Starts: true, Always: true, Times: 1},
+		{Restart: RestartService, Happens: "service-restart", Recovers: "service-recover", Times: 1},
 		// The node lifecycle controller waits 50 s for a node's lease
 		// (node-monitor-grace-period), and pods tolerate its taint for 300 s.
-		{Restart: RestartAgentsAway, Happens: "agents-away", Recovers: "agents-back", Away: 90 * time.Second},
-		{Restart: RestartAgentsGone, Happens: "agents-gone", Recovers: "agents-returned", Away: 7 * time.Minute},
+		{Restart: RestartAgentsAway, Happens: "agents-away", Recovers: "agents-back", Away: 90 * time.Second, Times: 1},
+		{Restart: RestartAgentsGone, Happens: "agents-gone", Recovers: "agents-returned", Away: 7 * time.Minute, Times: 1},
+		{Restart: RestartSoak, Happens: "soak-restart", Recovers: "soak-recover", Starts: true},
 	}
 }
 
 // RestartsOf are the restarts that a cell has, in their order: a graceful and a
-// forced one, which every cell has, and those that the matrix asks for.
-func (c Cell) RestartsOf() []RestartInfo {
-	return slices.DeleteFunc(Restarts(), func(r RestartInfo) bool {
-		return !r.Starts && (!slices.Contains(c.Restarts, r.Restart) || r.Away > 0 && c.Topology.Agents == 0)
-	})
+// forced one, which every cell has, those that the matrix asks for, and those in a
+// row.
+func (c Cell) RestartsOf() (all []RestartInfo) {
+	for _, r := range Restarts() {
+		if r.Restart == RestartSoak {
+			r.Times = c.Soak
+		}
+		asked := r.Always || r.Restart == RestartSoak || slices.Contains(c.Restarts, r.Restart)
+		if asked && r.Times > 0 && (r.Away == 0 || c.Topology.Agents > 0) {
+			all = append(all, r)
+		}
+	}
+	return all
 }
 
-// Phases are the cell's, in order.
+// Course is the cell's proving phases in the order, and as often, as it goes
+// through them.
+func (c Cell) Course() []Phase {
+	course := []Phase{PhaseCreate, PhaseFix, PhaseInstall, PhaseBaseline}
+	for _, r := range c.RestartsOf() {
+		for range r.Times {
+			course = append(course, r.Happens, r.Recovers)
+		}
+	}
+	return course
+}
+
+// times is how often the cell has a phase.
+func (c Cell) times(p Phase) int {
+	for _, r := range c.RestartsOf() {
+		if p == r.Happens || p == r.Recovers {
+			return r.Times
+		}
+	}
+	return 1
+}
+
+// Phases are the cell's, in order, each once however often the cell has it.
 func (c Cell) Phases() []Phase {
 	phases := []Phase{PhaseCreate, PhaseFix, PhaseInstall, PhaseBaseline}
 	for _, r := range c.RestartsOf() {
@@ -77,7 +115,7 @@ func (c Cell) ProvingPhases() []Phase {
 
 // Phases lists every phase that a cell may have, in order.
 func Phases() []Phase {
-	every := Cell{Topology: Topology{Servers: 1, Agents: 1}}
+	every := Cell{Topology: Topology{Servers: 1, Agents: 1}, Soak: 1}
 	for _, r := range Restarts() {
 		every.Restarts = append(every.Restarts, r.Restart)
 	}

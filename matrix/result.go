@@ -97,6 +97,8 @@ type PhaseResult struct {
 	Evidence []Evidence `json:"evidence,omitempty"`
 	// Traffic is what clients saw, of a phase at whose end they were stopped.
 	Traffic []Traffic `json:"traffic,omitempty"`
+	// Recovery is how the cluster came back, in the second phase of a restart.
+	Recovery *Recovery `json:"recovery,omitempty"`
 }
 
 // Traffic is what a client of a cluster saw that asked again and again through a
@@ -232,6 +234,9 @@ type Attempt struct {
 	Kept string `json:"kept,omitempty"`
 	// Provenance is release or built.
 	Provenance string `json:"provenance,omitempty"`
+	// Soak is how long the cluster took to recover from restarts in a row; empty
+	// where there were none.
+	Soak []Figure `json:"soak,omitempty"`
 	// Hygiene is what the attempt found and left on its host; nil where it
 	// never came to a node.
 	Hygiene *Hygiene `json:"hygiene,omitempty"`
@@ -285,14 +290,30 @@ type HostTrace struct {
 	HostChange
 }
 
-// Phase finds a phase's result.
-func (a Attempt) Phase(p Phase) (PhaseResult, bool) {
+// Phase finds a phase's result: of one that the attempt had several times, the
+// first that did not pass, or else the last.
+func (a Attempt) Phase(p Phase) (found PhaseResult, ok bool) {
 	for _, r := range a.Phases {
 		if r.Phase == p {
-			return r, true
+			if found, ok = r, true; JudgePhase(r).Verdict != Pass {
+				break
+			}
 		}
 	}
-	return PhaseResult{}, false
+	return found, ok
+}
+
+// Through finds the result of a phase that an attempt at a cell is through with: it
+// had it as often as the cell has it, or did not pass.
+func (a Attempt) Through(c Cell, p Phase) (PhaseResult, bool) {
+	r, ok := a.Phase(p)
+	had := 0
+	for _, r := range a.Phases {
+		if r.Phase == p {
+			had++
+		}
+	}
+	return r, ok && (had >= c.times(p) || JudgePhase(r).Verdict != Pass)
 }
 
 // Judgement is a verdict with its reason.

@@ -35,14 +35,19 @@ func (a Attempt) Interrupted() bool {
 // then: collect or destroy where nothing is left to prove, and none where these
 // are done as well.
 func (a Attempt) Proof(c Cell) (decided, passed bool, in Phase) {
-	for _, phase := range c.ProvingPhases() {
-		r, ran := a.Phase(phase)
-		if !ran {
+	results := map[Phase][]PhaseResult{}
+	for _, r := range a.Phases {
+		results[r.Phase] = append(results[r.Phase], r)
+	}
+	for _, phase := range c.Course() {
+		ran := results[phase]
+		if len(ran) == 0 {
 			return false, false, phase
 		}
-		if JudgePhase(r).Verdict != Pass {
+		if JudgePhase(ran[0]).Verdict != Pass {
 			return !a.Interrupted(), false, a.after()
 		}
+		results[phase] = ran[1:]
 	}
 	return true, true, a.after()
 }

@@ -10,14 +10,14 @@ import (
 
 // OfCell is the matrix of one planned cell alone, as the plan froze it: at its exact
 // version, with the plan's limits, timeouts and sources. What it gives was read back
-// from its text. Fixes that were chosen and gates that are defied are no part of a
-// matrix, and a member of a remote cluster is one of the cells that it makes.
+// from its text. Fixes that were chosen, gates that are defied and restarts in a row
+// are no part of a matrix, and a member of a remote cluster is one of the cells that it makes.
 func OfCell(p matrix.Plan, c matrix.Cell) (*Matrix, error) {
 	fail := func(err error) (*Matrix, error) {
 		return nil, fmt.Errorf("write a matrix of cell %s: %w", c.ID, err)
 	}
 	want := c
-	want.Gate, want.Unavailable, want.DefyGates, want.With, want.Without = nil, "", false, nil, nil
+	want.Gate, want.Unavailable, want.DefyGates, want.With, want.Without, want.Soak = nil, "", false, nil, nil, 0
 	if want.Distro.Version != "" {
 		want.Distro.Channel = ""
 	}

@@ -239,7 +239,7 @@ type Restart string
 // words lists the values: those that cells do not have anyway.
 func (Restart) words() (words []string) {
 	for _, r := range matrix.Restarts() {
-		if !r.Starts {
+		if !r.Always && r.Restart != matrix.RestartSoak {
 			words = append(words, string(r.Restart))
 		}
 	}
@@ -275,12 +275,15 @@ func (Service) words() (words []string) {
 // FailingPhase is a phase that a cell may be expected to fail in.
 type FailingPhase string
 
-// words lists the values.
+// words lists the values: all but the phases of restarts in a row, which no matrix
+// file asks for.
 func (FailingPhase) words() (words []string) {
-	for _, p := range matrix.Phases() {
-		if p.Proves() {
-			words = append(words, string(p))
-		}
+	c := matrix.Cell{Topology: matrix.Topology{Servers: 1, Agents: 1}}
+	for _, r := range Restart("").words() {
+		c.Restarts = append(c.Restarts, matrix.Restart(r))
+	}
+	for _, p := range c.ProvingPhases() {
+		words = append(words, string(p))
 	}
 	return words
 }

@@ -200,7 +200,11 @@ func inputsOfCell(c matrix.Cell, a matrix.Attempt) Inputs {
 func restarts(c matrix.Cell) string {
 	var names []string
 	for _, r := range c.RestartsOf() {
-		names = append(names, string(r.Restart))
+		name := string(r.Restart)
+		if r.Times > 1 {
+			name += fmt.Sprintf(" %d times", r.Times)
+		}
+		names = append(names, name)
 	}
 	return strings.Join(names, ", ")
 }

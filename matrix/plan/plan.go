@@ -51,6 +51,8 @@ type Options struct {
 	DefyGates bool
 	// Part narrows the plan to one of its shards; the zero value is the whole.
 	Part Part
+	// Soak is how many restarts in a row every cell has after all others.
+	Soak int
 	// Now is when the plan is made; the zero value is the present.
 	Now time.Time
 }
@@ -81,7 +83,7 @@ func Make(ctx context.Context, m *config.Matrix, resolver Resolver, gates Gates,
 			return matrix.Plan{}, fmt.Errorf("plan %s: %w", m.File, err)
 		}
 		c := &cells[i]
-		c.With, c.Without, c.DefyGates = with, without, options.DefyGates
+		c.With, c.Without, c.DefyGates, c.Soak = with, without, options.DefyGates, options.Soak
 		release, err := r.distro(ctx, c)
 		if err != nil {
 			return matrix.Plan{}, err

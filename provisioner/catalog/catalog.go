@@ -638,6 +638,14 @@ func (h checks) Mark(ctx context.Context, cluster *provisioner.Cluster) (cell.Ma
 	return health.TakeSnapshot(ctx, cluster)
 }
 
+func (checks) Follow(ctx context.Context, cluster *provisioner.Cluster, mark cell.Mark, nodes []string) func() matrix.Recovery {
+	before, ok := mark.(health.Snapshot)
+	if !ok {
+		return func() matrix.Recovery { return matrix.Recovery{} }
+	}
+	return health.Follow(ctx, cluster, before, nodes)
+}
+
 func (h checks) Returned(ctx context.Context, cluster *provisioner.Cluster, mark cell.Mark, nodes []string) []matrix.Evidence {
 	before, ok := mark.(health.Snapshot)
 	if !ok {

@@ -75,6 +75,10 @@ type Health interface {
 	// AfterAway is Baseline with the proofs that these nodes were restarted since
 	// mark, that what Kubernetes had put on them is gone, and that nothing was lost.
 	AfterAway(ctx context.Context, cluster *provisioner.Cluster, mark Mark, nodes []string) (evidence []matrix.Evidence, waited time.Duration)
+	// Follow observes a cluster all the time from now on, while nodes of these
+	// names, or the services of all nodes, are restarted. told ends that, and is
+	// what was seen.
+	Follow(ctx context.Context, cluster *provisioner.Cluster, mark Mark, nodes []string) (told func() matrix.Recovery)
 	// Returned looks until nodes that were restarted since mark, by themselves,
 	// are back in the cluster and all nodes' pods reach each other.
 	Returned(ctx context.Context, cluster *provisioner.Cluster, mark Mark, nodes []string) []matrix.Evidence
@@ -201,7 +205,9 @@ type run struct {
 	addresses []string
 	cluster   *provisioner.Cluster
 	mark      Mark
-	release   func(context.Context) error
+	// told ends the observation of a restart, and says what was seen.
+	told    func() matrix.Recovery
+	release func(context.Context) error
 	// around is nil where the cell asks for no services.
 	around Around
 	// leave is nil as long as the cell has nothing on the host.
@@ -249,6 +255,8 @@ func (r *Runner) steps(c matrix.Cell) []step {
 			}
 		case matrix.RestartForced:
 			happens.do, recovers.do = restart(provisioner.Node.ForceRestart), looking((*run).afterRestart)
+		case matrix.RestartSoak:
+			happens.do, recovers.do = restart(provisioner.Node.Restart), looking((*run).afterRestart)
 		case matrix.RestartService:
 			happens.do, recovers.do = (*run).restartServices, looking((*run).afterServices)
 		default:
@@ -256,7 +264,9 @@ func (r *Runner) steps(c matrix.Cell) []step {
 			happens.do, recovers.do = agentsAway(info.Away), looking((*run).afterAway)
 		}
 		happens.do, recovers.do = watching(happens.do), seen(recovers.do, info.Starts)
-		steps = append(steps, happens, recovers)
+		for range info.Times {
+			steps = append(steps, happens, recovers)
+		}
 	}
 	return steps
 }
@@ -298,6 +308,7 @@ func (r *Runner) Run(ctx context.Context, c matrix.Cell, attempt int, changed fu
 			break
 		}
 	}
+	x.told() // where a restart was not gone through
 	x.collect(ctx, passed)
 	quiet()
 	x.destroy(ctx, passed)
@@ -306,7 +317,8 @@ func (r *Runner) Run(ctx context.Context, c matrix.Cell, attempt int, changed fu
 
 // begin is an attempt of which nothing is known yet but its nodes' names.
 func (r *Runner) begin(c matrix.Cell, attempt int, changed func(matrix.Attempt)) *run {
-	x := &run{Runner: r, cell: c, changed: changed, release: func(context.Context) error { return nil }}
+	x := &run{Runner: r, cell: c, changed: changed, release: func(context.Context) error { return nil },
+		told: func() matrix.Recovery { return matrix.Recovery{} }}
 	for n := range c.Topology.Nodes() {
 		x.names = append(x.names, NodeName(c, r.Owner["run"], attempt, n))
 	}
@@ -315,7 +327,7 @@ func (r *Runner) begin(c matrix.Cell, attempt int, changed func(matrix.Attempt))
 
 // end is the attempt's.
 func (x *run) end() matrix.Attempt {
-	x.attempt.Ended = x.Clock.Now()
+	x.attempt.Ended, x.attempt.Soak = x.Clock.Now(), soaked(x.attempt.Phases)
 	x.report()
 	return x.attempt
 }
@@ -375,6 +387,19 @@ func (x *run) find(ctx context.Context) (left int, err error) {
 		}
 	}
 	return left, nil
+}
+
+// soaked is how long the cluster took to recover from the restarts in a row.
+func soaked(phases []matrix.PhaseResult) []matrix.Figure {
+	var all []matrix.Recovery
+	for _, r := range matrix.Restarts() {
+		for _, p := range phases {
+			if r.Restart == matrix.RestartSoak && p.Phase == r.Recovers && p.Recovery != nil {
+				all = append(all, *p.Recovery)
+			}
+		}
+	}
+	return matrix.Recoveries(all)
 }
 
 // NodeName is a node's name: a DNS label that says what it is, with a hash
@@ -803,6 +828,9 @@ func looking(checks func(*run, context.Context) ([]matrix.Evidence, time.Duratio
 	return func(x *run, ctx context.Context, result *matrix.PhaseResult) error {
 		evidence, waited := checks(x, ctx)
 		result.Evidence, result.Waited = evidence, matrix.Duration(waited)
+		if result.Phase != matrix.PhaseBaseline {
+			result.Recovery = new(x.told())
+		}
 		if err := x.verifyRunning(ctx, result); err != nil {
 			return err
 		}
@@ -843,7 +871,7 @@ func (x *run) verifyRunning(ctx context.Context, result *matrix.PhaseResult) err
 // IDs that it happened and by the fixes' verification that they survived it.
 func restart(do func(provisioner.Node, context.Context) error) func(*run, context.Context, *matrix.PhaseResult) error {
 	return func(x *run, ctx context.Context, result *matrix.PhaseResult) error {
-		if err := x.takeMark(ctx); err != nil {
+		if err := x.takeMark(ctx, x.names); err != nil {
 			return err
 		}
 		return x.restartNodes(ctx, result, span{0, len(x.nodes)}, do)
@@ -854,7 +882,7 @@ func restart(do func(provisioner.Node, context.Context) error) func(*run, contex
 // operator would do it: all agents, then one server after the other, each
 // once those before are back and the nodes' pods reach each other.
 func (x *run) restartInTurns(ctx context.Context, result *matrix.PhaseResult) error {
-	if err := x.takeMark(ctx); err != nil {
+	if err := x.takeMark(ctx, x.names); err != nil {
 		return err
 	}
 	for _, turn := range turns(x.cell.Topology) {
@@ -879,10 +907,14 @@ func (x *run) restartInTurns(ctx context.Context, result *matrix.PhaseResult) er
 	return nil
 }
 
-func (x *run) takeMark(ctx context.Context) (err error) {
+// takeMark marks the cluster, and has it observed from then on: the nodes of these
+// names are to be restarted.
+func (x *run) takeMark(ctx context.Context, restarted []string) (err error) {
 	if x.mark, err = x.Health.Mark(ctx, x.cluster); err != nil {
 		return fmt.Errorf("mark the cluster before the restart: %w", err)
 	}
+	// It goes on in the next phase, until told.
+	x.told = sync.OnceValue(x.Health.Follow(context.WithoutCancel(ctx), x.cluster, x.mark, restarted))
 	return nil
 }
 
@@ -919,7 +951,7 @@ func (x *run) started(ctx context.Context, i int, node provisioner.Node, evidenc
 // restartServices restarts what is Kubernetes on every node, and shows by the
 // invocations that it happened.
 func (x *run) restartServices(ctx context.Context, result *matrix.PhaseResult) error {
-	if err := x.takeMark(ctx); err != nil {
+	if err := x.takeMark(ctx, nil); err != nil {
 		return err
 	}
 	return x.eachNode(ctx, result, func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
@@ -966,10 +998,10 @@ func invocations(ctx context.Context, node provisioner.Node, units []string) ([]
 // it, and starts them.
 func agentsAway(away time.Duration) func(*run, context.Context, *matrix.PhaseResult) error {
 	return func(x *run, ctx context.Context, result *matrix.PhaseResult) error {
-		if err := x.takeMark(ctx); err != nil {
+		servers := x.cell.Topology.Servers
+		if err := x.takeMark(ctx, x.names[servers:]); err != nil {
 			return err
 		}
-		servers := x.cell.Topology.Servers
 		err := x.nodesAt(ctx, result, servers, len(x.nodes), func(ctx context.Context, _ int, node provisioner.Node) ([]matrix.Evidence, error) {
 			within, cancel := context.WithTimeout(ctx, x.Timeouts.Restart.Std())
 			defer cancel()

@@ -142,12 +142,71 @@ func TestFurtherRestarts(t *testing.T) {
 	for i, want := range []int{3, 4, 4} {
 		g.Expect(a.Nodes[i].BootIDs).To(HaveLen(want))
 	}
+	g.Expect(w.followed).To(HaveExactElements(3, 3, 0, 2), "the nodes that are restarted")
+	g.Expect(w.told).To(Equal(4), "each observation ends, once")
+	for phase, want := range map[matrix.Phase]*matrix.Duration{"baseline": nil, "restart": nil, "recover": seconds(1), "forced-recover": seconds(2), "service-recover": seconds(3), "agents-back": seconds(4)} {
+		if r, _ := a.Phase(phase); want == nil {
+			g.Expect(r.Recovery).To(BeNil(), "%s", phase)
+		} else {
+			g.Expect(r.Recovery).To(HaveValue(HaveField("API", HaveValue(Equal(*want)))), "%s", phase)
+		}
+	}
 	away, _ := a.Phase("agents-away")
 	g.Expect(away.Duration.Std()).To(BeNumerically(">=", 90*time.Second))
 
 	c = planned("1")
 	c.Restarts = []matrix.Restart{matrix.RestartAgentsGone}
 	g.Expect(phases(attempt(t, newFakeWorld(), c, nil))).To(Equal((matrix.Cell{}).Phases()), "there is no agent")
+}
+
+// TestSoak: the restarts in a row come last, each observed by itself.
+func TestSoak(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1")
+	c.Soak = 3
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a)).To(Equal(matrix.Judgement{Verdict: matrix.Pass}))
+	g.Expect(phases(a)[8:]).To(Equal([]matrix.Phase{"soak-restart", "soak-recover", "soak-restart", "soak-recover", "soak-restart", "soak-recover", "collect", "destroy"}))
+	g.Expect(a.Soak).To(Equal([]matrix.Figure{{Name: "api", Of: 3, P50: *seconds(4), P95: *seconds(5), Max: *seconds(5)}}))
+	g.Expect(a.Nodes[0].BootIDs).To(HaveLen(6))
+
+	// Its process is gone in the second one: what was seen of the first stays.
+	begun := a
+	begun.Phases, begun.Ended, begun.Hygiene, begun.Soak = a.Phases[:11], time.Time{}, nil, nil
+	synctest.Test(t, func(t *testing.T) {
+		taken, err := newFakeWorld().runner().TakeUp(t.Context(), c, 1, begun, func(matrix.Attempt) {})
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(phases(taken)[10:]).To(Equal([]matrix.Phase{"soak-restart", "soak-recover", "destroy"}))
+		g.Expect(taken.Interrupted()).To(BeTrue())
+		g.Expect(taken.Soak).To(HaveExactElements(HaveField("Of", 1)))
+	})
+
+	w = newFakeWorld()
+	w.meet = func(_ context.Context, _, called string) error {
+		if called == "restart 3" {
+			return errWorld
+		}
+		return nil
+	}
+	a = attempt(t, w, c, nil)
+	g.Expect(verdict(c, a).Phase).To(BeEquivalentTo("soak-restart"))
+	g.Expect(a.Soak).To(Equal([]matrix.Figure{{Name: "api", Of: 1, P50: *seconds(3), P95: *seconds(3), Max: *seconds(3)}}))
+}
+
+func seconds(n time.Duration) *matrix.Duration { return new(matrix.Duration(n * time.Second)) }
+
+// TestObservationEnds: a cell that fails in a restart is not observed any longer.
+func TestObservationEnds(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1")
+	w.meet = func(_ context.Context, call, _ string) error {
+		if call == "restart" {
+			return errWorld
+		}
+		return nil
+	}
+	g.Expect(verdict(c, attempt(t, w, c, nil)).Phase).To(Equal(matrix.PhaseRestart))
+	g.Expect(w.told).To(Equal(1))
 }
 
 // TestServiceThatDoesNotRestart: one that runs on as it did was not restarted.

@@ -59,6 +59,10 @@ type fakeWorld struct {
 	// services is how many were started and not removed.
 	services int
 	verified []matrix.Phase
+	// followed is of how many nodes each observation of a restart was, told how
+	// many of them ended.
+	followed []int
+	told     int
 	logs     map[string]string
 	specs    map[string]provisioner.NodeSpec
 }
@@ -337,6 +341,16 @@ func (h fakeHealth) Away(ctx context.Context, _ *provisioner.Cluster, nodes []st
 
 func (h fakeHealth) AfterAway(ctx context.Context, _ *provisioner.Cluster, _ cell.Mark, nodes []string) ([]matrix.Evidence, time.Duration) {
 	return []matrix.Evidence{h.look(ctx, fmt.Sprintf("after-away of %d", len(nodes)), "")}, stability
+}
+
+// Follow sees the API come back after as many seconds as it was begun.
+func (h fakeHealth) Follow(_ context.Context, _ *provisioner.Cluster, _ cell.Mark, nodes []string) func() matrix.Recovery {
+	h.followed = append(h.followed, len(nodes))
+	begun := matrix.Duration(len(h.followed))
+	return func() matrix.Recovery {
+		h.told++
+		return matrix.Recovery{API: new(begun * matrix.Duration(time.Second))}
+	}
 }
 
 func (h fakeHealth) Returned(ctx context.Context, _ *provisioner.Cluster, mark cell.Mark, nodes []string) []matrix.Evidence {

@@ -142,12 +142,12 @@ func (e *Engine) Result(ctx context.Context, id matrix.CellID) (matrix.Result, e
 	return result, nil
 }
 
-// Phase waits until a phase of the cell's first attempt has a result, or the
-// cell ended without one (ok is false).
+// Phase waits until the cell's first attempt is through with a phase, or the cell
+// ended without that (ok is false).
 func (e *Engine) Phase(ctx context.Context, id matrix.CellID, phase matrix.Phase) (result matrix.PhaseResult, ok bool, err error) {
 	err = e.await(ctx, func() bool {
 		if attempts := e.results[id].Attempts; len(attempts) > 0 {
-			result, ok = attempts[0].Phase(phase)
+			result, ok = attempts[0].Through(e.results[id].Cell, phase)
 		}
 		return ok || e.ended[id]
 	})

@@ -157,7 +157,7 @@ func drawMortal(t *testing.T, random *rand.Rand, identity fakeincus.Identity) *m
 		for i := range 1 + random.IntN(2) {
 			kind := kinds[random.IntN(len(kinds))]
 			c := cellOn(fmt.Sprintf("host%d", h), []string{"1", "1", "1+1"}[random.IntN(3)])
-			c.Host.Driver = "remote"
+			c.Host.Driver, c.Soak = "remote", []int{0, 0, 2}[random.IntN(3)]
 			if kind == expected {
 				c.Expect = &matrix.Expectation{Phase: matrix.PhaseInstall, Signature: "known", Issue: "https://example.org/1"}
 			}

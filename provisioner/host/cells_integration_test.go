@@ -182,6 +182,9 @@ func (f fakes) Baseline(context.Context, *provisioner.Cluster) ([]matrix.Evidenc
 	}
 	return healthy("baseline"), 0
 }
+func (f fakes) Follow(context.Context, *provisioner.Cluster, cell.Mark, []string) func() matrix.Recovery {
+	return func() matrix.Recovery { return matrix.Recovery{} }
+}
 func (f fakes) Returned(context.Context, *provisioner.Cluster, cell.Mark, []string) []matrix.Evidence {
 	return healthy("returned")
 }

@@ -37,6 +37,9 @@ type Request struct {
 	With, Without []string
 	// Restarts are further ones for every cell, beside those of the matrix.
 	Restarts []string
+	// Soak is how many restarts in a row every cell has after all others; at most
+	// mostSoak.
+	Soak int
 	// DefyGates runs cells that a gate rules out, where that can show whether it
 	// still holds.
 	DefyGates bool
@@ -79,6 +82,9 @@ func (e *UsageError) Error() string { return e.Err.Error() }
 // Unwrap is the cause.
 func (e *UsageError) Unwrap() error { return e.Err }
 
+// mostSoak restarts in a row take a cell the most of a day.
+const mostSoak = 1000
+
 // Plan expands the matrix, resolves everything, and freezes it. Errors of the
 // user's are *UsageError.
 func Plan(ctx context.Context, r Request) (*Planned, error) {
@@ -92,6 +98,9 @@ func Plan(ctx context.Context, r Request) (*Planned, error) {
 	}
 	if err := m.AddRestarts(r.Restarts); err != nil {
 		return nil, &UsageError{err}
+	}
+	if r.Soak < 0 || r.Soak > mostSoak {
+		return nil, &UsageError{fmt.Errorf("%d restarts in a row: want 0 to %d", r.Soak, mostSoak)}
 	}
 	knowledge, err := catalog.LoadKnowledge(ctx, r.FixFolders...)
 	if err != nil {
@@ -122,7 +131,7 @@ func Plan(ctx context.Context, r Request) (*Planned, error) {
 		return nil, &UsageError{err}
 	}
 	p, err := plan.Make(ctx, m, catalog.Resolver{Artifacts: store, Images: &image.Store{CacheDir: cacheDir, Sources: sources.Images, OSes: knowledge.OSes}}, knowledge,
-		plan.Options{Only: r.Only, Skip: r.Skip, With: r.With, Without: r.Without, DefyGates: r.DefyGates, Part: r.Part})
+		plan.Options{Only: r.Only, Skip: r.Skip, With: r.With, Without: r.Without, DefyGates: r.DefyGates, Part: r.Part, Soak: r.Soak})
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("make the plan: %w", context.Cause(ctx))

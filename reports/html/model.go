@@ -309,6 +309,10 @@ type restart struct {
 	Name                  string
 	Restarted, Net, Waits time.Duration
 	Verdict               matrix.Verdict
+	// API, Ready and Pods are when each was there again, Taints what nodes were
+	// tainted with meanwhile.
+	API, Ready, Pods string
+	Taints           []string
 }
 
 type past struct {
@@ -426,15 +430,16 @@ func restarts(phases []view.Phase) (all []restart) {
 	for _, ph := range phases {
 		by[ph.Name] = ph
 	}
-	for _, way := range []struct {
-		name          string
-		stop, recover matrix.Phase
-	}{{"graceful", matrix.PhaseRestart, matrix.PhaseRecover}, {"forced", matrix.PhaseForcedRestart, matrix.PhaseForcedRecover}} {
-		stop, back := by[string(way.stop)], by[string(way.recover)]
+	for _, way := range matrix.Restarts() {
+		stop, back := by[string(way.Happens)], by[string(way.Recovers)]
 		if !stop.Ran {
 			continue
 		}
-		r := restart{Name: way.name, Restarted: stop.Took, Net: back.Took - back.Waited, Waits: back.Waited, Verdict: back.Verdict}
+		r := restart{Name: string(way.Restart), Restarted: stop.Took, Net: back.Took - back.Waited, Waits: back.Waited, Verdict: back.Verdict,
+			API: back.Recovered("api"), Ready: back.Recovered("ready"), Pods: back.Recovered("pods"), Taints: back.Taints()}
+		if n := len(back.Recoveries); n > 1 {
+			r.Name = fmt.Sprintf("%s, %d times", r.Name, n)
+		}
 		if stop.Verdict != matrix.Pass {
 			r.Verdict = stop.Verdict
 		}

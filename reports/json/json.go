@@ -102,6 +102,10 @@ type Phase struct {
 	Evidence      []matrix.Evidence `json:"evidence,omitempty"`
 	// Traffic is what clients saw through services, until the phase ended.
 	Traffic []matrix.Traffic `json:"traffic,omitempty"`
+	// Recoveries are how the cluster came back from a restart, each time, and
+	// Recovery their distributions where there are several.
+	Recoveries []matrix.Recovery `json:"recoveries,omitempty"`
+	Recovery   []matrix.Figure   `json:"recovery,omitempty"`
 }
 
 // Render writes a run. It returns only errors of writing.
@@ -146,8 +150,12 @@ func New(run matrix.Run) Report {
 			cell.Fixes[f.State] = f.Fixes
 		}
 		for _, p := range c.Phases {
-			cell.Phases = append(cell.Phases, Phase{Phase: p.Name, Ran: p.Ran, Verdict: p.Verdict, Reason: p.Reason,
-				Seconds: p.Took.Seconds(), WaitedSeconds: p.Waited.Seconds(), Evidence: p.Evidence, Traffic: p.Traffic})
+			phase := Phase{Phase: p.Name, Ran: p.Ran, Verdict: p.Verdict, Reason: p.Reason,
+				Seconds: p.Took.Seconds(), WaitedSeconds: p.Waited.Seconds(), Evidence: p.Evidence, Traffic: p.Traffic, Recoveries: p.Recoveries}
+			if len(p.Recoveries) > 1 {
+				phase.Recovery = p.Figures()
+			}
+			cell.Phases = append(cell.Phases, phase)
 		}
 		r.Cells = append(r.Cells, cell)
 	}

@@ -73,6 +73,31 @@ func events() []runfolder.Event {
 	}
 }
 
+// TestRestartsInARow: a phase that a cell has again is one that it is in again.
+func TestRestartsInARow(t *testing.T) {
+	p := plan()
+	p.Cells[0].Soak = 2
+	s := newState(p)
+	c, pass, fail := s.cells[0], matrix.Pass, matrix.Fail
+	in := func(want matrix.Phase) {
+		t.Helper()
+		if got := c.phase(); got != want {
+			t.Errorf("in %s, want %s", got, want)
+		}
+	}
+	for _, phase := range c.Course() {
+		in(phase)
+		s.apply(runfolder.Event{Kind: runfolder.PhaseEnded, Cell: c.ID, Attempt: 1, Phase: phase, Verdict: &pass})
+	}
+	in(matrix.PhaseCollect)
+	s.apply(runfolder.Event{Kind: runfolder.PhaseEnded, Cell: c.ID, Attempt: 2, Phase: matrix.PhaseCreate, Verdict: &pass})
+	in(matrix.PhaseFix)
+	s.apply(runfolder.Event{Kind: runfolder.PhaseEnded, Cell: c.ID, Attempt: 2, Phase: matrix.PhaseFix, Verdict: &fail})
+	in(matrix.PhaseCollect)
+	s.apply(runfolder.Event{Kind: runfolder.PhaseEnded, Cell: c.ID, Attempt: 2, Phase: matrix.PhaseCollect, Verdict: &pass})
+	in(matrix.PhaseDestroy)
+}
+
 func newTestModel(t *testing.T, interrupt func()) *model {
 	t.Helper()
 	p := plan()

@@ -40,7 +40,9 @@ type cell struct {
 	started, since, ended time.Time
 	attempt               int
 	phases                map[matrix.Phase]runfolder.Event
-	said                  []line
+	// had is how often the attempt had each phase.
+	had  map[matrix.Phase]int
+	said []line
 }
 
 // host is where cells run.
@@ -63,7 +65,7 @@ func newState(plan matrix.Plan) *state {
 	s := &state{plan: plan, place: map[matrix.CellID]*cell{}, longest: len("CELL")}
 	phases := map[matrix.Phase]bool{}
 	for _, c := range plan.Cells {
-		one := &cell{Cell: c, phases: map[matrix.Phase]runfolder.Event{}}
+		one := &cell{Cell: c, phases: map[matrix.Phase]runfolder.Event{}, had: map[matrix.Phase]int{}}
 		s.cells, s.place[c.ID] = append(s.cells, one), one
 		s.longest = max(s.longest, ansi.StringWidth(string(c.ID)))
 		for _, phase := range c.Phases() {
@@ -112,9 +114,10 @@ func (s *state) apply(e runfolder.Event) {
 			return
 		}
 		if e.Attempt > c.attempt {
-			c.attempt, c.phases = e.Attempt, map[matrix.Phase]runfolder.Event{}
+			c.attempt, c.phases, c.had = e.Attempt, map[matrix.Phase]runfolder.Event{}, map[matrix.Phase]int{}
 		}
 		c.phases[e.Phase], c.since = e, e.Time
+		c.had[e.Phase]++
 		c.said = say(c.said, line{e.Time, progress.Phase(e)})
 	case runfolder.CellEnded:
 		c.verdict, c.ended = e.Verdict, e.Time
@@ -145,16 +148,17 @@ func (c *cell) runs() bool { return !c.started.IsZero() && c.verdict == nil }
 // phase is the one that a cell under way is in: its phases follow each other,
 // and after one that did not pass only what was seen is collected.
 func (c *cell) phase() matrix.Phase {
-	for _, p := range c.Phases() {
-		e, over := c.phases[p]
+	through := map[matrix.Phase]int{}
+	for _, p := range append(c.Course(), matrix.PhaseCollect, matrix.PhaseDestroy) {
+		through[p]++
 		switch {
-		case over && *e.Verdict != matrix.Pass && p.Proves():
-			if _, collected := c.phases[matrix.PhaseCollect]; collected {
+		case c.had[p] < through[p]:
+			return p
+		case *c.phases[p].Verdict != matrix.Pass && p.Proves():
+			if c.had[matrix.PhaseCollect] > 0 {
 				return matrix.PhaseDestroy
 			}
 			return matrix.PhaseCollect
-		case !over:
-			return p
 		}
 	}
 	return matrix.PhaseDestroy

@@ -69,6 +69,7 @@ func sections(v view.Run) (head string, all []*section, err error) {
 	}
 	add("the table", 2, func(out *bytes.Buffer) error { return cells(out, v) })
 	add("its legend", 0, func(out *bytes.Buffer) error { legend(out, v); return nil })
+	add("restarts in a row", 4, func(out *bytes.Buffer) error { soaks(out, v); return nil })
 	add("fixes left out", 4, func(out *bytes.Buffer) error { return ablations(out, v) })
 	add("not passed", 3, func(out *bytes.Buffer) error { deviations(out, v); return nil })
 	add("what clients saw", 4, func(out *bytes.Buffer) error { return traffic(out, v) })
@@ -123,6 +124,17 @@ func harness(out *bytes.Buffer, v view.Run) {
 	out.WriteString("\n## Harness errors\n\n")
 	for _, e := range v.HarnessErrors {
 		fmt.Fprintf(out, "- %s\n", Code(e))
+	}
+}
+
+// soaks are the recoveries from restarts in a row.
+func soaks(out *bytes.Buffer, v view.Run) {
+	title := "\n## Restarts in a row\n\n"
+	for _, c := range v.Cells {
+		if soak := c.Soak(); soak != "" {
+			fmt.Fprintf(out, "%s- %s: %s\n", title, Escape(c.ID), Escape(soak))
+			title = ""
+		}
 	}
 }
 

@@ -53,6 +53,11 @@ func RenderWith(w io.Writer, run matrix.Run, o Options) error {
 		legend += "; " + view.ChosenLegend
 	}
 	p.wrapped("", legend)
+	for _, c := range p.run.Cells {
+		if soak := c.Soak(); soak != "" {
+			p.wrapped("", c.ID+": "+soak)
+		}
+	}
 	p.out.WriteString("\n")
 	p.deviations()
 	if err := p.ablations(); err != nil {

@@ -118,6 +118,8 @@ type Phase struct {
 	Evidence     []matrix.Evidence
 	// Traffic is what clients saw until the phase ended.
 	Traffic []matrix.Traffic
+	// Recoveries are how the cluster came back each time.
+	Recoveries []matrix.Recovery
 }
 
 // Try is one attempt at a cell, judged by itself.
@@ -250,6 +252,9 @@ func newCell(r matrix.Result, phases []matrix.Phase) Cell {
 			p.Ran = true
 			p.Took += pr.Duration.Std()
 			p.Waited += pr.Waited.Std()
+			if pr.Recovery != nil {
+				p.Recoveries = append(p.Recoveries, plainRecovery(*pr.Recovery))
+			}
 			if p.Evidence == nil {
 				p.Evidence = plainEvidence(pr.Evidence)
 			} else {

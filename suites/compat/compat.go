@@ -20,8 +20,8 @@ import (
 
 // Subject is a run in flight.
 type Subject interface {
-	// Phase waits until a phase of a cell's first attempt has a result; ok is
-	// false where the cell ended without one.
+	// Phase waits until a cell's first attempt is through with a phase; ok is
+	// false where the cell ended without that.
 	Phase(ctx context.Context, id matrix.CellID, phase matrix.Phase) (result matrix.PhaseResult, ok bool, err error)
 	// Result waits for a cell's end.
 	Result(ctx context.Context, id matrix.CellID) (matrix.Result, error)

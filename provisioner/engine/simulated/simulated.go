@@ -125,6 +125,11 @@ func (Health) AfterAway(context.Context, *provisioner.Cluster, cell.Mark, []stri
 	return nil, 0
 }
 
+// Follow sees nothing.
+func (Health) Follow(context.Context, *provisioner.Cluster, cell.Mark, []string) func() matrix.Recovery {
+	return func() matrix.Recovery { return matrix.Recovery{} }
+}
+
 // Returned looks by "returned".
 func (Health) Returned(ctx context.Context, c *provisioner.Cluster, _ cell.Mark, _ []string) []matrix.Evidence {
 	return see(ctx, c.Nodes, "returned")

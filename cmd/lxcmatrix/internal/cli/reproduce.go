@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -123,6 +124,9 @@ func (p *program) again(ctx context.Context, r matrix.Run, id matrix.CellID, fol
 	}
 	if planned.DefyGates {
 		command = append(command, "--defy-gates")
+	}
+	if planned.Soak > 0 {
+		command = append(command, "--soak", strconv.Itoa(planned.Soak))
 	}
 	line, err := shellLine(command)
 	if err != nil {

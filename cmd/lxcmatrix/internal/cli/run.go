@@ -48,6 +48,7 @@ func (s *selection) shard() (err error) {
 
 func (s *selection) restartFlag(f *pflag.FlagSet) {
 	f.StringArrayVar(&s.Restarts, "restart", nil, "a further `kind` of restart for every cell: service, agents-away or agents-gone; may be repeated")
+	f.IntVar(&s.Soak, "soak", 0, "restart the nodes of every cell `N` times in a row at the end, and tell how long they took to recover")
 }
 
 // inputFlags are those that say what cells are made of.
@@ -107,6 +108,7 @@ different sources, share a lock: lxcmatrix artifacts lock, then --lock.`,
   lxcmatrix run -f smoke --without restrict-oom-score-adj --keep on-failure
   lxcmatrix run --only debian/13 --with kmsg-console --without kmsg-device
   lxcmatrix run -f kernels --defy-gates
+  lxcmatrix run -f smoke --soak 20
   lxcmatrix run -f kernels --shard 2/3
   lxcmatrix run --detach
   lxcmatrix run --junit junit.xml --markdown report.md
