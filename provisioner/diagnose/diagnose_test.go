@@ -220,6 +220,7 @@ func lines() map[string][][2]string {
 		"dns-port-filtered":         {{"state.txt", `-A PREROUTING -p tcp -m tcp --dport 53 -j DROP`}},
 		"vxlan-port-filtered":       {{"state.txt", `-A PREROUTING -p udp -m udp --dport 8472 -j DROP`}},
 		"overlay-mtu":               {{"baseline.log", `pod-to-pod on a1: 10.244.0.4:8080 answers, but not a request of 4000 bytes, want an answer of pod probe-s1 at 10.244.0.4:8080 on node s1`}},
+		"datagrams-lost":            {{"baseline.log", `pod-to-pod-udp on a1: exec "/probe udp --timeout 500ms 10.244.1.3:8080 1400 4000" in pod probe-a1: command terminated with exit code 1: probe: no answer of 10.244.1.3:8080 to a datagram of 4000 bytes: read udp 10.244.1.2:33003->10.244.1.3:8080: i/o timeout, want an answer of pod daemon-x at 10.244.1.3:8080 on node a1`}},
 		"host-port-closed":          {{"recover.log", `host-port on a1: port 18080 of the node: dial tcp 10.0.0.9:18080: connect: connection refused, want an answer of pod daemon-x`}},
 		"node-port-closed":          {{"baseline.log", `service-nodeport on a1: port 30180 of the node: dial tcp 10.0.0.9:30180: i/o timeout, want an answer of pod probe-a1`}},
 		"daemonset-nowhere":         {{"baseline.log", `daemonset on s1: no daemon pod yet, want a Ready pod`}},

@@ -131,6 +131,7 @@ func unrecorded() map[string]string {
 		"containerd-down":             fault,
 		"data-lost":                   fault,
 		"event-storm":                 fault,
+		"datagrams-lost":              fault,
 		"quota-exceeded":              fault,
 		"kmsg-link":                   fault,
 		"daemonset-nowhere":           fault,

@@ -600,6 +600,15 @@ func (w *world) probeRun(pod string, args []string) (stdout, failure string) {
 			}
 		}
 		return stdout, ""
+	case "udp":
+		for _, p := range w.pods {
+			if args[4] == p.Status.PodIP+":8080" {
+				for _, size := range args[5:] {
+					stdout += "pod " + p.Name + ", " + size + " bytes\n"
+				}
+			}
+		}
+		return stdout, ""
 	case "get":
 		var probes []string
 		for _, p := range w.pods {

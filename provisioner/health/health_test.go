@@ -300,6 +300,9 @@ func baselineSpoiled() []spoiled {
 		{"service-headless", "endpoints of before", func(w *world) { w.endpoints = "10.244.8.8" }, "service probe-headless has the endpoints [10.244.8.8]"},
 		{"pod-to-pod", "a failure", execFails, "it went wrong"},
 		{"pod-to-pod", "nobody else on the node", func(w *world) { w.removePod("daemon-") }, "on node cp1, no daemon pod yet"},
+		{"pod-to-pod-udp", "a failure", execFails, "it went wrong"},
+		{"pod-to-pod-udp", "a stranger answers", execSays("pod stranger, 1400 bytes\npod stranger, 4000 bytes\n"), `answered "pod stranger, 1400 bytes`},
+		{"pod-to-pod-udp", "one size alone", execSays("pod daemon-cp1, 1400 bytes\n"), `answered "pod daemon-cp1, 1400 bytes"`},
 		{"job", "no end", func(w *world) { w.answer = jobIs(nil) }, "has no pod yet"},
 		{"job", "failed", func(w *world) {
 			w.answer = jobIs([]batchv1.JobCondition{{Type: batchv1.JobFailed, Status: corev1.ConditionTrue, Reason: "BackoffLimitExceeded", Message: "it has failed"}})

@@ -173,6 +173,34 @@ func serviceHeadless(before *Snapshot) check {
 	return c
 }
 
+// datagrams are sizes of what is sent in one packet, and in several fragments of
+// one.
+var datagrams = [...]string{"1400", "4000"}
+
+// podToPodUDP: the probe on each node gets its datagrams back from a pod on its
+// own node and on every other, whole ones and such as take several packets.
+func podToPodUDP(before *Snapshot) check {
+	c := check{name: "pod-to-pod-udp", every: pollInterval}
+	c.begin = func(s *session) look {
+		asked := 0
+		return fromEachProbe(c.name, before, func(ctx context.Context, s *session, from probePod, all []probePod) (finding, error) {
+			timeout := patience(asked).String()
+			asked++
+			return s.askEachNode(ctx, before, from, all, func(to probePod, address string) (string, error) {
+				out, err := s.api.exec(ctx, from.name, append([]string{"/probe", "udp", "--timeout", timeout, address}, datagrams[:]...)...)
+				if err != nil {
+					return "", err
+				}
+				if lines := strings.Count(out.stdout, "pod "+to.name+","); lines != len(datagrams) {
+					return fmt.Sprintf("%s answered %q", address, shorten(out.stdout)), nil
+				}
+				return "", nil
+			})
+		}).begin(s)
+	}
+	return c
+}
+
 // askEachNode asks a pod on each node from a probe: on its own node the
 // DaemonSet's, since the probe is the one that asks, and the probes on the others.
 // ask says what is wrong with the answer; empty if nothing is.

@@ -76,7 +76,7 @@ func cluster(before *Snapshot) []provisioner.Check {
 // are reached.
 func network(before *Snapshot) []provisioner.Check {
 	return []provisioner.Check{
-		podToPod(before), dns(before),
+		podToPod(before), podToPodUDP(before), dns(before),
 		serviceClusterIP(before), serviceHeadless(before), serviceNodePort(before), hostPort(before),
 	}
 }

@@ -106,7 +106,7 @@ func lookAtAHealthyCluster(t *testing.T) {
 		g.Expect(outcomes).To(HaveEach(matrix.Healthy), check)
 	}
 	for check, nodes := range map[string][]string{"workload": {""}, "dns": {""}, "service-clusterip": {""}, "exec": {""}, "logs": {""},
-		"pod-to-pod": {""}, "daemonset": {""}, "job": {""}, "rollout": {""}, "service-headless": {""}, "service-nodeport": {""}, "host-port": {""},
+		"pod-to-pod": {""}, "pod-to-pod-udp": {""}, "daemonset": {""}, "job": {""}, "rollout": {""}, "service-headless": {""}, "service-nodeport": {""}, "host-port": {""},
 		"kmsg": {"agent1"}, "node-facts": {"agent1"}, "kube-proxy-healthz": {"agent1"}, "system-pods": nil} {
 		g.Expect(s.skipped(check)).To(Equal(nodes), check)
 	}
