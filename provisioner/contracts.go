@@ -227,6 +227,8 @@ type Cluster struct {
 	// Kubeconfig is the administrator's, with the API server's address as the
 	// node knows it. It is a secret: never written to a run's folder.
 	Kubeconfig []byte
+	// Sysctls are those that fixes set, on the nodes or on their host, by key.
+	Sysctls []string
 }
 
 // Distro installs a Kubernetes distribution on prepared nodes.

@@ -802,10 +802,23 @@ func (x *run) install(ctx context.Context, result *matrix.PhaseResult) error {
 			return err
 		}
 	}
-	x.cluster = &provisioner.Cluster{Cell: x.cell, Host: x.Host, Nodes: x.nodes, Kubeconfig: kubeconfig}
+	x.cluster = &provisioner.Cluster{Cell: x.cell, Host: x.Host, Nodes: x.nodes, Kubeconfig: kubeconfig, Sysctls: sysctls(x.wants)}
 	return x.eachNode(ctx, result, func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
 		return x.Fixes.Verify(ctx, node, x.wants[i], matrix.PhaseInstall), x.observeRuntime(ctx, i, node)
 	})
+}
+
+// sysctls are those that are set for any of the nodes.
+func sysctls(wants []provisioner.Desired) []string {
+	all := map[string]bool{}
+	for _, want := range wants {
+		for _, values := range []map[string]string{want.Host.Sysctls, want.Node.Sysctls} {
+			for key := range values {
+				all[key] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
 }
 
 // join joins the nodes from one index to before another at once; the servers

@@ -246,6 +246,8 @@ func lines() map[string][][2]string {
 			{"recover.log", `object-survived: config map survivor has UID 1 and nonce "older", had 1 and "QX", want the object of before the restart`},
 		},
 		"certificates-changed": {{"recover.log", `same-pki on s1: /etc/kubernetes/pki/front-proxy-client.crt changed, want the certificates of before the restart`}},
+		"mounts-changed":       {{"recover.log", `mounts on a1: /dev/hugepages is gone, was hugetlbfs rw,nosuid,nodev shared, want the 45 mounts of before the restart`}},
+		"sysctls-changed":      {{"service-recover.log", `sysctls on a1: net.bridge.bridge-nf-call-ip6tables is 0, was 1, want the 11 sysctls of before the restart`}},
 		"unit-failed":          {{"baseline.log", `units on a1: failed unit fault.service, want no unit failed`}},
 		"shim-left": {
 			{"forced-recover.log", `shims on a1: process 4711 of containerd-shim is a zombie, want no shim is left over`},

@@ -132,6 +132,8 @@ func unrecorded() map[string]string {
 		"data-lost":                   fault,
 		"event-storm":                 fault,
 		"datagrams-lost":              fault,
+		"mounts-changed":              fault,
+		"sysctls-changed":             fault,
 		"quota-exceeded":              fault,
 		"kmsg-link":                   fault,
 		"daemonset-nowhere":           fault,

@@ -191,7 +191,7 @@ func TestAfterFurtherRestarts(t *testing.T) {
 	all := names(Baseline(timeouts))
 	for _, checks := range [][]provisioner.Check{AfterServices(before, timeouts), AfterAway(before, []string{"agent1"}, timeouts)} {
 		g.Expect(names(checks)).To(ContainElements(all))
-		g.Expect(names(checks)).To(ContainElements("same-pki", "object-survived", "file-survived"))
+		g.Expect(names(checks)).To(ContainElements("mounts", "sysctls", "same-pki", "object-survived", "file-survived"))
 	}
 	g.Expect(names(AfterServices(before, timeouts))).To(ContainElements("ran-on", "lease-renewed"))
 	g.Expect(names(AfterAway(before, []string{"agent1"}, timeouts))).To(ContainElements("returned", "taints-mended"))

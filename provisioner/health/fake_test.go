@@ -67,7 +67,10 @@ type world struct {
 	kernelErr error
 	// kmsg is what kmsgScript prints in every node.
 	kmsg string
-	jobs map[string]*batchv1.Job
+	// mounts is the mountinfo of every node's init, and sysctls what it has.
+	mounts  string
+	sysctls map[string]string
+	jobs    map[string]*batchv1.Job
 	// rolled is how often the rollout was rolled out.
 	rolled int
 	// fromHost, if set, is asked first for a node's port of hostPorts: true means
@@ -132,6 +135,16 @@ func (n node) Exec(_ context.Context, cmd provisioner.Command) (provisioner.Outp
 		return provisioner.Output{Stdout: fmt.Sprintln(time.Now().Unix())}, nil
 	case slices.Contains(cmd.Args, kmsgScript):
 		return provisioner.Output{Stdout: w.kmsg}, nil
+	case line == "cat /proc/1/mountinfo":
+		return provisioner.Output{Stdout: w.mounts}, nil
+	case slices.Contains(cmd.Args, sysctlsScript):
+		var out strings.Builder
+		for _, key := range cmd.Args[4:] {
+			if value, there := w.sysctls[key]; there {
+				fmt.Fprintln(&out, key, value)
+			}
+		}
+		return provisioner.Output{Stdout: out.String()}, nil
 	case strings.Contains(line, "boot_id"):
 		s := w.starts[n.name]
 		return provisioner.Output{Stdout: fmt.Sprintf("%s\n%d\n", s.bootID, s.at.Unix())}, nil
@@ -185,6 +198,8 @@ func newWorld(t *testing.T, names ...string) *world {
 		osRelease: "PRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\nID=debian\nVERSION_ID=\"13\"\n",
 		facts:     matrix.HostFacts{Kernel: kernel},
 		kmsg:      "a character special file 1:b\n-\n4294967295\n",
+		mounts:    mountsOf("1"),
+		sysctls:   map[string]string{"net.ipv4.ip_forward": "1", "kernel.panic": "10", "vm.swappiness": "60"},
 		jobs:      map[string]*batchv1.Job{},
 		log:       "serving on [::]:8080\n",
 		state: map[string]string{
@@ -228,6 +243,7 @@ func newWorld(t *testing.T, names ...string) *world {
 		},
 		Host:       w,
 		Kubeconfig: w.kubeconfig(),
+		Sysctls:    []string{"net.ipv4.ip_forward"},
 	}
 	for _, name := range []string{"scheduler", "controller-manager", "etcd-0"} {
 		w.components = append(w.components, corev1.ComponentStatus{ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -338,8 +354,26 @@ func (w *world) roll(revision string) {
 	w.pods[len(w.pods)-1].Annotations = map[string]string{rolloutKey: revision}
 }
 
+// mountsOf is what a node's init has mounted, as seen on Incus 6.0 over cgroup v1, in
+// its nth start: what is the runtime's, a service's or a terminal's has another name
+// in each, and mounts have other IDs.
+func mountsOf(start string) string {
+	return strings.NewReplacer("START", start).Replace(`START1 1 7:1 /nodes/containers/cp1/rootfs / rw,noatime shared:START - ext4 /dev/loop1 rw,discard
+START2 1 0:90 / /sys ro,nosuid,nodev,noexec,relatime shared:START1 - sysfs sysfs rw
+START3 1 0:91 /lxc.payload.cp1 /sys/fs/cgroup/cpu rw,nosuid,nodev,noexec,relatime shared:309 - cgroup cgroup rw,cpu
+START4 1 0:92 /START /dev/console rw,nosuid,noexec,relatime shared:273 - devpts devpts rw,gid=5,mode=620
+START5 1 0:93 /cp1 /dev/.incus-mounts rw,relatime shared:308 master:255 - tmpfs tmpfs rw,size=100k,mode=711
+START6 1 0:94 / /tmp rw,nosuid,nodev shared:1 - tmpfs tmpfs rw,size=12342048k
+START7 1 0:95 / /run/credentials/getty@START.service ro,nosuid,nodev,noexec,relatime,nosymfollow shared:1 - tmpfs tmpfs rw
+START8 1 0:96 / /run/containerd/io.containerd.runtime.v2.task/k8s.io/START/rootfs rw,relatime shared:1 - overlay overlay rw,uuid=on
+START9 1 0:97 / /var/lib/kubelet/pods/START/volumes/kubernetes.io~projected/kube-api-access rw,relatime shared:1 - tmpfs tmpfs rw
+START0 1 0:4 net:[402653START] /run/netns/cni-START rw shared:1 - nsfs nsfs rw
+`)
+}
+
 // restarted makes everything as it is after a restart that went well.
 func (w *world) restarted() {
+	w.mounts = mountsOf("2")
 	for i := range w.nodes {
 		name := w.nodes[i].Name
 		at := w.starts[name].at.Add(50 * time.Second)

@@ -578,7 +578,7 @@ func TestAPIBroken(t *testing.T) {
 	for what, way := range ways {
 		for _, c := range AfterRestart(Snapshot{Nonce: "n", Nodes: map[string]NodeSnapshot{"cp1": {BootID: "before"}}}, timeouts()) {
 			switch c.Name() {
-			case "same-pki", "kube-proxy-healthz", "kmsg", "units", "shims", "resources", "kernel-log":
+			case "mounts", "sysctls", "same-pki", "kube-proxy-healthz", "kmsg", "units", "shims", "resources", "kernel-log":
 				continue // They do not ask the API.
 			}
 			bubble(t, what+"/"+c.Name(), func(t *testing.T) {
@@ -689,6 +689,16 @@ func restarts(t *testing.T, nodes ...string) (*world, Snapshot) {
 	return w, snapshot
 }
 
+func withoutLine(text, with string) string {
+	var left strings.Builder
+	for line := range strings.Lines(text) {
+		if !strings.Contains(line, with) {
+			left.WriteString(line)
+		}
+	}
+	return left.String()
+}
+
 func TestAfterARestartThatWentWell(t *testing.T) {
 	for _, nodes := range [][]string{{"cp1"}, {"cp1", "agent1"}} {
 		bubble(t, fmt.Sprint(len(nodes)), func(t *testing.T) {
@@ -775,6 +785,27 @@ func TestAfterRestartSpoiled(t *testing.T) {
 				return out, &provisioner.CommandError{Node: name, Command: args, Output: out}, true
 			}
 		}, "No such file or directory"},
+		{"mounts", "gone", func(w *world, _ Snapshot) { w.mounts = withoutLine(w.mounts, " /tmp ") }, "/tmp is gone, was tmpfs rw,nosuid,nodev shared"},
+		{"mounts", "new", func(w *world, _ Snapshot) {
+			w.mounts += "31 1 0:99 / /proc/sys/kernel/panic rw,relatime - tmpfs tmpfs rw\n"
+		}, "/proc/sys/kernel/panic is new: tmpfs rw private"},
+		{"mounts", "another type", func(w *world, _ Snapshot) {
+			w.mounts = strings.Replace(w.mounts, "- cgroup cgroup", "- tmpfs cgroup", 1)
+		},
+			"/sys/fs/cgroup/cpu is tmpfs rw,nosuid,nodev,noexec shared, was cgroup rw,nosuid,nodev,noexec shared"},
+		{"mounts", "mounted over", func(w *world, _ Snapshot) {
+			w.mounts += "31 1 0:99 / /tmp ro,nosuid,nodev unbindable - tmpfs tmpfs rw\n"
+		},
+			"/tmp is tmpfs ro,nosuid,nodev unbindable, was tmpfs rw,nosuid,nodev shared"},
+		{"mounts", "read-only", func(w *world, _ Snapshot) { w.mounts = strings.Replace(w.mounts, "/dev/loop1 rw", "/dev/loop1 ro", 1) }, "/ is ext4 ro shared"},
+		{"mounts", "private", func(w *world, _ Snapshot) {
+			w.mounts = strings.Replace(w.mounts, "rw,noatime shared:2 -", "rw,noatime -", 1)
+		}, "/ is ext4 rw private"},
+		{"mounts", "no slave", func(w *world, _ Snapshot) { w.mounts = strings.Replace(w.mounts, " master:255", "", 1) }, "/dev/.incus-mounts is tmpfs rw shared, was tmpfs rw shared,slave"},
+		{"mounts", "nothing", func(w *world, _ Snapshot) { w.mounts = "" }, "no root is mounted"},
+		{"mounts", "cut short", func(w *world, _ Snapshot) { w.mounts += "31 1 0:99 / /tmp" }, "it printed"},
+		{"sysctls", "another value", func(w *world, _ Snapshot) { w.sysctls["net.ipv4.ip_forward"] = "0" }, "net.ipv4.ip_forward is 0, was 1"},
+		{"sysctls", "gone", func(w *world, _ Snapshot) { delete(w.sysctls, "kernel.panic") }, "kernel.panic is gone, was 10"},
 		{"object-survived", "gone", func(w *world, _ Snapshot) { w.maps = map[string]*corev1.ConfigMap{} }, "get config map survivor: not found"},
 		{"object-survived", "another content", func(w *world, _ Snapshot) { w.maps["survivor"].Data["nonce"] = "other" }, `nonce "other"`},
 		{"object-survived", "made anew", func(w *world, _ Snapshot) { w.maps["survivor"].UID = "object-2" }, "has UID object-2"},

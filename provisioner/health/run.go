@@ -29,7 +29,8 @@ func Baseline(timeouts matrix.Timeouts) []provisioner.Check {
 // nothing was lost.
 func AfterRestart(before Snapshot, timeouts matrix.Timeouts) []provisioner.Check {
 	proofs := []provisioner.Check{
-		bootID(before), leaseRenewed(before), newSandboxes(before), samePKI(before), objectSurvived(before), fileSurvived(before, &before), claimSurvived(before, &before),
+		bootID(before), leaseRenewed(before), newSandboxes(before), sameMounts(before), sameSysctls(before), samePKI(before),
+		objectSurvived(before), fileSurvived(before, &before), claimSurvived(before, &before),
 		restartStability(timeouts.Stability.Std()),
 	}
 	return append(append(cluster(&before), proofs...), afterwards()...)
@@ -39,8 +40,8 @@ func AfterRestart(before Snapshot, timeouts matrix.Timeouts) []provisioner.Check
 // nodes, and no node was: everything that Baseline wants, and the proofs that
 // nodes and containers ran on, that kubelets report anew and nothing was lost.
 func AfterServices(before Snapshot, timeouts matrix.Timeouts) []provisioner.Check {
-	proofs := []provisioner.Check{ranOn(before), leaseGoesOn(), samePKI(before), objectSurvived(before), fileSurvived(before, nil), claimSurvived(before, nil),
-		restartStability(timeouts.Stability.Std())}
+	proofs := append([]provisioner.Check{ranOn(before), leaseGoesOn()}, kept(before)...)
+	proofs = append(proofs, restartStability(timeouts.Stability.Std()))
 	return append(append(cluster(nil), proofs...), afterwards()...)
 }
 
@@ -49,9 +50,14 @@ func AfterServices(before Snapshot, timeouts matrix.Timeouts) []provisioner.Chec
 // proofs that these nodes were restarted, that their taints went by themselves
 // and nothing was lost.
 func AfterAway(before Snapshot, nodes []string, timeouts matrix.Timeouts) []provisioner.Check {
-	proofs := []provisioner.Check{nodesReturned(before, nodes), taintsMended(nodes), samePKI(before), objectSurvived(before), fileSurvived(before, nil), claimSurvived(before, nil),
-		restartStability(timeouts.Stability.Std())}
+	proofs := append([]provisioner.Check{nodesReturned(before, nodes), taintsMended(nodes)}, kept(before)...)
+	proofs = append(proofs, restartStability(timeouts.Stability.Std()))
 	return append(append(cluster(nil), proofs...), afterwards()...)
+}
+
+// kept are the proofs that nothing was lost, where not every node was restarted.
+func kept(before Snapshot) []provisioner.Check {
+	return []provisioner.Check{sameMounts(before), sameSysctls(before), samePKI(before), objectSurvived(before), fileSurvived(before, nil), claimSurvived(before, nil)}
 }
 
 // Returned is what must hold after some of a cluster's nodes were restarted by

@@ -38,6 +38,10 @@ type NodeSnapshot struct {
 	Containers []string
 	// PKI holds the SHA-256 of each of the cluster's certificates, by path.
 	PKI map[string]string
+	// Mounts are the node's own, by where: type, options and propagation.
+	Mounts map[string]string
+	// Sysctls are those that fixes and kubelet set, with the node's values.
+	Sysctls map[string]string
 }
 
 // of is what a node was. That it is not known says nothing of the node.
@@ -136,6 +140,12 @@ func (s *session) takeSnapshot(ctx context.Context) (Snapshot, error) {
 			return Snapshot{}, err
 		}
 		if n.PKI, err = s.pki(ctx, node); err != nil {
+			return Snapshot{}, err
+		}
+		if n.Mounts, err = readMounts(ctx, node); err != nil {
+			return Snapshot{}, err
+		}
+		if n.Sysctls, err = readSysctls(ctx, node, sysctlKeys(s.cluster)); err != nil {
 			return Snapshot{}, err
 		}
 		for _, p := range pods {
