@@ -62,8 +62,8 @@ type Cell struct {
 	Gate *GateFinding `json:"gate,omitempty"`
 	// DefyGates: run it even so where that can show whether the gate holds.
 	DefyGates bool `json:"defyGates,omitempty"`
-	// Unavailable, if set, says why the cell's inputs could not be resolved
-	// (an image or a release that cannot be had): the cell is blocked.
+	// Unavailable, if set, says what cannot be had for the cell (an image, a
+	// release, a restart of a host's daemon): it is blocked.
 	Unavailable string `json:"unavailable,omitempty"`
 }
 

@@ -1,6 +1,7 @@
 package matrix
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -20,6 +21,9 @@ const (
 	// RestartService: the services that are Kubernetes are restarted on all nodes
 	// at once; no node is.
 	RestartService Restart = "service"
+	// RestartDaemon: the Incus daemon is restarted where the harness started it, and
+	// nodes run on.
+	RestartDaemon Restart = "daemon"
 	// RestartAgentsAway: the agents are stopped for 90 seconds: the control plane
 	// finds them unreachable, and does not evict their pods yet.
 	RestartAgentsAway Restart = "agents-away"
@@ -40,6 +44,10 @@ type RestartInfo struct {
 	Starts bool
 	// Always: every cell has it.
 	Always bool
+	// Driver, if set, is that of the hosts on which it can be done.
+	Driver string
+	// Alone: nothing else may be done on the host meanwhile.
+	Alone bool
 	// Times is how often it happens in a cell that has it.
 	Times int
 	// Away is how long the agents are stopped. With any, only cells with agents
@@ -53,6 +61,7 @@ func Restarts() []RestartInfo {
 		{Restart: RestartGraceful, Happens: PhaseRestart, Recovers: PhaseRecover, Starts: true, Always: true, Times: 1},
 		{Restart: RestartForced, Happens: PhaseForcedRestart, Recovers: PhaseForcedRecover, Starts: true, Always: true, Times: 1},
 		{Restart: RestartService, Happens: "service-restart", Recovers: "service-recover", Times: 1},
+		{Restart: RestartDaemon, Happens: "daemon-restart", Recovers: "daemon-recover", Driver: "embedded", Alone: true, Times: 1},
 		// The node lifecycle controller waits 50 s for a node's lease
 		// (node-monitor-grace-period), and pods tolerate its taint for 300 s.
 		{Restart: RestartAgentsAway, Happens: "agents-away", Recovers: "agents-back", Away: 90 * time.Second, Times: 1},
@@ -75,6 +84,22 @@ func (c Cell) RestartsOf() (all []RestartInfo) {
 		}
 	}
 	return all
+}
+
+// Undoable says why a restart that the cell has cannot be done on its host; empty
+// where all can.
+func (c Cell) Undoable() string {
+	for _, r := range c.RestartsOf() {
+		if r.Driver != "" && c.Host.Driver != r.Driver {
+			return fmt.Sprintf("restart %s cannot be done on host %s: it needs one with driver %s", r.Restart, c.Host.Name, r.Driver)
+		}
+	}
+	return ""
+}
+
+// Alone says whether the cell needs its host for itself.
+func (c Cell) Alone() bool {
+	return slices.ContainsFunc(c.RestartsOf(), func(r RestartInfo) bool { return r.Alone })
 }
 
 // Course is the cell's proving phases in the order, and as often, as it goes

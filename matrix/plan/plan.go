@@ -88,6 +88,7 @@ func Make(ctx context.Context, m *config.Matrix, resolver Resolver, gates Gates,
 		if err != nil {
 			return matrix.Plan{}, err
 		}
+		c.Unavailable = cmp.Or(c.Unavailable, c.Undoable())
 		if c.Gate, err = gates.Decide(*c); err != nil {
 			return matrix.Plan{}, fmt.Errorf("decide the gates of cell %s: %w", c.ID, err)
 		}

@@ -470,3 +470,21 @@ topologies: ["1+1"]
 	g.Expect(images).To(Equal([]string{"debian/12", "debian/13"}))
 	g.Expect(w.asked).To(HaveKeyWithValue("debian/13 for kubeadm 1.34.4", 1))
 }
+
+// TestRestartThatCannotBeDone: a cell whose host's daemon is not the harness's to
+// restart is planned, and blocked.
+func TestRestartThatCannotBeDone(t *testing.T) {
+	g := NewWithT(t)
+	m, err := config.Parse("matrix.yaml", []byte(`
+apiVersion: lxcmatrix.dev/v1
+hosts: [embedded, local]
+distros: [kubeadm@1.34]
+os: [debian/13]
+restarts: [daemon]
+`), config.Machine{CPUs: 2, Memory: 16 << 30})
+	g.Expect(err).NotTo(HaveOccurred())
+	p, err := plan.Make(t.Context(), m, newWorld(), old{}, plan.Options{})
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(p.Cells).To(HaveExactElements(HaveField("Unavailable", ""),
+		HaveField("Unavailable", "restart daemon cannot be done on host local: it needs one with driver embedded")))
+}

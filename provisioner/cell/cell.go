@@ -66,7 +66,7 @@ type Health interface {
 	// was real and lost nothing.
 	AfterRestart(ctx context.Context, cluster *provisioner.Cluster, mark Mark) (evidence []matrix.Evidence, waited time.Duration)
 	// AfterServices is Baseline with the proofs that nodes and containers ran on
-	// since mark, and that nothing was lost.
+	// since mark, whatever else was restarted, and that nothing was lost.
 	AfterServices(ctx context.Context, cluster *provisioner.Cluster, mark Mark) (evidence []matrix.Evidence, waited time.Duration)
 	// Away watches a cluster whose nodes of these names are stopped for as long as
 	// away, and returns what the control plane made of it. It looks to the end,
@@ -259,6 +259,9 @@ func (r *Runner) steps(c matrix.Cell) []step {
 			happens.do, recovers.do = restart(provisioner.Node.Restart), looking((*run).afterRestart)
 		case matrix.RestartService:
 			happens.do, recovers.do = (*run).restartServices, looking((*run).afterServices)
+		case matrix.RestartDaemon:
+			happens.late = matrix.BlameWorld
+			happens.do, recovers.do = (*run).restartDaemon, looking((*run).afterServices)
 		default:
 			happens.timeout += limits.Restart + matrix.Duration(info.Away)
 			happens.do, recovers.do = agentsAway(info.Away), looking((*run).afterAway)
@@ -989,6 +992,45 @@ func (x *run) restartServices(ctx context.Context, result *matrix.PhaseResult) e
 			}
 		}
 		return []matrix.Evidence{evidence}, nil
+	})
+}
+
+// daemonOwner is a host whose Incus daemon may be one of the harness's own.
+type daemonOwner interface {
+	// RestartDaemon restarts it, and tells the process IDs of before and after.
+	RestartDaemon(ctx context.Context) (was, is int, err error)
+}
+
+// restartDaemon restarts the host's Incus daemon, and shows by the boot IDs, which
+// it asks the new one for, that no node was restarted.
+func (x *run) restartDaemon(ctx context.Context, result *matrix.PhaseResult) error {
+	host, ok := x.Host.(daemonOwner)
+	if !ok {
+		return &provisioner.UnavailableError{What: "a restart of the Incus daemon", Tried: []string{"the host has no way to do it"}}
+	}
+	if err := x.takeMark(ctx, nil); err != nil {
+		return err
+	}
+	began := x.Clock.Now()
+	was, is, err := host.RestartDaemon(ctx)
+	if err != nil {
+		return err
+	}
+	e := done("daemon-restarted", "", fmt.Sprintf("process %d ended, and process %d answers", was, is), x.Clock.Now().Sub(began))
+	if was == is {
+		e.Outcome, e.Want = matrix.Undecided, "another process"
+	}
+	result.Evidence = append(result.Evidence, e)
+	return x.eachNode(ctx, result, func(ctx context.Context, i int, node provisioner.Node) ([]matrix.Evidence, error) {
+		_, boot, err := look(ctx, node)
+		if err != nil {
+			return nil, err
+		}
+		e := matrix.Evidence{Check: "boot-id", Node: node.Name(), Outcome: matrix.Healthy, Saw: "boot ID " + boot + " as before"}
+		if ids := x.attempt.Nodes[i].BootIDs; boot != ids[len(ids)-1] {
+			e.Outcome, e.Saw, e.Want = matrix.Unhealthy, "boot ID "+boot, "boot ID "+ids[len(ids)-1]+": the node was restarted"
+		}
+		return []matrix.Evidence{e}, nil
 	})
 }
 

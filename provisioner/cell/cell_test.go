@@ -159,6 +159,56 @@ func TestFurtherRestarts(t *testing.T) {
 	g.Expect(phases(attempt(t, newFakeWorld(), c, nil))).To(Equal((matrix.Cell{}).Phases()), "there is no agent")
 }
 
+// TestDaemonRestarts: a restart of the host's daemon is none of its nodes.
+func TestDaemonRestarts(t *testing.T) {
+	g := NewWithT(t)
+	c := planned("1+1")
+	c.Restarts = []matrix.Restart{matrix.RestartDaemon}
+	w := newFakeWorld()
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a)).To(Equal(matrix.Judgement{Verdict: matrix.Pass}))
+	g.Expect(w.calls).To(ContainElements("mark 3", "restart-daemon 1", "after-services 1"))
+	g.Expect(w.followed).To(HaveExactElements(2, 2, 0))
+	happened, _ := a.Phase("daemon-restart")
+	g.Expect(happened.Evidence).To(HaveExactElements(HaveField("Saw", HavePrefix("process 1 ended, and process 2 answers")),
+		HaveField("Saw", "boot ID boot-3 as before"), HaveField("Saw", "boot ID boot-3 as before")))
+	g.Expect(a.Nodes[0].BootIDs).To(HaveLen(3))
+
+	// A node goes with its daemon.
+	w = newFakeWorld()
+	w.meet = func(_ context.Context, call, _ string) error {
+		if call == "restart-daemon" {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			for name := range w.starts {
+				w.starts[name]++
+			}
+		}
+		return nil
+	}
+	j := verdict(c, attempt(t, w, c, nil))
+	g.Expect(j).To(And(HaveField("Verdict", matrix.Fail), HaveField("Reason", ContainSubstring("boot ID boot-4, want boot ID boot-3: the node was restarted"))))
+
+	// It does not come up, or does so too late, which no node did.
+	for _, how := range []func(context.Context) error{func(context.Context) error { return errWorld }, func(ctx context.Context) error {
+		<-ctx.Done()
+		return ctx.Err()
+	}} {
+		w = newFakeWorld()
+		w.meet = func(ctx context.Context, call, _ string) error {
+			if call == "restart-daemon" {
+				return how(ctx)
+			}
+			return nil
+		}
+		g.Expect(verdict(c, attempt(t, w, c, nil))).To(And(HaveField("Verdict", matrix.Blocked), HaveField("Phase", BeEquivalentTo("daemon-restart"))))
+	}
+
+	// Nobody knows how to restart it.
+	j = verdict(c, attempt(t, newFakeWorld(), c, func(r *cell.Runner) { r.Host = struct{ cell.Host }{r.Host} }))
+	g.Expect(j).To(And(HaveField("Verdict", matrix.Blocked), HaveField("Reason", ContainSubstring("a restart of the Incus daemon cannot be had"))))
+}
+
 // TestSoak: the restarts in a row come last, each observed by itself.
 func TestSoak(t *testing.T) {
 	g := NewWithT(t)

@@ -117,6 +117,11 @@ func (h fakeHost) Reserve(ctx context.Context, node string) (string, error) {
 
 func (h fakeHost) Room(ctx context.Context, _ int64) error { return h.call(ctx, "room") }
 
+// RestartDaemon is the daemon's second process after the first.
+func (h fakeHost) RestartDaemon(ctx context.Context) (was, is int, err error) {
+	return 1, 2, h.call(ctx, "restart-daemon")
+}
+
 func (h fakeHost) Find(ctx context.Context, _, node string) (provisioner.Node, bool, error) {
 	if err := h.call(ctx, "find"); err != nil {
 		return nil, false, err

@@ -789,4 +789,11 @@ func TestExpect(t *testing.T) {
 	}
 	g.Expect(two("tcg")).To(Equal(20*time.Minute + 50*time.Second))
 	g.Expect(two("kvm")).To(Equal(10*time.Minute + 50*time.Second))
+
+	// A cell that restarts its host's daemon has nothing beside it.
+	p := planOf(cellOn("native", "1"), named(cellOn("native", "1"), "second"))
+	p.Budget.CPUs, p.Budget.MemoryBytes = 8, 64*gib
+	beside := engine.Expect(p, runfolder.History{}).Makespan.Std()
+	p.Cells[0].Restarts = []matrix.Restart{matrix.RestartDaemon}
+	g.Expect(engine.Expect(p, runfolder.History{}).Makespan.Std() - beside).To(Equal(110 * time.Second))
 }

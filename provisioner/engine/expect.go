@@ -118,10 +118,13 @@ func toSchedule(p matrix.Plan, hosts []hostCells, past runfolder.History) schedu
 				// run into Kubernetes' own time limits, and neither is done earlier.
 				cpus = room.CPUs
 			}
+			claim := schedule.Room{CPUs: cpus, MemoryBytes: int64(nodes) * p.Budget.Node.MemoryBytes}
+			if c.Alone() {
+				claim = room
+			}
 			guess := slower*(guessedCell+time.Duration(nodes-1)*guessedNode) + windows*p.Timeouts.Stability.Std()
 			host.Cells = append(host.Cells, schedule.Cell{Name: string(c.ID),
-				Claim:    schedule.Room{CPUs: cpus, MemoryBytes: int64(nodes) * p.Budget.Node.MemoryBytes},
-				Expected: expected(past.Cells, c.ID, guess)})
+				Claim: claim, Expected: expected(past.Cells, c.ID, guess)})
 		}
 		s.Hosts = append(s.Hosts, host)
 	}

@@ -212,7 +212,7 @@ func leaseGoesOn() check {
 				if !known {
 					first[n.Name()], was = renewed, renewed
 				}
-				f := finding{node: n.Name(), want: "renewed since the restart of the services", ok: renewed.After(was)}
+				f := finding{node: n.Name(), want: "renewed since the restart", ok: renewed.After(was)}
 				if f.saw = "not renewed yet"; f.ok {
 					f.saw = fmt.Sprintf("renewed %s later", renewed.Sub(was).Round(time.Millisecond))
 				}

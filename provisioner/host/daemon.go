@@ -209,6 +209,29 @@ func (d daemon) shutdown(ctx context.Context) error {
 	return nil
 }
 
+// restart asks the daemon to end, as systemd does for Incus' own unit, and starts
+// another: instances run on. They are told by their process IDs.
+func (d daemon) restart(ctx context.Context) (was, is int, err error) {
+	fail := func(err error) (int, int, error) { return was, is, fmt.Errorf("restart the Incus daemon: %w", err) }
+	was, alive := d.running()
+	if !alive {
+		return fail(errors.New("it does not run"))
+	}
+	if err := syscall.Kill(was, syscall.SIGTERM); err != nil {
+		return fail(err)
+	}
+	if !d.gone(ctx) {
+		return fail(fmt.Errorf("process %d was asked to end and is still there: %w", was, context.Cause(ctx)))
+	}
+	server, err := d.start(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	server.Disconnect()
+	is, _ = d.running()
+	return was, is, nil
+}
+
 func (d daemon) forget() error { return pidfile.Forget(d.PIDFile) }
 
 // gone waits until the daemon's process is no more.

@@ -115,7 +115,12 @@ func OpenEmbedded(ctx context.Context, opts EmbeddedOptions) (_ *Host, err error
 			return nil, fmt.Errorf("open the embedded host: %w", err)
 		}
 	}
-	return newHost(ctx, server, thisMachine{}, true, closeAll)
+	h, err := newHost(ctx, server, thisMachine{}, true, closeAll)
+	if err != nil {
+		return nil, err
+	}
+	h.daemon = &d
+	return h, nil
 }
 
 // lockPatience is how long a lock is waited for that may be about to go: a child

@@ -44,6 +44,8 @@ type Host struct {
 	close  func(context.Context) error
 	// virtual is the machine, where it is one of ours.
 	virtual *qemu.Machine
+	// daemon is the host's own; nil where the harness did not start it.
+	daemon *daemon
 
 	mu sync.Mutex
 	// taken holds the addresses given to nodes, by node.
@@ -345,6 +347,21 @@ func (h *Host) Room(ctx context.Context, need int64) error {
 		return &provisioner.NoSpaceError{Free: *free, Need: need}
 	}
 	return nil
+}
+
+// RestartDaemon ends the host's Incus daemon and starts another, of which the
+// process IDs tell; nodes run on, and commands in them end. Nothing else may be
+// done on the host meanwhile. Where the harness did not start the daemon it is a
+// *provisioner.UnavailableError.
+func (h *Host) RestartDaemon(ctx context.Context) (was, is int, err error) {
+	if h.daemon == nil {
+		return 0, 0, &provisioner.UnavailableError{What: "a restart of the Incus daemon", Tried: []string{"the harness did not start this host's"}}
+	}
+	// It would wait five minutes for commands that run.
+	if err := errors.Join(h.Server.Settle(ctx), h.Server.EndAtOnce(ctx)); err != nil {
+		return 0, 0, err
+	}
+	return h.daemon.restart(ctx)
 }
 
 // Close releases the host; an embedded one is stopped.

@@ -365,6 +365,25 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return nil
 }
 
+// EndAtOnce has the daemon, when it is asked to end, wait for no command that runs
+// in an instance.
+func (s *Server) EndAtOnce(ctx context.Context) error {
+	c := s.global(ctx)
+	server, etag, err := c.GetServer()
+	if err == nil {
+		put := server.Writable()
+		if put.Config == nil {
+			put.Config = api.ConfigMap{}
+		}
+		put.Config["core.shutdown_timeout"] = "0"
+		err = c.UpdateServer(put, etag)
+	}
+	if err != nil {
+		return fmt.Errorf("have the Incus daemon end at once: %w", err)
+	}
+	return nil
+}
+
 // Disconnect closes the connection's idle sockets.
 func (s *Server) Disconnect() { s.conn.Disconnect() }
 
