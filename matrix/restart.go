@@ -24,6 +24,11 @@ const (
 	// RestartDaemon: the Incus daemon is restarted where the harness started it, and
 	// nodes run on.
 	RestartDaemon Restart = "daemon"
+	// RestartAgents: each agent is asked to restart, in its turn.
+	RestartAgents Restart = "agents"
+	// RestartRollout: the first server, which has the pods of a Deployment that is
+	// being rolled out, is asked to restart meanwhile.
+	RestartRollout Restart = "rollout"
 	// RestartAgentsAway: the agents are stopped for 90 seconds: the control plane
 	// finds them unreachable, and does not evict their pods yet.
 	RestartAgentsAway Restart = "agents-away"
@@ -50,8 +55,9 @@ type RestartInfo struct {
 	Alone bool
 	// Times is how often it happens in a cell that has it.
 	Times int
-	// Away is how long the agents are stopped. With any, only cells with agents
-	// have it.
+	// Agents: only cells with agents have it.
+	Agents bool
+	// Away is how long the agents are stopped.
 	Away time.Duration
 }
 
@@ -62,10 +68,12 @@ func Restarts() []RestartInfo {
 		{Restart: RestartForced, Happens: PhaseForcedRestart, Recovers: PhaseForcedRecover, Starts: true, Always: true, Times: 1},
 		{Restart: RestartService, Happens: "service-restart", Recovers: "service-recover", Times: 1},
 		{Restart: RestartDaemon, Happens: "daemon-restart", Recovers: "daemon-recover", Driver: "embedded", Alone: true, Times: 1},
+		{Restart: RestartAgents, Happens: "agents-restart", Recovers: "agents-recover", Agents: true, Times: 1},
+		{Restart: RestartRollout, Happens: "rollout-restart", Recovers: "rollout-recover", Times: 1},
 		// The node lifecycle controller waits 50 s for a node's lease
 		// (node-monitor-grace-period), and pods tolerate its taint for 300 s.
-		{Restart: RestartAgentsAway, Happens: "agents-away", Recovers: "agents-back", Away: 90 * time.Second, Times: 1},
-		{Restart: RestartAgentsGone, Happens: "agents-gone", Recovers: "agents-returned", Away: 7 * time.Minute, Times: 1},
+		{Restart: RestartAgentsAway, Happens: "agents-away", Recovers: "agents-back", Agents: true, Away: 90 * time.Second, Times: 1},
+		{Restart: RestartAgentsGone, Happens: "agents-gone", Recovers: "agents-returned", Agents: true, Away: 7 * time.Minute, Times: 1},
 		{Restart: RestartSoak, Happens: "soak-restart", Recovers: "soak-recover", Starts: true},
 	}
 }
@@ -79,7 +87,7 @@ func (c Cell) RestartsOf() (all []RestartInfo) {
 			r.Times = c.Soak
 		}
 		asked := r.Always || r.Restart == RestartSoak || slices.Contains(c.Restarts, r.Restart)
-		if asked && r.Times > 0 && (r.Away == 0 || c.Topology.Agents > 0) {
+		if asked && r.Times > 0 && (!r.Agents || c.Topology.Agents > 0) {
 			all = append(all, r)
 		}
 	}

@@ -671,6 +671,14 @@ func (checks) Away(ctx context.Context, cluster *provisioner.Cluster, nodes []st
 	return health.Away(ctx, cluster, nodes, away)
 }
 
+func (checks) BeginRollout(ctx context.Context, cluster *provisioner.Cluster, mark cell.Mark) (cell.Mark, []matrix.Evidence) {
+	before, ok := mark.(health.Snapshot)
+	if !ok {
+		return mark, noSnapshot(mark)
+	}
+	return health.BeginRollout(ctx, cluster, before)
+}
+
 func (h checks) AfterAway(ctx context.Context, cluster *provisioner.Cluster, mark cell.Mark, nodes []string) ([]matrix.Evidence, time.Duration) {
 	before, ok := mark.(health.Snapshot)
 	if !ok {

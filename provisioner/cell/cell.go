@@ -72,6 +72,10 @@ type Health interface {
 	// away, and returns what the control plane made of it. It looks to the end,
 	// whatever it sees.
 	Away(ctx context.Context, cluster *provisioner.Cluster, nodes []string, away time.Duration) []matrix.Evidence
+	// BeginRollout begins to roll out a Deployment whose pods the first server has,
+	// and sees that it is under way: it takes its time, and is to complete in AfterAway
+	// of the mark that it returns.
+	BeginRollout(ctx context.Context, cluster *provisioner.Cluster, mark Mark) (Mark, []matrix.Evidence)
 	// AfterAway is Baseline with the proofs that these nodes were restarted since
 	// mark, that what Kubernetes had put on them is gone, and that nothing was lost.
 	AfterAway(ctx context.Context, cluster *provisioner.Cluster, mark Mark, nodes []string) (evidence []matrix.Evidence, waited time.Duration)
@@ -244,6 +248,7 @@ func (r *Runner) steps(c matrix.Cell) []step {
 		{phase: matrix.PhaseInstall, timeout: installs * limits.Install, late: matrix.BlameNode, do: (*run).install, watched: true},
 		{phase: matrix.PhaseBaseline, timeout: checked, late: matrix.BlameNode, do: steady(looking((*run).baseline)), watched: true},
 	}
+	agents := span{t.Servers, t.Nodes()}
 	for _, info := range c.RestartsOf() {
 		happens := step{phase: info.Happens, timeout: limits.Restart, late: matrix.BlameNode}
 		recovers := step{phase: info.Recovers, timeout: checked, late: matrix.BlameNode, watched: true}
@@ -251,7 +256,7 @@ func (r *Runner) steps(c matrix.Cell) []step {
 		case matrix.RestartGraceful:
 			happens.do, recovers.do = restart(provisioner.Node.Restart), looking((*run).afterRestart)
 			if t.Nodes() > 1 {
-				happens.timeout, happens.do = matrix.Duration(len(turns(t)))*(limits.Restart+limits.Recover), (*run).restartInTurns
+				happens.timeout, happens.do = inTurns(turns(t), limits)
 			}
 		case matrix.RestartForced:
 			happens.do, recovers.do = restart(provisioner.Node.ForceRestart), looking((*run).afterRestart)
@@ -262,9 +267,14 @@ func (r *Runner) steps(c matrix.Cell) []step {
 		case matrix.RestartDaemon:
 			happens.late = matrix.BlameWorld
 			happens.do, recovers.do = (*run).restartDaemon, looking((*run).afterServices)
+		case matrix.RestartAgents:
+			happens.timeout, happens.do = inTurns(singly(agents), limits)
+			recovers.do = looking(afterSome(agents))
+		case matrix.RestartRollout:
+			happens.do, recovers.do = (*run).restartDuringRollout, looking(afterSome(firstServer))
 		default:
 			happens.timeout += limits.Restart + matrix.Duration(info.Away)
-			happens.do, recovers.do = agentsAway(info.Away), looking((*run).afterAway)
+			happens.do, recovers.do = agentsAway(info.Away), looking(afterSome(agents))
 		}
 		happens.do, recovers.do = watching(happens.do), seen(recovers.do, info.Starts)
 		for range info.Times {
@@ -277,6 +287,17 @@ func (r *Runner) steps(c matrix.Cell) []step {
 // span is some of a cell's nodes: from an index to before another.
 type span struct{ from, to int }
 
+// firstServer is the node that has the pods of what is rolled out.
+var firstServer = span{0, 1}
+
+// singly are the nodes of a span, each by itself.
+func singly(s span) (each []span) {
+	for i := s.from; i < s.to; i++ {
+		each = append(each, span{i, i + 1})
+	}
+	return each
+}
+
 // turns are the nodes of a topology that may be gone at one time without the
 // cluster losing what it can lose: all agents, each server by itself.
 func turns(t matrix.Topology) []span {
@@ -284,10 +305,7 @@ func turns(t matrix.Topology) []span {
 	if t.Agents > 0 {
 		all = append(all, span{t.Servers, t.Nodes()})
 	}
-	for i := range t.Servers {
-		all = append(all, span{i, i + 1})
-	}
-	return all
+	return append(all, singly(span{0, t.Servers})...)
 }
 
 // Run takes a cell through one attempt. changed is called after every phase
@@ -866,8 +884,11 @@ func (x *run) afterServices(ctx context.Context) ([]matrix.Evidence, time.Durati
 	return x.Health.AfterServices(ctx, x.cluster, x.mark)
 }
 
-func (x *run) afterAway(ctx context.Context) ([]matrix.Evidence, time.Duration) {
-	return x.Health.AfterAway(ctx, x.cluster, x.mark, x.names[x.cell.Topology.Servers:])
+// afterSome is the look after some nodes alone were away.
+func afterSome(s span) func(*run, context.Context) ([]matrix.Evidence, time.Duration) {
+	return func(x *run, ctx context.Context) ([]matrix.Evidence, time.Duration) {
+		return x.Health.AfterAway(ctx, x.cluster, x.mark, x.names[s.from:s.to])
+	}
 }
 
 // verifyRunning verifies the fixes that only a running cluster can show; the
@@ -894,14 +915,24 @@ func restart(do func(provisioner.Node, context.Context) error) func(*run, contex
 	}
 }
 
-// restartInTurns is a graceful restart of a cluster with several nodes, as its
-// operator would do it: all agents, then one server after the other, each
-// once those before are back and the nodes' pods reach each other.
-func (x *run) restartInTurns(ctx context.Context, result *matrix.PhaseResult) error {
-	if err := x.takeMark(ctx, x.names); err != nil {
+// inTurns is a graceful restart of a cluster with several nodes, as its operator
+// would do it: the nodes of each turn once those before are back and the nodes'
+// pods reach each other.
+func inTurns(turns []span, limits matrix.Timeouts) (matrix.Duration, does) {
+	return matrix.Duration(len(turns)) * (limits.Restart + limits.Recover), func(x *run, ctx context.Context, result *matrix.PhaseResult) error {
+		return x.restartInTurns(ctx, result, turns)
+	}
+}
+
+func (x *run) restartInTurns(ctx context.Context, result *matrix.PhaseResult, turns []span) error {
+	var restarted []string
+	for _, turn := range turns {
+		restarted = append(restarted, x.names[turn.from:turn.to]...)
+	}
+	if err := x.takeMark(ctx, restarted); err != nil {
 		return err
 	}
-	for _, turn := range turns(x.cell.Topology) {
+	for _, turn := range turns {
 		within, cancel := context.WithTimeout(ctx, x.Timeouts.Restart.Std())
 		err := x.restartNodes(within, result, turn, provisioner.Node.Restart)
 		if err != nil && within.Err() != nil && ctx.Err() == nil {
@@ -916,11 +947,26 @@ func (x *run) restartInTurns(ctx context.Context, result *matrix.PhaseResult) er
 		seen := x.Health.Returned(within, x.cluster, x.mark, x.names[turn.from:turn.to])
 		cancel()
 		result.Evidence = append(result.Evidence, seen...)
-		if slices.ContainsFunc(seen, func(e matrix.Evidence) bool { return e.Outcome != matrix.Healthy }) {
+		if !healthy(seen) {
 			return nil // which the evidence says, and decides
 		}
 	}
 	return nil
+}
+
+// restartDuringRollout restarts the first server while a Deployment is being rolled
+// out that has its pods there.
+func (x *run) restartDuringRollout(ctx context.Context, result *matrix.PhaseResult) error {
+	if err := x.takeMark(ctx, x.names[firstServer.from:firstServer.to]); err != nil {
+		return err
+	}
+	var begun []matrix.Evidence
+	x.mark, begun = x.Health.BeginRollout(ctx, x.cluster, x.mark)
+	result.Evidence = append(result.Evidence, begun...)
+	if !healthy(begun) {
+		return nil // which the evidence says, and decides
+	}
+	return x.restartNodes(ctx, result, firstServer, provisioner.Node.Restart)
 }
 
 // takeMark marks the cluster, and has it observed from then on: the nodes of these

@@ -209,6 +209,53 @@ func TestDaemonRestarts(t *testing.T) {
 	g.Expect(j).To(And(HaveField("Verdict", matrix.Blocked), HaveField("Reason", ContainSubstring("a restart of the Incus daemon cannot be had"))))
 }
 
+// TestAgentsInTurns: each agent is restarted once the one before is back, and no
+// server is.
+func TestAgentsInTurns(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1+2")
+	c.Restarts = []matrix.Restart{matrix.RestartAgents}
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a)).To(Equal(matrix.Judgement{Verdict: matrix.Pass}))
+	from := slices.Index(w.calls, "mark 3")
+	turns := slices.DeleteFunc(slices.Clone(w.calls[from:]), func(call string) bool {
+		return !strings.HasPrefix(call, "restart") && !strings.HasPrefix(call, "returned") && !strings.HasPrefix(call, "after")
+	})
+	g.Expect(turns).To(HaveExactElements("restart 4", "returned a1 1", "restart 5", "returned a2 1", "after-away of 2 1"))
+	g.Expect(w.followed).To(HaveExactElements(3, 3, 2))
+	for i, want := range []int{3, 4, 4} {
+		g.Expect(a.Nodes[i].BootIDs).To(HaveLen(want))
+	}
+	c = planned("1")
+	c.Restarts = []matrix.Restart{matrix.RestartAgents}
+	g.Expect(phases(attempt(t, newFakeWorld(), c, nil))).To(Equal((matrix.Cell{}).Phases()), "there is no agent")
+}
+
+// TestRestartDuringRollout: the first server is restarted once a rollout is under
+// way, and not where none is.
+func TestRestartDuringRollout(t *testing.T) {
+	g := NewWithT(t)
+	w, c := newFakeWorld(), planned("1+1")
+	c.Restarts = []matrix.Restart{matrix.RestartRollout}
+	a := attempt(t, w, c, nil)
+	g.Expect(verdict(c, a)).To(Equal(matrix.Judgement{Verdict: matrix.Pass}))
+	from := slices.Index(w.calls, "mark 3")
+	g.Expect(w.calls[from:]).To(ContainElements("rolling 1", "restart 3", "after-away of 1 1"))
+	g.Expect(slices.Index(w.calls, "rolling 1")).To(BeNumerically("<", slices.Index(w.calls, "restart 3")))
+	g.Expect(a.Nodes[0].BootIDs).To(HaveLen(4))
+	g.Expect(a.Nodes[1].BootIDs).To(HaveLen(3))
+
+	w = newFakeWorld()
+	w.evidence = func(_ context.Context, called string) matrix.Evidence {
+		if called == "rolling 1" {
+			return matrix.Evidence{Check: "rolling", Outcome: matrix.Unhealthy, Saw: "the rollout is over"}
+		}
+		return matrix.Evidence{}
+	}
+	g.Expect(verdict(c, attempt(t, w, c, nil))).To(And(HaveField("Verdict", matrix.Fail), HaveField("Phase", BeEquivalentTo("rollout-restart"))))
+	g.Expect(w.calls).NotTo(ContainElement("restart 3"))
+}
+
 // TestSoak: the restarts in a row come last, each observed by itself.
 func TestSoak(t *testing.T) {
 	g := NewWithT(t)

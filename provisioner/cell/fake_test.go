@@ -344,6 +344,10 @@ func (h fakeHealth) Away(ctx context.Context, _ *provisioner.Cluster, nodes []st
 	return []matrix.Evidence{h.look(ctx, fmt.Sprintf("away %s of %d", away, len(nodes)), "")}
 }
 
+func (h fakeHealth) BeginRollout(ctx context.Context, _ *provisioner.Cluster, mark cell.Mark) (cell.Mark, []matrix.Evidence) {
+	return mark, []matrix.Evidence{h.look(ctx, "rolling", "")}
+}
+
 func (h fakeHealth) AfterAway(ctx context.Context, _ *provisioner.Cluster, _ cell.Mark, nodes []string) ([]matrix.Evidence, time.Duration) {
 	return []matrix.Evidence{h.look(ctx, fmt.Sprintf("after-away of %d", len(nodes)), "")}, stability
 }

@@ -73,6 +73,8 @@ type world struct {
 	jobs    map[string]*batchv1.Job
 	// rolled is how often the rollout was rolled out.
 	rolled int
+	// hasty: no pod of before stays beside a new one.
+	hasty bool
 	// fromHost, if set, is asked first for a node's port of hostPorts: true means
 	// that it has answered.
 	fromHost func(w http.ResponseWriter, port int, node string) bool
@@ -563,7 +565,9 @@ func (w *world) write(rw http.ResponseWriter, r *http.Request) {
 		w.jobs[o.Name] = o
 	case *appsv1.Deployment:
 		if o.Name == rolloutName {
-			w.roll("first")
+			if !slices.ContainsFunc(w.pods, func(p corev1.Pod) bool { return hasLabel(&p, rolloutLabel) }) {
+				w.roll("first")
+			}
 		} else if !slices.ContainsFunc(w.pods, func(p corev1.Pod) bool { return p.Labels[nodeLabel] == o.Labels[nodeLabel] }) {
 			w.addProbe(o.Labels[nodeLabel])
 		}
@@ -572,7 +576,8 @@ func (w *world) write(rw http.ResponseWriter, r *http.Request) {
 	reply(rw, object)
 }
 
-// patch is a change of the rollout's template.
+// patch is a change of the rollout's template. A pod of before stays where the new one
+// is to be Ready for some time.
 func (w *world) patch(rw http.ResponseWriter, r *http.Request) {
 	var d appsv1.Deployment
 	if err := json.NewDecoder(r.Body).Decode(&d); err != nil {
@@ -583,7 +588,15 @@ func (w *world) patch(rw http.ResponseWriter, r *http.Request) {
 		replyOr404[appsv1.Deployment](rw, nil)
 		return
 	}
+	var before *corev1.Pod
+	if d.Spec.MinReadySeconds > 0 && !w.hasty {
+		before = w.pod("rollout-").DeepCopy()
+		before.Name = "before-" + before.Name
+	}
 	w.roll(d.Spec.Template.Annotations[rolloutKey])
+	if before != nil {
+		w.pods = append(w.pods, *before)
+	}
 	reply(rw, &d)
 }
 

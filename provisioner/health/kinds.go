@@ -1,6 +1,7 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/lxcmatrix/lxcmatrix/fixtures"
+	"github.com/lxcmatrix/lxcmatrix/matrix"
+	"github.com/lxcmatrix/lxcmatrix/provisioner"
 )
 
 // What the manifests call what the probe workload has of other kinds.
@@ -297,58 +300,126 @@ func (s *session) jobsPods(ctx context.Context, of *batchv1.Job) (string, error)
 	return saw, nil
 }
 
-// rollout: a Deployment whose template is changed now has a new pod, and none of
-// those of before.
-func rollout(before *Snapshot) check {
+// unhurried is for how long a pod must be Ready until the one of before is ended,
+// where a rollout is to be under way while a node restarts.
+const unhurried = 20 * time.Second
+
+// rollout: a Deployment has a new pod, and none of those of before: of the revision
+// that is being rolled out, or, where that is empty, of one that is rolled out now.
+func rollout(before *Snapshot, rolling string) check {
 	return check{name: "rollout", every: pollInterval, begin: func(s *session) look {
-		revision, begun := newNonce(), false
+		revision, begun := rolling, rolling != ""
+		if !begun {
+			revision = newNonce()
+		}
 		return func(ctx context.Context) ([]finding, error) {
 			if !begun {
-				if err := s.roll(ctx, revision); err != nil {
+				if err := s.roll(ctx, revision, 0); err != nil {
 					return nil, err
 				}
 				begun = true
 			}
-			pods, err := s.pods(ctx)
+			r, err := s.rolled(ctx, before, revision)
 			if err != nil {
 				return nil, err
 			}
 			f := finding{want: "one Ready pod of the new revision and no other", saw: "no pod of the new revision yet"}
-			ready, others := "", 0
-			for i := range pods {
-				p := &pods[i]
-				if p.Namespace != probeNamespace || !hasLabel(p, rolloutLabel) {
-					continue
-				}
-				problem, err := s.podProblem(ctx, before, p)
-				if err != nil {
-					return nil, err
-				}
-				switch isNew := p.Annotations[rolloutKey] == revision; {
-				case isNew && problem == "":
-					ready = p.Name
-				case isNew:
-					f.saw = fmt.Sprintf("pod %s of the new revision: %s", p.Name, problem)
-				default:
-					others++
-				}
+			if r.pending != "" {
+				f.saw = "pod " + r.pending
 			}
 			switch {
-			case ready != "" && others == 0:
-				f.ok, f.saw = true, fmt.Sprintf("pod %s of the new revision is Ready, and the one of before is gone", ready)
-			case ready != "":
-				f.saw = fmt.Sprintf("pod %s of the new revision is Ready, and %d of before are left", ready, others)
-			case others > 0:
-				f.saw += fmt.Sprintf("; %d of before", others)
+			case r.ready != "" && r.others == 0:
+				f.ok, f.saw = true, fmt.Sprintf("pod %s of the new revision is Ready, and the one of before is gone", r.ready)
+			case r.ready != "":
+				f.saw = fmt.Sprintf("pod %s of the new revision is Ready, and %d of before are left", r.ready, r.others)
+			case r.others > 0:
+				f.saw += fmt.Sprintf("; %d of before", r.others)
 			}
 			return []finding{f}, nil
 		}
 	}}
 }
 
-// roll changes the template of the Deployment.
-func (s *session) roll(ctx context.Context, revision string) error {
-	change := map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{"annotations": map[string]string{rolloutKey: revision}}}}}
+// rollingOut is how far a rollout has come.
+type rollingOut struct {
+	// ready and pending are pods of the new revision; what is wrong with one is told
+	// behind its name.
+	ready, pending string
+	// others is how many pods there are of the revisions of before.
+	others int
+}
+
+// rolled looks how far the rollout of a revision has come.
+func (s *session) rolled(ctx context.Context, before *Snapshot, revision string) (r rollingOut, err error) {
+	pods, err := s.pods(ctx)
+	if err != nil {
+		return r, err
+	}
+	for i := range pods {
+		p := &pods[i]
+		if p.Namespace != probeNamespace || !hasLabel(p, rolloutLabel) {
+			continue
+		}
+		problem, err := s.podProblem(ctx, before, p)
+		if err != nil {
+			return r, err
+		}
+		switch isNew := p.Annotations[rolloutKey] == revision; {
+		case isNew && problem == "":
+			r.ready = p.Name
+		case isNew:
+			r.pending = fmt.Sprintf("%s of the new revision: %s", p.Name, problem)
+		default:
+			r.others++
+		}
+	}
+	return r, nil
+}
+
+// BeginRollout begins to roll out the Deployment whose pods are on the first server,
+// and looks until the new pod is there beside the one of before, which stays for some
+// time. The snapshot that it returns is the one that it was given, and knows of it.
+func BeginRollout(ctx context.Context, cluster *provisioner.Cluster, before Snapshot) (Snapshot, []matrix.Evidence) {
+	before.Rolling = newNonce()
+	evidence, _ := RunAll(ctx, cluster, []provisioner.Check{rolling(before.Rolling)})
+	return before, evidence
+}
+
+// rolling: the rollout of a revision was begun, and is not over.
+func rolling(revision string) check {
+	return check{name: "rolling", every: pollInterval, begin: func(s *session) look {
+		begun := false
+		return func(ctx context.Context) ([]finding, error) {
+			if !begun {
+				if err := s.roll(ctx, revision, unhurried); err != nil {
+					return nil, err
+				}
+				begun = true
+			}
+			r, err := s.rolled(ctx, nil, revision)
+			if err != nil {
+				return nil, err
+			}
+			f := finding{want: "a pod of the new revision and one of before", saw: "no pod of the new revision yet"}
+			there := r.ready != "" || r.pending != ""
+			switch {
+			case there && r.others > 0:
+				f.ok, f.saw = true, fmt.Sprintf("pod %s, and %d of before", cmp.Or(r.pending, r.ready+" of the new revision is Ready"), r.others)
+			case there:
+				f.saw, f.final = "the rollout is over", true
+			}
+			return []finding{f}, nil
+		}
+	}}
+}
+
+// roll changes the template of the Deployment. A pod of before goes once the new one
+// was Ready for as long as ready.
+func (s *session) roll(ctx context.Context, revision string, ready time.Duration) error {
+	change := map[string]any{"spec": map[string]any{
+		"minReadySeconds": int(ready.Seconds()),
+		"template":        map[string]any{"metadata": map[string]any{"annotations": map[string]string{rolloutKey: revision}}},
+	}}
 	patch, err := json.Marshal(change)
 	if err != nil {
 		return &blindError{fmt.Errorf("roll out deployment %s: %w", rolloutName, err)}

@@ -21,7 +21,7 @@ const settleTime = 45 * time.Second
 // Baseline is what must hold of a cluster that was just installed. It creates
 // the probe workload.
 func Baseline(timeouts matrix.Timeouts) []provisioner.Check {
-	return append(append(cluster(nil), restartStability(timeouts.Stability.Std())), afterwards()...)
+	return append(append(cluster(nil, ""), restartStability(timeouts.Stability.Std())), afterwards()...)
 }
 
 // AfterRestart is what must hold after a restart of all nodes: everything that
@@ -33,26 +33,26 @@ func AfterRestart(before Snapshot, timeouts matrix.Timeouts) []provisioner.Check
 		objectSurvived(before), fileSurvived(before, &before), claimSurvived(before, &before),
 		restartStability(timeouts.Stability.Std()),
 	}
-	return append(append(cluster(&before), proofs...), afterwards()...)
+	return append(append(cluster(&before, ""), proofs...), afterwards()...)
 }
 
-// AfterServices is what must hold after what is Kubernetes was restarted on all
-// nodes, and no node was: everything that Baseline wants, and the proofs that
+// AfterServices is what must hold after what is Kubernetes, or what nodes run under,
+// was restarted, and no node was: everything that Baseline wants, and the proofs that
 // nodes and containers ran on, that kubelets report anew and nothing was lost.
 func AfterServices(before Snapshot, timeouts matrix.Timeouts) []provisioner.Check {
 	proofs := append([]provisioner.Check{ranOn(before), leaseGoesOn()}, kept(before)...)
 	proofs = append(proofs, restartStability(timeouts.Stability.Std()))
-	return append(append(cluster(nil), proofs...), afterwards()...)
+	return append(append(cluster(nil, ""), proofs...), afterwards()...)
 }
 
-// AfterAway is what must hold after some of a cluster's nodes were away for so
+// AfterAway is what must hold after some of a cluster's nodes were away, be it for so
 // long that Kubernetes tainted them: everything that Baseline wants, and the
 // proofs that these nodes were restarted, that their taints went by themselves
-// and nothing was lost.
+// and nothing was lost. A rollout that was begun before must have completed.
 func AfterAway(before Snapshot, nodes []string, timeouts matrix.Timeouts) []provisioner.Check {
 	proofs := append([]provisioner.Check{nodesReturned(before, nodes), taintsMended(nodes)}, kept(before)...)
 	proofs = append(proofs, restartStability(timeouts.Stability.Std()))
-	return append(append(cluster(nil), proofs...), afterwards()...)
+	return append(append(cluster(nil, before.Rolling), proofs...), afterwards()...)
 }
 
 // kept are the proofs that nothing was lost, where not every node was restarted.
@@ -68,12 +68,13 @@ func Returned(before Snapshot, nodes []string) []provisioner.Check {
 }
 
 // cluster is what must hold at any time of a cluster. before is nil or what was
-// there before a restart.
-func cluster(before *Snapshot) []provisioner.Check {
+// there before a restart of all nodes, rolling the revision whose rollout was begun
+// before, if any was.
+func cluster(before *Snapshot, rolling string) []provisioner.Check {
 	checks := []provisioner.Check{
 		apiEndpoint("livez"), apiEndpoint("readyz"),
 		nodesReady(before), taints(before), nodeFacts(before), systemPods(before), proxyHealth(), kernelMessages(), controlPlane(), leases(),
-		workload(before), daemonSet(before), job(), rollout(before), execInPods(before), logsOfPods(before),
+		workload(before), daemonSet(before), job(), rollout(before, rolling), execInPods(before), logsOfPods(before),
 	}
 	return append(checks, network(before)...)
 }

@@ -25,6 +25,8 @@ type Snapshot struct {
 	// Object and System are the UIDs of the object that was left and of the
 	// namespace kube-system, which is the cluster's own identity.
 	Object, System string
+	// Rolling is the revision whose rollout was begun since; empty where none was.
+	Rolling string
 	// Nodes by name.
 	Nodes map[string]NodeSnapshot
 }

@@ -203,7 +203,7 @@ func (s *Survey) skipUnseen(expect expectations) {
 			s.skip(proxyHealth().name, n.Name, why)
 		}
 	}
-	probes := []provisioner.Check{workload(nil), daemonSet(nil), job(), rollout(nil), execInPods(nil), logsOfPods(nil)}
+	probes := []provisioner.Check{workload(nil), daemonSet(nil), job(), rollout(nil, ""), execInPods(nil), logsOfPods(nil)}
 	for _, c := range append(probes, network(nil)...) {
 		s.skip(c.Name(), "", "it needs the probe workload, which is not created in a cluster of somebody else's")
 	}

@@ -173,6 +173,9 @@ func (f fakes) AfterServices(context.Context, *provisioner.Cluster, cell.Mark) (
 func (f fakes) Away(context.Context, *provisioner.Cluster, []string, time.Duration) []matrix.Evidence {
 	return healthy("away")
 }
+func (f fakes) BeginRollout(_ context.Context, _ *provisioner.Cluster, mark cell.Mark) (cell.Mark, []matrix.Evidence) {
+	return mark, healthy("rolling")
+}
 func (f fakes) AfterAway(context.Context, *provisioner.Cluster, cell.Mark, []string) ([]matrix.Evidence, time.Duration) {
 	return healthy("after-away"), 0
 }

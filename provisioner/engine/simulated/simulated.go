@@ -120,6 +120,11 @@ func (Health) Away(context.Context, *provisioner.Cluster, []string, time.Duratio
 	return nil
 }
 
+// BeginRollout is not asked.
+func (Health) BeginRollout(_ context.Context, _ *provisioner.Cluster, mark cell.Mark) (cell.Mark, []matrix.Evidence) {
+	return mark, nil
+}
+
 // AfterAway is not asked.
 func (Health) AfterAway(context.Context, *provisioner.Cluster, cell.Mark, []string) ([]matrix.Evidence, time.Duration) {
 	return nil, 0

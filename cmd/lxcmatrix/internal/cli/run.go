@@ -47,7 +47,7 @@ func (s *selection) shard() (err error) {
 }
 
 func (s *selection) restartFlag(f *pflag.FlagSet) {
-	f.StringArrayVar(&s.Restarts, "restart", nil, "a further `kind` of restart for every cell: service, daemon, agents-away or agents-gone; may be repeated")
+	f.StringArrayVar(&s.Restarts, "restart", nil, "a further `kind` of restart for every cell: service, daemon, agents, rollout, agents-away or agents-gone; may be repeated")
 	f.IntVar(&s.Soak, "soak", 0, "restart the nodes of every cell `N` times in a row at the end, and tell how long they took to recover")
 }
 
