@@ -48,9 +48,29 @@ func TestDaemonRestarts(t *testing.T) {
 			t.Errorf("left behind: %q", what)
 		}
 	})
+	here := newGround(t, h)
+	t.Run("restarted by its host while a command runs", func(t *testing.T) {
+		g := NewWithT(t)
+		here.install = func(ctx context.Context, _ matrix.Cell, node provisioner.Node) error {
+			boot := provisioner.Command{Args: []string{"cat", "/proc/sys/kernel/random/boot_id"}}
+			before, err := node.Exec(ctx, boot)
+			if err != nil {
+				return err
+			}
+			ended := whileItSleeps(ctx, node, func(ctx context.Context) error {
+				was, is, err := h.RestartDaemon(ctx)
+				g.Expect(is).To(And(BeNumerically(">", 1), Not(Equal(was))))
+				return err
+			})
+			g.Expect(ended).To(And(HaveOccurred(), Not(MatchError(ContainSubstring(undone)))))
+			after, err := node.Exec(ctx, boot)
+			g.Expect(after).To(Equal(before), "the node ran on")
+			return err
+		}
+		comesToItsBaseline(g, here.run(t, "first")[0])
+	})
 	// Asked to end, it would wait five minutes for commands that run.
 	elsewhere{t: t, dir: dir}.incus("config", "set", "core.shutdown_timeout", "0")
-	here := newGround(t, h)
 	restart := func(ctx context.Context, signal syscall.Signal) error {
 		p, err := pidfile.Read(filepath.Join(dir, "incusd.pid"))
 		if err != nil {
