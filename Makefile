@@ -53,7 +53,8 @@ INTEGRATION := \
 	./provisioner/distro/contract \
 	./provisioner/export \
 	./suites/compat \
-	./suites/faults
+	./suites/faults \
+	./suites/chaos
 
 say = @printf '\n== %s\n' '$(1)'
 
@@ -133,13 +134,20 @@ faults: build ## Break a cluster in every known way, and see each fault caught
 	$(call say,faults)
 	LXCMATRIX_TEST_FAULTS=all $(GO) test -tags integration -count=1 -timeout 60m -v -run TestFaults ./suites/faults
 
-# How many processes of simulated runs are killed.
+# How many processes of simulated and of real runs are killed, and what the
+# moments of the latter are drawn by.
 KILLS ?= 2000
+KILLS_REAL ?= 100
+SEED ?= 1
 
 .PHONY: chaos
-chaos: ## Kill simulated runs KILLS times at random, and see that nothing is lost
-	$(call say,$(KILLS) kills)
+chaos: build ## Kill simulated runs KILLS and real ones KILLS_REAL times at random, and see that nothing is lost
+	$(call say,$(KILLS) kills of simulated runs)
 	LXCMATRIX_TEST_KILLS=$(KILLS) $(GO) test -count=1 -timeout 4h -v -run TestKilled ./provisioner/engine
+	$(call say,doctor)
+	$(BIN) doctor --fix --for matrix
+	$(call say,$(KILLS_REAL) kills of real runs)
+	LXCMATRIX_TEST_KILLS_REAL=$(KILLS_REAL) LXCMATRIX_TEST_SEED=$(SEED) $(GO) test -tags integration -count=1 -timeout 4h -v -run TestKilled ./suites/chaos
 
 # LXCMATRIX_BENCH_PAIRS says how many pairs of both are measured, five without
 # it; one takes about five minutes.
