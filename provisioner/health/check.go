@@ -95,6 +95,13 @@ func (c check) runIn(ctx context.Context, s *session) []matrix.Evidence {
 	return w.evidence(ctx, c.name, time.Since(started))
 }
 
+// outOfTime says whether ctx's time is over. A connection with the same deadline can
+// end by it a moment before ctx does.
+func outOfTime(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
+}
+
 // pause waits for d and a little more, so that checks do not look in step, or
 // until ctx ends.
 func pause(ctx context.Context, d time.Duration) {
@@ -120,7 +127,7 @@ func (w *watcher) note(ctx context.Context, findings []finding, err error) {
 	switch {
 	case errors.As(err, &blind):
 		w.blind = err
-	case err != nil && ctx.Err() != nil && (w.findings != nil || w.seen != nil):
+	case err != nil && outOfTime(ctx) && (w.findings != nil || w.seen != nil):
 		// The deadline cut this look short: the one before tells more.
 	case err != nil:
 		w.seen = err

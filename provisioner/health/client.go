@@ -241,7 +241,7 @@ func run(ctx context.Context, node provisioner.Node, args ...string) (string, er
 	switch {
 	case err == nil:
 		return out.Stdout, nil
-	case provisioner.IsNodes(err), ctx.Err() != nil:
+	case provisioner.IsNodes(err), outOfTime(ctx):
 		return out.Stdout, err
 	}
 	return "", &blindError{err}

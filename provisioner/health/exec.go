@@ -67,7 +67,7 @@ func (c *client) exec(ctx context.Context, pod string, args ...string) (execResu
 	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr})
 	if err != nil {
 		err = fmt.Errorf("exec %q in pod %s: %w", strings.Join(args, " "), pod, err)
-		if ctx.Err() != nil {
+		if outOfTime(ctx) {
 			// The SPDY executor's copying may still write to the buffers.
 			return execResult{protocol: result.protocol}, err
 		}

@@ -129,7 +129,7 @@ func (s *session) askFromHost(ctx context.Context, i, port int, pod probePod, ti
 	f := finding{want: "an answer of pod " + pod.name}
 	got, err := s.getPlain(within, node, port, "/")
 	switch {
-	case err != nil && (isBlind(err) || ctx.Err() != nil):
+	case err != nil && (isBlind(err) || outOfTime(ctx)):
 		return f, err
 	case err != nil:
 		f.saw = fmt.Sprintf("port %d of the node: %s", port, shorten(err.Error()))

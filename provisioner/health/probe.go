@@ -281,7 +281,7 @@ func fromEachProbe(name string, before *Snapshot, one func(ctx context.Context, 
 				default:
 					f, err = one(ctx, s, p, all)
 					switch {
-					case err != nil && (isBlind(err) || ctx.Err() != nil):
+					case err != nil && (isBlind(err) || outOfTime(ctx)):
 						// What was cut short tells less than the look before it.
 						return nil, err
 					case err != nil:
